@@ -1,0 +1,3 @@
+"""Benchmark and experiment tracking for lightweight skin-lesion classifiers."""
+
+__version__ = "0.1.0"

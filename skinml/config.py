@@ -1,0 +1,289 @@
+"""One frozen `Config`: every parameter of a run and its default, once.
+
+The command line, MLproject and the parameters that MLflow shows all derive from it.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NoReturn
+
+from skinml.errors import UserError
+from skinml.models.backbones import BACKBONES
+
+AUTO = "auto"
+
+
+def _option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float = -math.inf,
+    high: float = math.inf,
+    decides: bool = True,
+) -> Any:
+    """A field of `Config`: its default, its help, what it accepts, whether it decides a result."""
+    checks = {"help": help, "choices": choices, "low": low, "high": high, "decides": decides}
+    return field(default=default, metadata=checks)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The parameters of one training run.
+
+    "Paper" is Yilmaz et al., arXiv 2110.12270. Where it is silent, the default is ours and the
+    field's help gives the reason. `auto` stands for a value that depends on the others;
+    `resolved()` fills it in.
+    """
+
+    model: str = _option("mobilenetv2", "network to train", choices=tuple(BACKBONES))
+    batch_size: int = _option(16, "images a step; the paper compares 16, 32 and 64", low=1)
+    data: str = _option(
+        "isic2017", "the real data set or the generated one", choices=("isic2017", "demo")
+    )
+    data_dir: str = _option(
+        AUTO,
+        "folder of the official files or of a prepared set; auto is $SKINML_DATA_DIR, else the "
+        "user's cache folder",
+        decides=False,
+    )
+    protocol: str = _option(
+        "paper",
+        "paper pools all images and splits them stratified; challenge keeps the official parts",
+        choices=("paper", "challenge"),
+    )
+    test_fraction: float = _option(
+        0.15,
+        "share of the images kept for the test (protocol paper): 0.15 is the paper's Table I, "
+        "0.20 is what its published figures imply",
+        low=0.01,
+        high=0.9,
+    )
+    validation_fraction: float = _option(
+        0.20, "share of the remaining images kept for validation: the paper's Table I",
+        low=0.01, high=0.9,
+    )  # fmt: skip
+    split_seed: int = _option(0, "seed of the split alone (protocol paper)", low=0)
+    seed: int = _option(0, "seed of the training alone: initial weights, order, dropout", low=0)
+    weights: str = _option("imagenet", "initial weights: imagenet, none (random) or a file")
+    pooling: str = _option(
+        "global",
+        "global average pooling as in the paper's text, or 2x2 max pooling before it (Table I)",
+        choices=("global", "2x2"),
+    )
+    dense_units: str = _option(
+        "256,128,64",
+        "widths of the three dense layers; the paper gives none: halving from 256 keeps the head "
+        "under a tenth of the smallest backbone's parameters",
+    )
+    dropout: float = _option(
+        0.2, "dropout after each dense layer: the paper's Table I", low=0, high=0.95
+    )
+    epochs_frozen: int | str = _option(
+        AUTO,
+        "epochs with the backbone frozen; auto is 50 of the paper's 150 from pre-trained weights "
+        "(the head has converged by then), 0 from random ones (a random backbone's features are "
+        "not worth keeping)",
+        low=0,
+    )
+    epochs_finetune: int | str = _option(
+        AUTO, "epochs with all layers trained; auto is 100, or 150 from random weights", low=0
+    )
+    optimizer: str = _option(
+        "adamw",
+        "Keras optimizer; AdamW is robust over all three networks without tuning each",
+        choices=("adamw", "adam", "sgd"),
+    )
+    learning_rate_frozen: float = _option(
+        1e-3, "peak learning rate of the frozen step: Adam's usual one for a fresh head",
+        low=1e-12, high=10,
+    )  # fmt: skip
+    learning_rate_finetune: float | str = _option(
+        AUTO,
+        "peak learning rate of fine-tuning; auto is 1e-4 from pre-trained weights (4e-4 stalls "
+        "with frozen batch normalisation, measured), 1e-3 from random ones",
+        low=1e-12,
+        high=10,
+    )
+    learning_rate_schedule: str = _option(
+        "cosine",
+        "cosine: linear warm-up over the first twentieth of a step's updates, then cosine decay "
+        "to zero, so that the last epochs are the quiet ones; constant: the peak throughout",
+        choices=("cosine", "constant"),
+    )
+    weight_decay: float = _option(
+        1e-2, "decoupled weight decay (adamw only): its authors' default", low=0, high=1
+    )
+    augmentation: str = _option(
+        "dihedral",
+        "the eight rotations and reflections of the square: dermoscopy has no up or left; the "
+        "paper does not say what it used",
+        choices=("none", "dihedral"),
+    )
+    class_weights: str = _option(
+        "none",
+        "balanced weights a class by its inverse frequency; the paper mentions no weighting",
+        choices=("none", "balanced"),
+    )
+    batch_norm: str = _option(
+        AUTO,
+        "batch normalisation while fine-tuning: frozen keeps its statistics, scale and shift, "
+        "trained updates them with momentum 0.9; auto is frozen from pre-trained weights, trained "
+        "from random ones",
+        choices=(AUTO, "frozen", "trained"),
+    )
+    monitor: str = _option(
+        "auc_macro",
+        "validation metric that chooses the kept epoch; the macro AUC needs no threshold and "
+        "gives the rare classes their say",
+        choices=("auc_macro", "accuracy", "loss"),
+    )
+    device: str = _option(
+        AUTO, "where to train; gpu without one is an error", choices=(AUTO, "gpu", "cpu")
+    )
+    threads: int = _option(
+        0, "CPU threads of the framework, 0 for every core; part of what makes a CPU run repeat",
+        low=0,
+    )  # fmt: skip
+    register: bool = _option(True, "register the trained models", decides=False)
+    output_dir: str = _option(
+        "runs", "folder that receives the run's own folder with all it produced", decides=False
+    )
+
+    def __post_init__(self) -> None:
+        problems = [problem for option in fields(self) if (problem := self._problem(option))]
+        if problems:
+            raise UserError("; ".join(problems))
+
+    def _problem(self, option: dataclasses.Field[Any]) -> str | None:
+        value, checks = getattr(self, option.name), option.metadata
+        if checks["choices"] and value not in checks["choices"]:
+            return f"{option.name}={value!r}: expected one of {', '.join(checks['choices'])}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{option.name}={value}: expected a finite number"
+        if isinstance(value, int | float) and not checks["low"] <= value <= checks["high"]:
+            bounds = " and ".join(
+                f"{word} {checks[key]:g}"
+                for key, word in (("low", "at least"), ("high", "at most"))
+                if math.isfinite(checks[key])
+            )
+            return f"{option.name}={value}: expected {bounds}"
+        if option.name == "dense_units":
+            try:
+                units = [int(width) for width in value.split(",")]
+            except ValueError:
+                units = []
+            if len(units) != 3 or min(units) < 1:
+                return f"dense_units={value!r}: expected three widths, such as 256,128,64"
+        return None
+
+    @property
+    def dense_widths(self) -> list[int]:
+        return [int(width) for width in self.dense_units.split(",")]
+
+    @property
+    def pretrained(self) -> bool:
+        return self.weights != "none"
+
+    def resolved(self) -> "Config":
+        """The same configuration with every `auto` that decides a result replaced by its value."""
+        values: dict[str, Any] = {
+            "epochs_frozen": 50 if self.pretrained else 0,
+            "epochs_finetune": 100 if self.pretrained else 150,
+            "learning_rate_finetune": 1e-4 if self.pretrained else 1e-3,
+            "batch_norm": "frozen" if self.pretrained else "trained",
+        }
+        chosen = replace(
+            self, **{name: value for name, value in values.items() if getattr(self, name) == AUTO}
+        )
+        if chosen.epochs_frozen == 0 and chosen.epochs_finetune == 0:
+            raise UserError(
+                "epochs_frozen=0 and epochs_finetune=0: expected at least one epoch in one of the "
+                "two steps"
+            )
+        return chosen
+
+    def digest(self, weights_digest: str = "") -> str:
+        """A digest of all that decides a result: two runs of one digest are repetitions.
+
+        `weights_digest` stands for the content of a weights file, whose path says nothing.
+        """
+        chosen = self.resolved()
+        decisive = {
+            option.name: getattr(chosen, option.name)
+            for option in fields(self)
+            if option.metadata["decides"]
+        }
+        if self.protocol == "challenge":
+            for name in ("test_fraction", "validation_fraction", "split_seed"):
+                del decisive[name]
+        if weights_digest:
+            decisive["weights"] = weights_digest
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _convert(option: dataclasses.Field[Any], text: str) -> Any:
+    """The value of an option from its spelling on a command line."""
+    if option.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{option.name}={text!r}: expected true or false")
+        return text.lower() == "true"
+    for kind, name in ((int, "a whole number"), (float, "a number")):
+        if option.type is kind or option.type == kind | str:
+            if text == AUTO and option.type != kind:
+                return text
+            try:
+                return kind(text)
+            except ValueError:
+                auto = "" if option.type is kind else " or auto"
+                raise UserError(f"{option.name}={text!r}: expected {name}{auto}") from None
+    return text
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, as every error of skinml is."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser one option a field of `Config`: `--batch_size`, also spelled `--batch-size`."""
+    group = parser.add_argument_group("parameters of the run")
+    for option in fields(Config):
+        names = dict.fromkeys((f"--{option.name}", f"--{option.name.replace('_', '-')}"))
+        choices = option.metadata["choices"]
+        group.add_argument(
+            *names,
+            dest=option.name,
+            metavar="{" + ",".join(choices) + "}" if choices else "VALUE",
+            help=f"{option.metadata['help']} (default: {str(option.default)})".replace("%", "%%"),
+        )
+
+
+def config_from_options(options: argparse.Namespace) -> Config:
+    """The `Config` of parsed options; an option that was not given has its default."""
+    return config_from_strings(
+        {o.name: v for o in fields(Config) if (v := getattr(options, o.name)) is not None}
+    )
+
+
+def config_from_strings(values: dict[str, str]) -> Config:
+    """The `Config` of values as they are spelled on a command line; every bad one is named."""
+    problems, converted = [], {}
+    for option in fields(Config):
+        if option.name in values:
+            try:
+                converted[option.name] = _convert(option, values[option.name])
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
+    return Config(**converted)

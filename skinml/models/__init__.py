@@ -1,0 +1,1 @@
+"""The networks: pre-trained backbones and the paper's head on top of them."""

@@ -1,0 +1,54 @@
+"""Progress of long work on a terminal; silent where the output is none."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Report progress: `steps` more are done; `text`, where given, replaces the note beside."""
+
+    def __call__(self, steps: int = 1, text: str | None = None) -> None: ...
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Advance]:
+    """Show a bar with count, time left and a note on stderr; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+
+        def silent(steps: int = 1, text: str | None = None) -> None:
+            """Nobody is watching."""
+
+        yield silent
+        return
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    # A speed estimate over ten minutes: a step's seconds vary less than its epoch's ends do.
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
+        task = progress.add_task(description, total=total, text="")
+
+        def advance(steps: int = 1, text: str | None = None) -> None:
+            progress.update(task, advance=steps)
+            if text is not None:
+                progress.update(task, text=text)
+
+        yield advance
