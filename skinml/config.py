@@ -264,7 +264,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
             *names,
             dest=option.name,
             metavar="{" + ",".join(choices) + "}" if choices else "VALUE",
-            help=f"{option.metadata['help']} (default: {str(option.default)})".replace("%", "%%"),
+            help=f"{option.metadata['help']} (default: {option.default!s})".replace("%", "%%"),
         )
 
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 # Alphabetical, as every table, confusion matrix and saved model orders them.
 CLASSES = ("melanoma", "nevus", "seborrheic_keratosis")
 
-# The two binary tasks of the challenge (arXiv 1710.05006, section "Part 3"): one class against the rest.
+# The two binary tasks of the challenge (arXiv 1710.05006, part 3): one class against the rest.
 CHALLENGE_TASKS = ("melanoma", "seborrheic_keratosis")
 
 PARTS = ("train", "validation", "test")
 
 CSV_COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
 
-# The images are CC0: dedicated to the public domain by the International Skin Imaging Collaboration.
+# Dedicated to the public domain by the International Skin Imaging Collaboration.
 LICENSE = "CC0-1.0"
 HOMEPAGE = "https://challenge.isic-archive.com/data/#2017"
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skinml.cache import cache_dir
 from skinml.config import AUTO, Parser
 from skinml.data import demo
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image, pixel_digest
@@ -31,7 +32,6 @@ from skinml.errors import UserError, run_command
 from skinml.progress import progress_bar
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
-CACHE_DIR_VARIABLE = "SKINML_CACHE_DIR"
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 _LISTED = 10
@@ -68,14 +68,6 @@ class Problems:
         lines.append(f"  remedy: mend or replace these files (official ones: {HOMEPAGE});")
         lines.append("  nothing was prepared, run the same command again afterwards")
         raise UserError("\n".join(lines))
-
-
-def cache_dir() -> Path:
-    """The user's cache folder of skinml, or $SKINML_CACHE_DIR; not created here."""
-    import platformdirs
-
-    override = os.environ.get(CACHE_DIR_VARIABLE)
-    return Path(override) if override else Path(platformdirs.user_cache_dir("skinml"))
 
 
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
@@ -188,9 +180,7 @@ def read_official(folder: Path, problems: Problems) -> list[Source]:
             continue
         for path in _pictures(folder / official.image_folder):
             if path.stem in pictures:
-                problems.add(
-                    "one image in two files", f"{path} and {pictures[path.stem].name}"
-                )
+                problems.add("one image in two files", f"{path} and {pictures[path.stem].name}")
             pictures[path.stem] = path
         for image_id, label in labels.items():
             if image_id in seen:
@@ -300,9 +290,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
         ):
             for source, result in zip(sources, pool.map(convert, range(len(sources))), strict=True):
                 if isinstance(result, ImageProblem):
-                    problems.add(
-                        "unusable images", f"{source.path.relative_to(folder)}: {result}"
-                    )
+                    problems.add("unusable images", f"{source.path.relative_to(folder)}: {result}")
                 else:
                     rows.append((source.image_id, source.label, source.part, *result))
                 advance()
@@ -374,8 +362,10 @@ def _prepare_as_asked(options: argparse.Namespace, jobs: int | None) -> Prepared
                 f"out={out}: not empty and not a prepared set; expected a new folder, so that "
                 "nothing of yours is overwritten"
             )
-    if is_prepared(out) and not options.force and (
-        read_source(out).get("fingerprint") == fingerprint(folder)
+    if (
+        is_prepared(out)
+        and not options.force
+        and (read_source(out).get("fingerprint") == fingerprint(folder))
     ):
         return _checked(open_prepared(out), options.data)
     if options.data == "demo" and not folder.exists():

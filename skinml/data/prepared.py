@@ -63,9 +63,7 @@ class PreparedSet:
     def duplicates(self) -> list[list[str]]:
         """The ids of each group of images whose pixels are identical."""
         order = np.argsort(self.groups, kind="stable")
-        groups = np.split(
-            self.image_ids[order], np.flatnonzero(np.diff(self.groups[order])) + 1
-        )
+        groups = np.split(self.image_ids[order], np.flatnonzero(np.diff(self.groups[order])) + 1)
         return [group.tolist() for group in groups if len(group) > 1]
 
     def part_counts(self, parts: np.ndarray) -> dict[str, dict[str, int]]:

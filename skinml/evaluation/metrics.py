@@ -100,9 +100,7 @@ def _specificity(counts: Counts) -> np.ndarray:
 def _f1(counts: Counts) -> np.ndarray:
     """2 TP / (2 TP + FP + FN) of each class, which is 2 P S / (P + S) of Table II: (R, K)."""
     hits = np.diagonal(counts.confusion, axis1=1, axis2=2)
-    return _ratio(
-        2 * hits, counts.confusion.sum(axis=1) + counts.confusion.sum(axis=2), empty=0.0
-    )
+    return _ratio(2 * hits, counts.confusion.sum(axis=1) + counts.confusion.sum(axis=2), empty=0.0)
 
 
 def _class_accuracy(counts: Counts) -> np.ndarray:

@@ -11,9 +11,7 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-def bootstrap_weights(
-    labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> np.ndarray:
+def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each image is drawn in each bootstrap resample, stratified by class.
 
     `labels` (N,) int64. Returns (resamples, N) float64 counts. Drawing within the classes keeps

@@ -1,0 +1,116 @@
+"""A backbone with the paper's head on top: raw pixels in, one score a class out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from skinml.config import Config
+from skinml.data.images import IMAGE_SIZE
+from skinml.errors import UserError
+from skinml.models.backbones import BACKBONES
+
+# With Keras's usual 0.99 or 0.999 the moving statistics lag hundreds of steps behind the weights,
+# and validation sees another network than training does; 0.9 follows within an epoch.
+TRAINED_BATCH_NORM_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """One network, seen three ways that share their weights.
+
+    `model`: pixels uint8 (n, 224, 224, 3), raw RGB 0-255 → softmax scores float32 (n, K).
+    `features`: the same pixels → pooled features float32 (n, D). `head`: features → scores.
+    `backbone` is the part that came with pre-trained weights.
+    """
+
+    model: keras.Model
+    features: keras.Model
+    head: keras.Model
+    backbone: keras.Model
+
+
+def build_classifier(config: Config, classes: int) -> Classifier:
+    """Build the network of a configuration with its initial weights.
+
+    Preprocessing is the first layer, so a saved model takes raw pixels. Initial weights that
+    cannot be had or do not fit are a `UserError`.
+    """
+    row = BACKBONES[config.model]
+    backbone = _backbone(config)
+    pixels = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name="image")
+    x = pixels
+    if row.scale is not None:
+        x = keras.layers.Rescaling(row.scale, offset=row.offset, name="preprocessing")(x)
+    x = backbone(x)
+    if config.pooling == "2x2":
+        # Table I's "2D pooling size 2×2". Maximum, since an average of averages would change
+        # nothing; padded, since 7×7 features would lose their border otherwise.
+        x = keras.layers.MaxPooling2D(2, padding="same", name="pooling_2x2")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="global_pooling")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    features = keras.Model(pixels, x, name="features")
+
+    head = keras.Sequential([keras.Input(x.shape[1:])], name="head")
+    for number, width in enumerate(config.dense_widths, start=1):
+        head.add(keras.layers.Dense(width, activation="relu", name=f"dense_{number}"))
+        head.add(keras.layers.Dropout(config.dropout, name=f"dropout_{number}"))
+    # float32 whatever the policy: a softmax in half precision loses the small scores.
+    head.add(keras.layers.Dense(classes, activation="softmax", dtype="float32", name="scores"))
+
+    model = keras.Model(pixels, head(x), name=config.model)
+    return Classifier(model, features, head, backbone)
+
+
+def _backbone(config: Config) -> keras.Model:
+    constructor = getattr(keras.applications, BACKBONES[config.model].application)
+    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    if config.weights != "imagenet":
+        backbone = constructor(weights=None, include_top=False, input_shape=shape)
+        if config.weights != "none":
+            _load_weights(backbone, Path(config.weights).expanduser(), config.model)
+        return backbone
+    try:
+        return constructor(weights="imagenet", include_top=False, input_shape=shape)
+    except Exception as error:
+        # Keras raises a bare Exception for a failed download: there is nothing narrower to catch.
+        if "URL fetch failure" not in str(error) and not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"weights=imagenet: the download of {config.model} failed ({error}); use "
+            "weights=PATH with a weights file of the network without top, weights=none to start "
+            "from random ones, or try again with a connection"
+        ) from None
+
+
+def _load_weights(backbone: keras.Model, path: Path, model: str) -> None:
+    try:
+        backbone.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"weights={path}: does not fit {model} without top at 224×224 ({reason}); expected "
+            "the file of this very network in Keras's weights format"
+        ) from None
+
+
+def unfreeze(classifier: Classifier, batch_norm: str) -> None:
+    """Make all layers trainable for fine-tuning, and settle what batch normalisation does.
+
+    `batch_norm="frozen"` keeps the moving statistics, scale and shift of every such layer:
+    `layer.trainable = False` is the only thing that does under Keras 3 (calling with
+    training=False does not). `"trained"` updates them, with a momentum that follows.
+    """
+    classifier.backbone.trainable = True
+    for layer in batch_norm_layers(classifier):
+        layer.trainable = batch_norm == "trained"
+        if batch_norm == "trained":
+            layer.momentum = TRAINED_BATCH_NORM_MOMENTUM
+
+
+def batch_norm_layers(classifier: Classifier) -> list[keras.layers.BatchNormalization]:
+    return [
+        layer
+        for layer in classifier.backbone.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]

@@ -1,0 +1,107 @@
+"""Ask a registered model about pictures: `python -m skinml.predict MODEL_URI IMAGE…`."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from skinml.config import Parser
+from skinml.data.images import ImageProblem, decode_image
+from skinml.data.isic2017 import CLASSES
+from skinml.errors import UserError, run_command
+from skinml.progress import progress_bar
+
+NOTICE = "Research software, not for clinical use."
+
+
+def load(uri: str) -> Any:
+    """Load a logged Keras model by its URI, such as models:/skinml-mobilenetv2@champion."""
+    import os
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import mlflow
+
+    try:
+        return mlflow.keras.load_model(uri)
+    except (mlflow.MlflowException, OSError) as error:
+        raise UserError(
+            f"{uri}: cannot load this model from {mlflow.get_tracking_uri()} "
+            f"({str(error).splitlines()[0]}); expected a URI such as "
+            "models:/skinml-mobilenetv2@champion, see `python -m skinml.registry list`"
+        ) from None
+
+
+def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
+    """One answer a file: `file`, then `label` and a score for each class, or `error`."""
+    answers = []
+    with progress_bar("predicting", len(paths)) as advance:
+        for path in paths:
+            answer: dict[str, Any] = {"file": str(path)}
+            try:
+                scores = model.predict_on_batch(decode_image(path.read_bytes())[None])[0]
+                answer["label"] = CLASSES[int(np.argmax(scores))]
+                answer |= {name: float(value) for name, value in zip(CLASSES, scores, strict=True)}
+            except OSError as error:
+                answer["error"] = error.strerror or str(error)
+            except ImageProblem as problem:
+                answer["error"] = str(problem)
+            answers.append(answer)
+            advance()
+    return answers
+
+
+def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextIO) -> None:
+    """Write answers as `table`, `json` or `csv`; each says that it is not for clinical use."""
+    if form == "json":
+        result = {"model": uri, "notice": NOTICE, "predictions": answers}
+        out.write(json.dumps(result, indent=2) + "\n")
+        return
+    answered = [answer for answer in answers if "error" not in answer]
+    if form == "csv":
+        columns = ["file", "label", *CLASSES, "error", "notice"]
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**answer, "notice": NOTICE} for answer in answers)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    demo = "skinml-demo-" in uri
+    caption = NOTICE + (" Trained on generated demo images." if demo else "")
+    table = Table(title=uri, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("file", overflow="fold")
+    table.add_column("class")
+    for name in CLASSES:
+        table.add_column(name.replace("_", " "), justify="right")
+    for answer in answered:
+        scores = [
+            f"[bold]{answer[name]:.3f}[/]" if name == answer["label"] else f"{answer[name]:.3f}"
+            for name in CLASSES
+        ]
+        table.add_row(Path(answer["file"]).name, answer["label"].replace("_", " "), *scores)
+    Console(file=out).print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        prog="python -m skinml.predict",
+        description="Classify skin-lesion images with a registered model.",
+        epilog=NOTICE,
+    )
+    parser.add_argument("model", help="URI, such as models:/skinml-mobilenetv2@champion")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    options = parser.parse_args(argv)
+    answers = predict_files(load(options.model), options.images)
+    write_answers(answers, options.format, options.model, sys.stdout)
+    unreadable = [answer for answer in answers if "error" in answer]
+    for answer in unreadable:
+        print(f"skinml: {answer['file']}: {answer['error']}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,84 @@
+"""Where a result comes from: code, versions and machine, as text that is logged with it."""
+
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+# What decides a result: a change of any of these may change a figure, a change of others may not.
+RESULT_MODULES = (
+    "backend.py",
+    "config.py",
+    "data/images.py",
+    "data/pipeline.py",
+    "data/protocols.py",
+    "evaluation/metrics.py",
+    "evaluation/predict.py",
+    "models/backbones.py",
+    "models/classifier.py",
+    "training.py",
+)
+
+_LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "mlflow", "numpy", "scikit-learn")
+
+
+@cache
+def code_digest() -> str:
+    """A digest of the modules that decide a result: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in RESULT_MODULES:
+        digest.update(f"{name}\n".encode() + (PACKAGE / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content: 16 hexadecimal digits of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def git_state() -> tuple[str, str]:
+    """The commit of the source tree and whether it is clean ("true", "false" or "unknown")."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit, "false" if _git("status", "--porcelain") else "true"
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    return result.stdout.strip()
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that a result depends on, and Python's."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def model_requirements(backend: str) -> list[str]:
+    """What a saved model needs, pinned to what is installed here.
+
+    TensorFlow is named by the distribution that is installed (tensorflow or tensorflow-cpu), so
+    that the requirements of a model are those it was tested with.
+    """
+    names = ["keras", "numpy", "pandas", "pillow", "h5py"]
+    names += ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else ["jax"]
+    pins = []
+    for name in names:
+        try:
+            pins.append(f"{name}=={metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return pins

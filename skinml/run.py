@@ -1,0 +1,364 @@
+"""One run, end to end: `python -m skinml.run`, or `mlflow run .`.
+
+The one place where data, models, training, evaluation and tracking meet.
+"""
+
+import argparse
+import contextlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skinml.backend import Device
+from skinml.config import Config, Parser, add_config_options, config_from_options
+from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS
+from skinml.data.prepare import describe, open_data
+from skinml.data.prepared import PreparedSet
+from skinml.data.protocols import assign_parts
+from skinml.errors import run_command
+from skinml.evaluation.metrics import HEADLINE, evaluate, point_metrics
+from skinml.evaluation.predictions import Predictions, write_predictions
+from skinml.evaluation.statistics import bootstrap_intervals
+from skinml.history import Row
+from skinml.models.backbones import BACKBONES
+from skinml.models.weights import check_weights, weights_digest, weights_kind
+from skinml.provenance import code_digest, git_state, library_versions
+from skinml.tracking.folder import Description, RunFolder
+
+if TYPE_CHECKING:
+    from skinml.models.classifier import Classifier
+    from skinml.tracking.publish import Run
+    from skinml.training import TrainingResult
+
+NOTICE = "Research software, not for clinical use."
+
+
+def score(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Loss, accuracy and macro AUC of one epoch, from labels (n,) and scores (n, K)."""
+    predictions = Predictions(np.arange(len(labels)).astype(str), labels, scores.astype(float))
+    values = evaluate(predictions, names=("log_loss", "accuracy", "auc_macro"))
+    return {
+        "loss": float(values["log_loss"][0]),
+        "accuracy": float(values["accuracy"][0]),
+        "auc_macro": float(values["auc_macro"][0]),
+    }
+
+
+def split_name(config: Config) -> str:
+    """The protocol and all that its split depends on, such as "paper test=0.15 val=0.2 seed=0"."""
+    if config.protocol == "challenge":
+        return "challenge"
+    return (
+        f"paper test={config.test_fraction:g} val={config.validation_fraction:g} "
+        f"seed={config.split_seed}"
+    )
+
+
+def is_official(config: Config, data: PreparedSet) -> bool:
+    """Whether a score is the challenge's own: its parts, its data set, complete."""
+    counts = data.part_counts(data.official_parts)
+    complete = all(
+        tuple(counts[official.part].values()) == official.counts for official in OFFICIAL_PARTS
+    )
+    return config.protocol == "challenge" and config.data == "isic2017" and complete
+
+
+def describe_run(
+    config: Config, data: PreparedSet, parts: np.ndarray, device: Device
+) -> Description:
+    """What is known of a run before it trains: its parameters, tags and data set."""
+    resolved = config.resolved()
+    commit, clean = git_state()
+    digest = weights_digest(config.weights)
+    given = {name: str(value) for name, value in config.as_dict().items()}
+    effective = {
+        f"effective_{option.name}": str(getattr(resolved, option.name))
+        for option in fields(Config)
+        if getattr(resolved, option.name) != getattr(config, option.name)
+    }
+    counts = data.part_counts(parts)
+    across = sum(
+        len({str(parts[index]) for index in np.flatnonzero(data.groups == group)}) > 1
+        for group in np.unique(data.groups)
+        if np.sum(data.groups == group) > 1
+    )
+    params = (
+        given
+        | effective
+        | {
+            "device_kind": device.kind,
+            "device_name": device.name,
+            "device_threads": str(device.threads),
+            "keras_backend": device.backend,
+            "git_commit": commit,
+            "git_clean": clean,
+            "code_digest": code_digest(),
+            "config_digest": config.digest(digest),
+            "data_digest": data.digest,
+            "weights_digest": digest or config.weights,
+            "duplicate_groups": str(len(data.duplicates)),
+            "duplicate_groups_across_parts": str(across),
+            **{f"version_{name}": version for name, version in library_versions().items()},
+            **{f"images_{part}": str(sum(counts[part].values())) for part in PARTS},
+        }
+    )
+    tags = {
+        "model": config.model,
+        "batch_size": str(config.batch_size),
+        "seed": str(config.seed),
+        "data": config.data,
+        "protocol": config.protocol,
+        "split": split_name(config),
+        "weights_kind": weights_kind(config.weights),
+        "data_digest": data.digest,
+        "code_digest": code_digest(),
+        "config_digest": config.digest(digest),
+        "challenge_score": "official" if is_official(config, data) else "unofficial",
+        "demo": str(config.data == "demo").lower(),
+    }
+    dataset = {
+        "name": config.data,
+        "digest": data.digest,
+        "source": data.folder.name,
+        "counts": {"protocol": split_name(config), **counts},
+    }
+    name = f"{config.model}-{config.batch_size}-seed{config.seed}"
+    return Description(name, params, tags, dataset)
+
+
+def run(config: Config, offline: bool = False) -> RunFolder:
+    """Train, evaluate and track one configuration; returns the finished run folder.
+
+    With `offline` MLflow is not needed, nor imported: `python -m skinml.sync` publishes the
+    folder later. A `UserError` is raised before anything is made where the configuration, data or
+    device cannot work.
+    """
+    from skinml import backend
+
+    resolved = config.resolved()
+    check_weights(config.weights)
+    data = open_data(config.data, config.data_dir)
+    parts = assign_parts(
+        data, config.protocol, config.test_fraction, config.validation_fraction, config.split_seed
+    )
+    device = backend.configure(config.device, config.threads, config.seed)
+    description = describe_run(config, data, parts, device)
+    folder = RunFolder.create(Path(config.output_dir).expanduser(), config)
+    folder.write_description(description)
+    print(
+        f"skinml: {description.name} on {data.folder.name} ({split_name(config)}), "
+        f"{device.name} ({device.kind}, {device.threads} threads), in {config.output_dir}/"
+        f"{folder.path.name}",
+        file=sys.stderr,
+    )
+    if data.duplicates:
+        print(f"skinml: warning: {describe(data).partition('warning: ')[2]}", file=sys.stderr)
+
+    with _tracked(description, offline) as tracked:
+
+        def on_epoch(row: Row) -> None:
+            folder.append_epoch(row)
+            if tracked:
+                tracked.log_epochs([row])
+            if not sys.stderr.isatty():
+                print(_epoch_line(row, resolved), file=sys.stderr, flush=True)
+
+        classifier, result, seconds = _train(resolved, data, parts, on_epoch)
+        _evaluate(folder, resolved, description, data, parts, classifier, result, seconds)
+        if tracked:
+            from skinml.registry import log_models
+
+            print("skinml: logging figures and models", file=sys.stderr)
+            # Once more in full: what is there already is not counted twice.
+            tracked.log_epochs(folder.read_history())
+            tracked.log_results(folder)
+            uris = log_models(folder, config.register)
+            (folder.path / "mlflow_run_id").write_text(tracked.id + "\n")
+            print(f"run {tracked.id}, model {uris['model']}, serving model {uris['serving']}")
+    print(folder.read_text("note.md"))
+    return folder
+
+
+@contextlib.contextmanager
+def _tracked(description: Description, offline: bool) -> Iterator["Run | None"]:
+    if offline:
+        yield None
+        return
+    from skinml.tracking.publish import open_run
+
+    with open_run(description) as tracked:
+        tracked.describe(description)
+        yield tracked
+
+
+def _train(
+    config: Config, data: PreparedSet, parts: np.ndarray, on_epoch: Callable[[Row], None]
+) -> "tuple[Classifier, TrainingResult, float]":
+    from skinml.models.classifier import build_classifier
+    from skinml.training import TrainingData, train
+
+    classifier = build_classifier(config, len(CLASSES))
+    rows = {part: np.flatnonzero(parts == part) for part in ("train", "validation")}
+    training_data = TrainingData(
+        data.images, data.labels, rows["train"], rows["validation"], data.digest
+    )
+    started = time.perf_counter()
+    result = train(classifier, config, training_data, score, on_epoch)
+    return classifier, result, time.perf_counter() - started
+
+
+def _evaluate(
+    folder: RunFolder,
+    config: Config,
+    description: Description,
+    data: PreparedSet,
+    parts: np.ndarray,
+    classifier: "Classifier",
+    result: "TrainingResult",
+    seconds: float,
+) -> None:
+    """Everything after the training, into the run folder: the test part is touched here, once."""
+    from skinml.backend import compiled_call
+    from skinml.evaluation.figures import FigureData, draw_figures
+    from skinml.evaluation.predict import measure_latency, predict_part
+
+    metrics: dict[str, float] = {}
+    tables = {}
+    for part, prefix in (("validation", "val"), ("test", "test")):
+        rows = np.flatnonzero(parts == part)
+        table = predict_part(classifier.model, data, rows, part)
+        write_predictions(table, folder.predictions(part))
+        metrics |= {f"{prefix}_{name}": value for name, value in point_metrics(table).items()}
+        for name, (low, high) in bootstrap_intervals(table).items():
+            metrics |= {f"{prefix}_{name}_ci_low": low, f"{prefix}_{name}_ci_high": high}
+        tables[part] = table
+    latency = measure_latency(compiled_call(classifier.model), data.images[:1])
+    classifier.model.save(folder.model)
+    row = BACKBONES[config.model]
+    metrics |= {
+        "parameters_millions": classifier.model.count_params() / 1e6,
+        "model_size_mb": folder.model.stat().st_size / 1e6,
+        "published_parameters_millions": row.published_parameters,
+        "published_size_mb": row.published_size,
+        "latency_ms": latency.median,
+        "latency_ms_q25": latency.low,
+        "latency_ms_q75": latency.high,
+        "training_seconds": seconds,
+        "best_epoch": result.best_epoch,
+        "frozen_backbone_images": result.backbone_images,
+    }
+    folder.write_metrics(metrics)
+    test = tables["test"]
+    rows = np.flatnonzero(parts == "test")
+    title = (
+        f"{config.model}, batch size {config.batch_size}, seed {config.seed}\n"
+        f"{config.data}, {config.protocol} protocol, test part, {len(rows)} images"
+    )
+    draw_figures(
+        FigureData(
+            title,
+            test,
+            folder.read_history(),
+            result.best_epoch,
+            lambda indices: data.images[rows[indices]],
+        ),
+        folder.figures,
+    )
+    folder.write_text("classification_report.txt", _report(test))
+    folder.write_text("model_summary.txt", _summary(classifier))
+    folder.write_text("note.md", _note(config, description, metrics))
+    folder.finish()
+
+
+def _summary(classifier: "Classifier") -> str:
+    lines: list[str] = []
+    classifier.model.summary(print_fn=lines.append, expand_nested=True)
+    return "\n".join(lines) + "\n"
+
+
+def _report(predictions: Predictions) -> str:
+    from sklearn.metrics import classification_report
+
+    report = classification_report(
+        predictions.labels,
+        predictions.predicted,
+        labels=range(len(predictions.classes)),
+        target_names=predictions.classes,
+        digits=4,
+        zero_division=0.0,
+    )
+    return f"{report}\n{NOTICE}\n"
+
+
+def _note(config: Config, description: Description, metrics: dict[str, float]) -> str:
+    """The page of a run for a person, in Markdown: its figures with their intervals."""
+    demo = config.data == "demo"
+    lines = [
+        f"**{config.model}**, batch size {config.batch_size}, seed {config.seed}, "
+        f"{config.data}, {description.tags['split']}, "
+        f"{description.tags['weights_kind']} initial weights, "
+        f"{config.epochs_frozen} + {config.epochs_finetune} epochs",
+        "",
+        "| test metric | value | 95 % interval |",
+        "| --- | --- | --- |",
+    ]
+    for name in HEADLINE:
+        low, high = (metrics.get(f"test_{name}_ci_{end}", math.nan) for end in ("low", "high"))
+        lines.append(f"| {name} | {metrics[f'test_{name}']:.4f} | {low:.4f} to {high:.4f} |")
+    lines += [
+        "",
+        f"The AUCs of the challenge are {description.tags['challenge_score']} here. The intervals "
+        "are over test images alone (stratified bootstrap, 2,000 resamples); other seeds move the "
+        "figures too. Kept epoch: "
+        f"{metrics['best_epoch']:.0f} (best validation {config.monitor}). "
+        f"{metrics['parameters_millions']:.2f} M parameters, {metrics['latency_ms']:.0f} ms an "
+        f"image on {description.params['device_name']} "
+        f"({description.params['device_threads']} threads).",
+        "",
+    ]
+    if demo:
+        lines += ["**Generated demo images: these figures say nothing about skin lesions.**", ""]
+    return "\n".join([*lines, NOTICE, ""])
+
+
+def _epoch_line(row: Row, config: Config) -> str:
+    epochs = int(config.epochs_frozen) + int(config.epochs_finetune)
+    return (
+        f"epoch {row['epoch']}/{epochs} ({row['step']}): train loss {row['train_loss']:.3f}, "
+        f"validation loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.3f}, macro AUC "
+        f"{row['val_auc_macro']:.3f}, {row['seconds']:.1f} s"
+    )
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM as an exception, so that the run is closed as KILLED on the way out."""
+    raise SystemExit(128 + signum)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        prog="python -m skinml.run",
+        description="Train one network at one batch size and track all of it in MLflow.",
+        epilog=NOTICE,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="train without MLflow; `skinml.sync` publishes later"
+    )
+    add_config_options(parser)
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    run(config_from_options(options), options.offline)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,46 @@
+"""Publish run folders that were made without MLflow: `python -m skinml.sync FOLDER…`."""
+
+import sys
+from pathlib import Path
+
+from skinml.config import Parser
+from skinml.errors import UserError, run_command
+from skinml.registry import log_models
+from skinml.tracking.folder import RunFolder
+from skinml.tracking.publish import open_run
+
+
+def publish(path: Path, register: bool = True) -> str:
+    """Publish a finished run folder to MLflow; returns the id of its run.
+
+    A folder is published once: the id is kept in it, and given back the next time.
+    """
+    folder = RunFolder.open(path)
+    if not folder.finished:
+        raise UserError(f"{path}: its run did not finish; expected a folder of a finished run")
+    marker = folder.path / "mlflow_run_id"
+    if marker.exists():
+        return marker.read_text().strip()
+    description = folder.read_description()
+    with open_run(description) as run:
+        run.describe(description)
+        run.log_epochs(folder.read_history())
+        run.log_results(folder)
+        log_models(folder, register)
+    marker.write_text(run.id + "\n")
+    return run.id
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        prog="python -m skinml.sync",
+        description="Publish run folders made with --offline, or on another machine, to MLflow.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    for path in parser.parse_args(argv).folders:
+        print(f"{path}: run {publish(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,142 @@
+"""The run folder: everything that a run produces, in plain files, before MLflow sees any of it.
+
+A folder can be published to MLflow while the run goes on, afterwards, or from another machine.
+
+    run.json                  parameters, tags and data set, written first
+    history.csv               one row an epoch, appended as each ends
+    predictions_*.csv         the predictions tables of validation and test
+    metrics.json              every number of the finished run
+    figures/                  PNG for screens, PDF for papers
+    classification_report.txt, model_summary.txt, note.md
+    model.keras               the trained network, written last but one
+    FINISHED                  an empty file, written last
+"""
+
+import csv
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skinml.config import Config
+from skinml.errors import UserError
+from skinml.history import Row
+
+RUN = "run.json"
+HISTORY = "history.csv"
+METRICS = "metrics.json"
+MODEL = "model.keras"
+FINISHED = "FINISHED"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a run before it trains.
+
+    `params` and `tags` as MLflow shows them; `dataset` has name, digest, source and the counts of
+    each part and class.
+    """
+
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    dataset: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder; see the module's docstring for what lies in it."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path, config: Config) -> "RunFolder":
+        """Make a new folder named by time, model, batch size and seed."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        name = f"{stamp}-{config.model}-{config.batch_size}-s{config.seed}-{secrets.token_hex(2)}"
+        try:
+            (parent / name / "figures").mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"output_dir={parent}: cannot make the run's folder there ({error.strerror}); "
+                "expected a folder that can be written to"
+            ) from None
+        return cls((parent / name).resolve())
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run folder, else `UserError`."""
+        if not (path / RUN).is_file():
+            raise UserError(f"{path}: no {RUN} in it; expected a folder that a run of skinml made")
+        return cls(path.resolve())
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / FINISHED).is_file()
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def predictions(self, part: str) -> Path:
+        """Where the predictions table of a part lies."""
+        return self.path / f"predictions_{part}.csv"
+
+    def write_description(self, description: Description) -> None:
+        self._write_json(RUN, vars(description))
+
+    def read_description(self) -> Description:
+        return Description(**self._read_json(RUN))
+
+    def write_metrics(self, metrics: dict[str, float]) -> None:
+        self._write_json(METRICS, metrics)
+
+    def read_metrics(self) -> dict[str, float]:
+        return self._read_json(METRICS)
+
+    def append_epoch(self, row: Row) -> None:
+        """Add one epoch to the history, on disk when this returns."""
+        path = self.path / HISTORY
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+
+    def read_history(self) -> list[Row]:
+        """The epochs so far; numbers are floats, the epoch an int, the step's name a str."""
+        try:
+            with (self.path / HISTORY).open(newline="") as file:
+                return [_typed(row) for row in csv.DictReader(file)]
+        except FileNotFoundError:
+            return []
+
+    def write_text(self, name: str, text: str) -> None:
+        (self.path / name).write_text(text)
+
+    def read_text(self, name: str) -> str:
+        return (self.path / name).read_text()
+
+    def finish(self) -> None:
+        (self.path / FINISHED).touch()
+
+    def _write_json(self, name: str, value: Any) -> None:
+        temporary = self.path / f".{name}.part"
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.replace(self.path / name)
+
+    def _read_json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+
+def _typed(row: dict[str, str]) -> Row:
+    kinds = {"step": str, "epoch": int, "time": int}
+    return {key: kinds.get(key, float)(value) for key, value in row.items()}

@@ -1,0 +1,155 @@
+"""A run folder → MLflow: the only module that writes to MLflow while a run goes on.
+
+Every write may be repeated: parameters that stand are left alone, and a metric's row (key, step,
+value, time) that is already there adds nothing. So a folder can be published as it grows, and
+once more in full.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from skinml.errors import UserError
+from skinml.history import Row
+from skinml.tracking.folder import Description, RunFolder
+
+# What MLflow calls a run that nobody named, such as "dapper-crow-512": such a name we improve on.
+_GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,4}")
+
+_BATCH = 900  # metrics and parameters a request: MLflow takes at most 1,000 of them together.
+
+_CURVES = ("loss", "accuracy", "auc_macro")
+
+
+def curve_metrics(row: Row) -> dict[str, float]:
+    """The metrics of one epoch under the names that their curves have in MLflow."""
+    names = [f"{part}_{name}" for part in ("train", "val") for name in _CURVES]
+    names += ["learning_rate", "seconds", "images_per_second"]
+    return {f"epoch/{name}": float(row[name]) for name in names}
+
+
+class Run:
+    """One run in MLflow that a run folder is published to."""
+
+    def __init__(self, run_id: str) -> None:
+        from mlflow import MlflowClient
+
+        self.id = run_id
+        self._client = MlflowClient()
+
+    def describe(self, description: Description) -> None:
+        """Log parameters, tags and the data set."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        run = self._client.get_run(self.id)
+        # `mlflow run` has logged the declared parameters in the user's spelling already, and the
+        # same parameter with another spelling ("1e-3", "0.001") would reject the whole batch.
+        params = [
+            Param(key, value)
+            for key, value in description.params.items()
+            if key not in run.data.params
+        ]
+        tags = dict(description.tags)
+        if _GENERATED_NAME.fullmatch(run.data.tags.get("mlflow.runName", "")):
+            tags["mlflow.runName"] = description.name
+        self._client.log_batch(
+            self.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()]
+        )
+        dataset = description.dataset
+        entity = Dataset(
+            name=dataset["name"],
+            digest=dataset["digest"],
+            source_type="local",
+            source=json.dumps({"uri": dataset["source"]}),
+            profile=json.dumps(dataset["counts"]),
+        )
+        context = InputTag("mlflow.data.context", "training, validation and test")
+        self._client.log_inputs(self.id, [DatasetInput(entity, [context])])
+
+    def log_epochs(self, rows: list[Row]) -> None:
+        """Log the curves of some epochs, each at its own time."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, int(row["time"]), int(row["epoch"]))
+            for row in rows
+            for key, value in curve_metrics(row).items()
+            if np.isfinite(value)
+        ]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self.id, metrics=metrics[start : start + _BATCH])
+
+    def log_results(self, folder: RunFolder) -> None:
+        """Log the numbers, figures, tables and texts of a finished folder, models excepted."""
+        from mlflow.entities import Metric
+        from PIL import Image
+
+        finished = int((folder.path / "FINISHED").stat().st_mtime * 1000)
+        metrics = [
+            Metric(key, value, finished, 0)
+            for key, value in folder.read_metrics().items()
+            if np.isfinite(value)
+        ]
+        self._client.log_batch(self.id, metrics=metrics)
+        for path in sorted(folder.figures.glob("*.png")):
+            # As a keyed image it also stands in the UI's image grid, across runs.
+            with Image.open(path) as picture:
+                self._client.log_image(
+                    self.id, picture.convert("RGB"), key=path.stem, step=0, synchronous=True
+                )
+        self._client.log_artifacts(self.id, str(folder.figures), "figures")
+        for pattern in ("predictions_*.csv", "*.txt", "run.json", "metrics.json", "history.csv"):
+            for path in sorted(folder.path.glob(pattern)):
+                self._client.log_artifact(self.id, str(path))
+        self._client.set_tag(self.id, "mlflow.note.content", folder.read_text("note.md"))
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Give the run its final status, with the reason in a tag where it is not FINISHED."""
+        if reason:
+            self._client.set_tag(self.id, "skinml.reason", reason[:500])
+        self._client.set_terminated(self.id, status)
+
+
+@contextmanager
+def open_run(description: Description) -> Iterator[Run]:
+    """Open an MLflow run for the duration of a training, with system metrics.
+
+    Attaches to the run that `mlflow run` made ($MLFLOW_RUN_ID), else starts one, in the experiment
+    of $MLFLOW_EXPERIMENT_NAME or "skinml" ("skinml-demo" for the demo set). Ends it as FINISHED,
+    as KILLED after an interruption, as FAILED after any error, never as RUNNING.
+    """
+    import mlflow
+
+    attached = bool(os.environ.get("MLFLOW_RUN_ID"))
+    try:
+        if not attached and not any(
+            os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+        ):
+            demo = description.tags["data"] == "demo"
+            mlflow.set_experiment("skinml-demo" if demo else "skinml")
+        active = mlflow.start_run(
+            run_name=None if attached else description.name, log_system_metrics=True
+        )
+    except mlflow.MlflowException as error:
+        raise UserError(
+            f"cannot start a run at {mlflow.get_tracking_uri()} ({_first_line(error)}); expected "
+            "a tracking server that answers (MLFLOW_TRACKING_URI); --offline trains without one"
+        ) from None
+    run = Run(active.info.run_id)
+    try:
+        yield run
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        mlflow.end_run("KILLED" if interrupted else "FAILED")
+        run.finish("KILLED" if interrupted else "FAILED", _first_line(error))
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,348 @@
+"""The two steps of training: the head on frozen features, then all layers.
+
+Knows nothing of metrics' definitions, files or MLflow: the caller passes a scoring function and is
+told about each epoch.
+"""
+
+import hashlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from skinml.cache import cached_array
+from skinml.config import Config
+from skinml.data.pipeline import SYMMETRIES, plan_epoch, prefetch, slices, transform
+from skinml.history import Row
+from skinml.models.classifier import Classifier, unfreeze
+from skinml.progress import progress_bar
+
+# Large enough to keep two cores busy, small enough for their caches; measured on a CPU.
+INFERENCE_BATCH = 16
+
+WARM_UP = 1 / 20
+
+# (labels (n,), scores (n, K)) → loss, accuracy, auc_macro.
+Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images a training may see, and which of them are for training and for validation.
+
+    `images` (N, 224, 224, 3) uint8; `labels` (N,) int64; `train` and `validation` are rows of
+    both. `digest` stands for the content of `images`; without it no features are kept for later.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    digest: str = ""
+
+
+@dataclass
+class TrainingResult:
+    """What a training leaves beside the weights of its best epoch, which the model then holds."""
+
+    history: list[Row] = field(default_factory=list)
+    best_epoch: int = 0
+    backbone_images: int = 0
+    """Images the frozen step sent through the backbone, validation included; 0 from the cache."""
+
+
+class BatchScores(keras.metrics.Metric):
+    """Keeps the scores of the last training batch, so that an epoch's can be put together.
+
+    The metrics of the training part are then computed as those of any other part; Keras's running
+    metrics would approximate the AUC by buckets.
+    """
+
+    def __init__(self, batch_size: int, classes: int) -> None:
+        super().__init__(name="batch_scores")
+        self.scores = self.add_variable((batch_size, classes), "zeros", name="scores")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        rows = ops.arange(ops.shape(y_pred)[0], dtype="int32")[:, None]
+        self.scores.assign(
+            ops.scatter_update(self.scores, rows, ops.cast(y_pred, self.scores.dtype))
+        )
+
+    def result(self) -> Any:
+        return ops.sum(self.scores)
+
+    def value(self, count: int) -> np.ndarray:
+        """The scores of a batch of `count` images: float64 (count, K)."""
+        return np.asarray(ops.convert_to_numpy(self.scores)[:count], dtype=np.float64)
+
+
+class _Best:
+    """The weights of the best epoch so far by one validation metric; the earlier one in a tie."""
+
+    def __init__(self, monitor: str) -> None:
+        self._key = f"val_{monitor}"
+        self._sign = -1 if monitor == "loss" else 1
+        self._score = -math.inf
+        self._weights: list[np.ndarray] = []
+        self.epoch = 0
+
+    def offer(self, row: Row, model: keras.Model) -> None:
+        score = self._sign * float(row[self._key])
+        if score > self._score or not self._weights:
+            self._score = score if math.isfinite(score) else -math.inf
+            self.epoch, self._weights = int(row["epoch"]), model.get_weights()
+
+    def restore(self, model: keras.Model) -> None:
+        model.set_weights(self._weights)
+
+
+def train(
+    classifier: Classifier,
+    config: Config,
+    data: TrainingData,
+    score: Score,
+    on_epoch: Callable[[Row], None],
+) -> TrainingResult:
+    """Train a network as a resolved configuration says; it ends with its best epoch's weights.
+
+    `on_epoch` is told the row of each epoch as it ends. The test part is not in `data`.
+    """
+    result = TrainingResult()
+    best = _Best(config.monitor)
+    steps = [
+        ("frozen", config.epochs_frozen, config.learning_rate_frozen, _frozen_step),
+        ("finetune", config.epochs_finetune, config.learning_rate_finetune, _finetune_step),
+    ]
+    done = 0
+    for name, epochs, learning_rate, prepare in steps:
+        epochs = int(epochs)
+        if not epochs:
+            continue
+        if done:
+            # Fine-tuning starts from the head that generalised best, not from the one that has
+            # learned the training features by heart and leaves no gradient to the backbone.
+            best.restore(classifier.model)
+        network, batches, validation = prepare(classifier, config, data, done, epochs, result)
+        # Compiling a view of the network leaves the network itself, which is saved, without an
+        # optimizer or a metric of ours.
+        model = keras.Model(network.inputs, network.outputs)
+        updates = epochs * math.ceil(len(data.train) / config.batch_size)
+        recorder = BatchScores(config.batch_size, classifier.model.output_shape[-1])
+        model.compile(
+            optimizer=_optimizer(config, float(learning_rate), updates),
+            loss="sparse_categorical_crossentropy",
+            metrics=[recorder],
+        )
+        description = "training the head" if name == "frozen" else "fine-tuning"
+        with progress_bar(description, updates) as advance:
+            for epoch in range(done + 1, done + epochs + 1):
+                text = f"epoch {epoch}/{done + epochs}"
+                seen, scores = [], []
+                started = time.perf_counter()
+                _seed_dropout(model, config.seed, epoch)
+                for inputs, labels, weights in prefetch(batches(epoch)):
+                    logs = model.train_on_batch(inputs, labels, weights, return_dict=True)
+                    seen.append(labels)
+                    scores.append(recorder.value(len(labels)))
+                    advance(text=f"{text}  loss {float(logs['loss']):.3f}{_note(result.history)}")
+                seconds = time.perf_counter() - started
+                train_scores = score(np.concatenate(seen), np.concatenate(scores))
+                val_scores = score(data.labels[data.validation], validation())
+                row: Row = {
+                    "epoch": epoch,
+                    "step": name,
+                    **{f"train_{key}": value for key, value in train_scores.items()},
+                    **{f"val_{key}": value for key, value in val_scores.items()},
+                    "learning_rate": _last_learning_rate(model.optimizer),
+                    "seconds": seconds,
+                    "images_per_second": len(data.train) / seconds,
+                    "time": int(time.time() * 1000),
+                }
+                best.offer(row, classifier.model)
+                result.history.append(row)
+                on_epoch(row)
+        done += epochs
+    best.restore(classifier.model)
+    result.best_epoch = best.epoch
+    return result
+
+
+Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+Prepared = tuple[keras.Model, Batches, Callable[[], np.ndarray]]
+
+
+def _frozen_step(
+    classifier: Classifier,
+    config: Config,
+    data: TrainingData,
+    done: int,
+    epochs: int,
+    result: TrainingResult,
+) -> Prepared:
+    """The frozen step: the backbone's features are computed once, the head trains on them.
+
+    An image has eight symmetric views at most, so the backbone runs in inference mode at most
+    min(8, epochs) times over the training images, whatever the number of epochs.
+    """
+    count = len(data.train)
+    plans = {
+        epoch: plan_epoch(count, config.seed, epoch, config.augmentation)
+        for epoch in range(done + 1, done + epochs + 1)
+    }
+    needed = np.zeros((SYMMETRIES, count), dtype=bool)
+    for plan in plans.values():
+        needed[plan.symmetries, np.arange(count)] = True
+    views = np.argwhere(needed)
+    width = classifier.features.output_shape[-1]
+    total = len(views) + len(data.validation)
+
+    def compute() -> np.ndarray:
+        """Features of the training views, then of the validation images: (total, D) float32."""
+        result.backbone_images = total
+        train_views = (
+            transform(data.images[data.train[rows]], symmetries)
+            for symmetries, rows in (views[part].T for part in slices(len(views), INFERENCE_BATCH))
+        )
+        plain = (
+            data.images[data.validation[part]]
+            for part in slices(len(data.validation), INFERENCE_BATCH)
+        )
+        features = np.empty((total, width), dtype=np.float32)
+        filled = 0
+        with progress_bar("computing features", total) as advance:
+            for pixels in prefetch(itertools.chain(train_views, plain)):
+                features[filled : filled + len(pixels)] = classifier.features.predict_on_batch(
+                    pixels
+                )
+                filled += len(pixels)
+                advance(len(pixels))
+        return features
+
+    key = _features_key(classifier, config, data, views)
+    features = cached_array(key, compute) if data.digest else compute()
+    bank = np.zeros((SYMMETRIES, count, width), dtype=np.float32)
+    bank[views[:, 0], views[:, 1]] = features[: len(views)]
+    validation = features[len(views) :]
+    weights = _class_weights(config, data)
+
+    def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        plan = plans[epoch]
+        for part in slices(count, config.batch_size):
+            rows = plan.order[part]
+            labels = data.labels[data.train[rows]]
+            yield bank[plan.symmetries[rows], rows], labels, weights[labels]
+
+    return classifier.head, batches, lambda: classifier.head.predict_on_batch(validation)
+
+
+def _finetune_step(
+    classifier: Classifier,
+    config: Config,
+    data: TrainingData,
+    done: int,
+    epochs: int,
+    result: TrainingResult,
+) -> Prepared:
+    """Fine-tuning: all layers train on the augmented pixels."""
+    unfreeze(classifier, config.batch_norm)
+    weights = _class_weights(config, data)
+
+    def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
+        for part in slices(len(data.train), config.batch_size):
+            rows = plan.order[part]
+            labels = data.labels[data.train[rows]]
+            pixels = transform(data.images[data.train[rows]], plan.symmetries[rows])
+            yield pixels, labels, weights[labels]
+
+    return (
+        classifier.model,
+        batches,
+        lambda: _inference(classifier.model, data.images, data.validation),
+    )
+
+
+def _features_key(
+    classifier: Classifier, config: Config, data: TrainingData, views: np.ndarray
+) -> str:
+    """All that the features depend on, to the last bit on one kind of machine."""
+    digest = hashlib.sha256()
+    arrays = [*classifier.features.get_weights(), data.train, data.validation, views]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    facts = (
+        config.model,
+        config.pooling,
+        data.digest,
+        digest.hexdigest(),
+        keras.__version__,
+        keras.backend.backend(),
+        config.device,
+        os.cpu_count(),
+        config.threads,
+    )
+    return "features " + " ".join(map(str, facts))
+
+
+def _inference(model: keras.Model, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The model's output for some rows of the images, in inference mode: (len(rows), …)."""
+    return np.concatenate(
+        [model.predict_on_batch(images[rows[part]]) for part in slices(len(rows), INFERENCE_BATCH)]
+    )
+
+
+def _class_weights(config: Config, data: TrainingData) -> np.ndarray:
+    """One loss weight a class, mean 1 over the training images: (K,) float32."""
+    counts = np.bincount(data.labels[data.train])
+    if config.class_weights == "none":
+        return np.ones(len(counts), dtype=np.float32)
+    return (counts.sum() / (len(counts) * counts)).astype(np.float32)
+
+
+def _optimizer(config: Config, peak: float, updates: int) -> keras.optimizers.Optimizer:
+    rate: Any = peak
+    if config.learning_rate_schedule == "cosine":
+        warm_up = int(updates * WARM_UP)
+        # The first update already moves: a warm-up from exactly zero would waste it.
+        rate = keras.optimizers.schedules.CosineDecay(
+            peak / (warm_up + 1) if warm_up else peak,
+            decay_steps=updates - warm_up,
+            warmup_target=peak if warm_up else None,
+            warmup_steps=warm_up,
+        )
+    if config.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _last_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the update made last."""
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(int(optimizer.iterations) - 1)
+    return float(ops.convert_to_numpy(rate))
+
+
+def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
+    """Derive the dropout of an epoch from (seed, epoch), so that no generator state is kept."""
+    dropouts = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]
+    for number, layer in enumerate(dropouts):
+        words = np.random.SeedSequence([seed, epoch, number]).generate_state(2)
+        state = layer.seed_generator.state
+        # Halved, since some backends keep the state as signed integers.
+        state.assign(ops.convert_to_tensor((words // 2).astype(state.dtype), dtype=state.dtype))
+
+
+def _note(history: list[Row]) -> str:
+    return f"  validation AUC {history[-1]['val_auc_macro']:.3f}" if history else ""
