@@ -56,10 +56,12 @@ demo: $(STAMP)  ## train on generated images with `mlflow run`: no download, no 
 	  mlflow run . --env-manager local --experiment-name skinml-demo \
 	    -P model=mobilenetv2 -P data=demo -P weights=none -P epochs_finetune=2 -P batch_size=16
 	@echo
-	@echo "The run is in mlflow.db, its model in the registry. Where to look next:"
-	@echo "  make ui                     then open http://127.0.0.1:$(PORT), experiment skinml-demo"
-	@echo "  MLFLOW_TRACKING_URI=$(STORE) $(VENV)/bin/python -m skinml.predict models:/skinml-demo-mobilenetv2@champion IMAGE.jpg"
-	@echo "  the demo images' folder:    $(VENV)/bin/python -m skinml.data.prepare --data demo"
+	@echo "The run is in mlflow.db, all it made in runs/. Where to look next:"
+	@echo "  make ui        then open http://127.0.0.1:$(PORT), experiment skinml-demo, Training runs"
+	@echo "  ask the model about one of the generated pictures:"
+	@echo "    MLFLOW_TRACKING_URI=$(STORE) $(VENV)/bin/python -m skinml.predict \\"
+	@echo "      models:/skinml-demo-mobilenetv2@champion $$($(ENV) python -c \
+	  'from skinml.data.prepare import data_folder as f; print(min(f("demo").glob("*Test*/*.jpg")))')"
 
 test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
 	@$(ENV) python -m pytest -q $(ARGS)

@@ -39,12 +39,12 @@ def cached_array(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         pass  # Not there, or not readable: computed anew.
     array = compute()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-        np.save(file, array, allow_pickle=False)
-    temporary = Path(file.name)
-    digest = _digest(temporary)
-    checksum.unlink(missing_ok=True)
-    temporary.replace(path)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        complete = Path(temporary) / path.name
+        np.save(complete, array, allow_pickle=False)
+        digest = _digest(complete)
+        checksum.unlink(missing_ok=True)
+        complete.replace(path)
     checksum.write_text(digest)
     _drop_oldest(folder, path)
     return array
@@ -56,12 +56,16 @@ def _digest(path: Path) -> str:
 
 
 def _drop_oldest(folder: Path, keep: Path) -> None:
-    entries = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in entries)
-    for path in entries:
-        if total <= MAX_ARRAYS_BYTES:
-            return
-        if path != keep:
-            total -= path.stat().st_size
+    total = 0
+    for path in sorted(folder.glob("*.npy"), key=_last_use, reverse=True):
+        total += path.stat().st_size if path.exists() else 0
+        if total > MAX_ARRAYS_BYTES and path != keep:
             path.with_suffix(".sha256").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+
+
+def _last_use(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # Another process dropped it just now.
+        return 0.0

@@ -163,6 +163,8 @@ class Config:
         value, checks = getattr(self, option.name), option.metadata
         if checks["choices"] and value not in checks["choices"]:
             return f"{option.name}={value!r}: expected one of {', '.join(checks['choices'])}"
+        if option.type in (int | str, float | str) and isinstance(value, str) and value != AUTO:
+            return f"{option.name}={value!r}: expected a number or auto"
         if isinstance(value, float) and not math.isfinite(value):
             return f"{option.name}={value}: expected a finite number"
         if isinstance(value, int | float) and not checks["low"] <= value <= checks["high"]:
@@ -218,6 +220,7 @@ class Config:
             for option in fields(self)
             if option.metadata["decides"]
         }
+        decisive["dense_units"] = chosen.dense_widths
         if self.protocol == "challenge":
             for name in ("test_fraction", "validation_fraction", "split_seed"):
                 del decisive[name]
@@ -284,6 +287,10 @@ def config_from_strings(values: dict[str, str]) -> Config:
                 converted[option.name] = _convert(option, values[option.name])
             except UserError as error:
                 problems.append(str(error))
+    try:
+        config = Config(**converted)
+    except UserError as error:
+        problems.append(str(error))
     if problems:
         raise UserError("; ".join(problems))
-    return Config(**converted)
+    return config

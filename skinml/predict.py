@@ -10,11 +10,9 @@ import numpy as np
 
 from skinml.config import Parser
 from skinml.data.images import ImageProblem, decode_image
-from skinml.data.isic2017 import CLASSES
+from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.errors import UserError, run_command
 from skinml.progress import progress_bar
-
-NOTICE = "Research software, not for clinical use."
 
 
 def load(uri: str) -> Any:
@@ -67,11 +65,12 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
         writer.writerows({**answer, "notice": NOTICE} for answer in answers)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     demo = "skinml-demo-" in uri
     caption = NOTICE + (" Trained on generated demo images." if demo else "")
-    table = Table(title=uri, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=escape(uri), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("class")
     for name in CLASSES:
@@ -81,7 +80,8 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
             f"[bold]{answer[name]:.3f}[/]" if name == answer["label"] else f"{answer[name]:.3f}"
             for name in CLASSES
         ]
-        table.add_row(Path(answer["file"]).name, answer["label"].replace("_", " "), *scores)
+        name = escape(Path(answer["file"]).name)
+        table.add_row(name, answer["label"].replace("_", " "), *scores)
     Console(file=out).print(table)
 
 

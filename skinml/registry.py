@@ -11,7 +11,7 @@ import numpy as np
 
 from skinml.config import Parser
 from skinml.data.images import IMAGE_SIZE
-from skinml.data.isic2017 import CLASSES
+from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.errors import UserError, run_command
 from skinml.provenance import PACKAGE, model_requirements
 from skinml.tracking.folder import Description, RunFolder
@@ -32,8 +32,6 @@ _TAGGED_METRICS = (
     "test_keratosis_auc",
     "test_challenge_auc",
 )
-
-NOTICE = "Research software, not for clinical use."
 
 
 def model_name(description: Description, serving: bool = False) -> str:
@@ -103,15 +101,14 @@ def settle_champion(name: str, version: str) -> bool:
     Best by validation macro AUC among versions of the same data digest and split. A champion of
     another digest or split is never replaced silently: a line on stderr says how to do it.
     """
-    from mlflow import MlflowClient, MlflowException
+    from mlflow import MlflowClient
 
     client = MlflowClient()
-    new = client.get_model_version(name, version)
-    try:
-        champion = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
+    holder = client.get_registered_model(name).aliases.get(CHAMPION)
+    if holder is None:
         client.set_registered_model_alias(name, CHAMPION, version)
         return True
+    new, champion = (client.get_model_version(name, number) for number in (version, holder))
     different = [key for key in COMPARABLE if champion.tags.get(key) != new.tags.get(key)]
     if different:
         changes = ", ".join(
@@ -182,17 +179,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mlflow import MlflowClient, MlflowException
+    from mlflow import MlflowClient, MlflowException, get_registry_uri
 
-    if options.command == "list":
-        print(list_versions())
-        return 0
     try:
+        if options.command == "list":
+            print(list_versions())
+            return 0
         MlflowClient().set_registered_model_alias(options.name, CHAMPION, options.version)
     except MlflowException as error:
+        what = f"{options.name} {options.version}" if options.command == "promote" else "list"
         raise UserError(
-            f"{options.name} {options.version}: {str(error).splitlines()[0]}; `python -m "
-            "skinml.registry list` shows what there is"
+            f"{what}: {str(error).splitlines()[0]}; `python -m skinml.registry list` shows what "
+            f"there is at {get_registry_uri()} (MLFLOW_TRACKING_URI)"
         ) from None
     print(f"{options.name}@{CHAMPION} is now version {options.version}")
     return 0

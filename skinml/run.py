@@ -19,8 +19,8 @@ import numpy as np
 
 from skinml.backend import Device
 from skinml.config import Config, Parser, add_config_options, config_from_options
-from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS
-from skinml.data.prepare import describe, open_data
+from skinml.data.isic2017 import CLASSES, NOTICE, OFFICIAL_PARTS, PARTS
+from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
 from skinml.errors import run_command
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from skinml.models.classifier import Classifier
     from skinml.tracking.publish import Run
     from skinml.training import TrainingResult
-
-NOTICE = "Research software, not for clinical use."
 
 
 def score(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -159,15 +157,15 @@ def run(config: Config, offline: bool = False) -> RunFolder:
         f"{folder.path.name}",
         file=sys.stderr,
     )
-    if data.duplicates:
-        print(f"skinml: warning: {describe(data).partition('warning: ')[2]}", file=sys.stderr)
+    for line in duplicates_warning(data):
+        print(f"skinml: {line}", file=sys.stderr)
 
     with _tracked(description, offline) as tracked:
 
         def on_epoch(row: Row) -> None:
             folder.append_epoch(row)
             if tracked:
-                tracked.log_epochs([row])
+                _log_live(tracked, row)
             if not sys.stderr.isatty():
                 print(_epoch_line(row, resolved), file=sys.stderr, flush=True)
 
@@ -185,6 +183,22 @@ def run(config: Config, offline: bool = False) -> RunFolder:
             print(f"run {tracked.id}, model {uris['model']}, serving model {uris['serving']}")
     print(folder.read_text("note.md"))
     return folder
+
+
+def _log_live(tracked: "Run", row: Row) -> None:
+    """Show an epoch in MLflow as it ends; a server that fails does not stop the training.
+
+    The epoch is in the run folder already, and everything is logged again at the end.
+    """
+    from mlflow import MlflowException
+
+    try:
+        tracked.log_epochs([row])
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:200]
+        print(
+            f"skinml: warning: epoch {row['epoch']} waits in the folder: {reason}", file=sys.stderr
+        )
 
 
 @contextlib.contextmanager

@@ -15,9 +15,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from skinml.data.images import ImageProblem, decode_image
-from skinml.data.isic2017 import CLASSES
-
-NOTICE = "Research software, not for clinical use."
+from skinml.data.isic2017 import CLASSES, NOTICE
 
 # An original of ISIC 2017 has up to 7 MB.
 MAX_BYTES = 32 * 1024 * 1024

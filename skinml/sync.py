@@ -22,7 +22,8 @@ def publish(path: Path, register: bool = True) -> str:
     if marker.exists():
         return marker.read_text().strip()
     description = folder.read_description()
-    with open_run(description) as run:
+    # Without system metrics: this machine's load now is not the training's.
+    with open_run(description, system_metrics=False) as run:
         run.describe(description)
         run.log_epochs(folder.read_history())
         run.log_results(folder)

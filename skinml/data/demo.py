@@ -5,7 +5,6 @@ of the signs by which dermatologists tell the three classes apart. Everything th
 about the class (skin tone, light, hairs, vignette, size, place) is drawn the same way for all.
 """
 
-import argparse
 import csv
 import itertools
 import math
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from skinml.config import Parser
 from skinml.data.isic2017 import CLASSES, CSV_COLUMNS, OFFICIAL_PARTS, PARTS, OfficialPart
 from skinml.errors import UserError, run_command
 
@@ -541,7 +541,7 @@ def write_part(
 
 def main(argv: list[str] | None = None) -> int:
     """Generate a demo data set and print what was made; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m skinml.data.demo",
         description="Generate a demo data set in the layout of ISIC 2017 part 3.",
     )

@@ -11,7 +11,8 @@ from PIL import Image
 IMAGE_SIZE = 224
 
 # The largest original of ISIC 2017 has 30 million pixels; far beyond it lies a decompression bomb.
-MAX_PIXELS = 100_000_000
+# Just below the size at which Pillow itself begins to warn.
+MAX_PIXELS = 89_000_000
 
 _FORMATS = ("JPEG", "PNG")
 
@@ -36,6 +37,9 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
                 raise ImageProblem(
                     f"{image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,}"
                 )
+            # Pillow would drop the lower half of 16-bit samples without a word.
+            if ";16" in str(image.tile):
+                raise ImageProblem("16 bits a channel, expected 8; convert it to 8-bit RGB")
             image.draft("RGB" if image.mode == "RGB" else None, (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
             image.load()
             rgb = _as_rgb(image)
@@ -43,7 +47,7 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
         raise
     except Image.UnidentifiedImageError:
         raise ImageProblem("not a JPEG or PNG picture") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageProblem(f"more than the {MAX_PIXELS:,} pixels expected at most") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         # Pillow reports a broken file with any of these, and with the reason as the text.
@@ -54,12 +58,10 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     """The picture in RGB where the conversion loses nothing, else `ImageProblem`."""
-    if image.mode == "RGB":
-        return image
-    transparent = "transparency" in image.info
-    if image.mode in ("L", "1", "P") and not transparent:
+    plain = image.mode in ("RGB", "L", "1", "P")
+    if plain and "transparency" not in image.info:
         return image.convert("RGB")
-    if image.mode in ("RGBA", "LA", "P"):
+    if plain or image.mode in ("RGBA", "LA"):
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() == (255, 255):
             return rgba.convert("RGB")

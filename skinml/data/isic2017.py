@@ -20,6 +20,9 @@ CSV_COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
 LICENSE = "CC0-1.0"
 HOMEPAGE = "https://challenge.isic-archive.com/data/#2017"
 
+# Said wherever an answer or a figure of a model is shown.
+NOTICE = "Research software, not for clinical use."
+
 
 class OfficialPart(NamedTuple):
     """Where one official part of the data set lies, and what it must hold."""

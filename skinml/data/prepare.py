@@ -111,16 +111,22 @@ def open_data(data: str, data_dir: str = AUTO, jobs: int | None = None) -> Prepa
             f"${DATA_DIR_VARIABLE}), `python -m skinml.data.prepare` prepares them; to try skinml "
             "without them use data=demo"
         )
-    if not is_prepared(out):
+    if is_prepared(out):
+        _require_unchanged(folder, out)
+    else:
         print(f"skinml: preparing {folder} on first use", file=sys.stderr)
         prepare(folder, out, jobs)
-    elif read_source(out).get("fingerprint") != fingerprint(folder):
-        raise UserError(
-            f"the files in {folder} changed since they were prepared in {out}; run "
-            "`python -m skinml.data.prepare --force` with the same data and data_dir, or bring "
-            "the files back"
-        )
     return _checked(open_prepared(out), data)
+
+
+def _require_unchanged(folder: Path, out: Path) -> None:
+    """Raise `UserError` unless `out` was prepared from the files that are in `folder` now."""
+    if read_source(out).get("fingerprint") != fingerprint(folder):
+        raise UserError(
+            f"the files in {folder} are not those that {out} was prepared from: they changed; run "
+            "`python -m skinml.data.prepare --force` with the same data, data_dir and out to "
+            "prepare them again, or bring the files back"
+        )
 
 
 def _checked(prepared: PreparedSet, data: str) -> PreparedSet:
@@ -165,6 +171,7 @@ def _pictures(folder: Path) -> list[Path]:
         if path.suffix.lower() in _PICTURES
         and not path.stem.endswith("_superpixels")
         and not path.name.startswith(".")
+        and path.is_file()
     )
 
 
@@ -193,7 +200,7 @@ def read_official(folder: Path, problems: Problems) -> list[Source]:
             else:
                 problems.add("missing images", f"{official.image_folder}/{image_id}.jpg")
         if labels:
-            for image_id in pictures.keys() - labels.keys():
+            for image_id in sorted(pictures.keys() - labels.keys()):
                 problems.add(
                     "unexpected images (no line in the ground truth)",
                     f"{official.image_folder}/{pictures[image_id].name}",
@@ -259,8 +266,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
     if not sources:
         problems.add("empty set", f"no image with a label in {folder}")
         problems.raise_if_any(folder)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+    with _folder_beside(out, len(sources) * IMAGE_SIZE * IMAGE_SIZE * 3) as temporary:
         staging = Path(temporary) / out.name
         staging.mkdir()
         pixels = np.lib.format.open_memmap(
@@ -304,25 +310,51 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
     return open_prepared(out)
 
 
+def _folder_beside(out: Path, size: int) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder beside `out`; `UserError` where that or `size` bytes cannot be."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A memory-mapped file that outgrows the disk kills the process without a word.
+        free = shutil.disk_usage(out.parent).free
+        if free < size:
+            raise UserError(
+                f"out={out}: {free / 1e6:.0f} MB are free there, expected {size / 1e6:.0f} MB for "
+                "the prepared set; free some space or give another folder"
+            )
+        return tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise UserError(
+            f"out={out}: cannot be created ({error.strerror}), expected a path in a writable "
+            "folder; give another"
+        ) from None
+
+
 def describe(prepared: PreparedSet) -> str:
     """The counts of a prepared set and its duplicate images, for a person."""
     counts = prepared.part_counts(prepared.official_parts)
     lines = [f"{len(prepared)} images, data digest {prepared.digest}, in {prepared.folder}"]
+    if folder := read_source(prepared.folder).get("folder"):
+        lines.append(f"  prepared from {folder}")
     lines += [
         f"  {part:<10} " + ", ".join(f"{n} {name}" for name, n in counts[part].items())
         for part in PARTS
     ]
-    if prepared.duplicates:
-        lines.append(
-            f"warning: {len(prepared.duplicates)} groups of ids whose images are identical (the "
-            "paper protocol keeps each in one part):"
-        )
-        part_of = dict(zip(prepared.image_ids, prepared.official_parts, strict=True))
-        lines += [
+    return "\n".join([*lines, *duplicates_warning(prepared)])
+
+
+def duplicates_warning(prepared: PreparedSet) -> list[str]:
+    """Lines that name the ids whose images are identical; none where there are none."""
+    if not prepared.duplicates:
+        return []
+    part_of = dict(zip(prepared.image_ids, prepared.official_parts, strict=True))
+    return [
+        f"warning: {len(prepared.duplicates)} groups of ids whose images are identical (the paper "
+        "protocol keeps each in one part):",
+        *(
             "  " + " = ".join(f"{image_id} ({part_of[image_id]})" for image_id in group)
             for group in prepared.duplicates
-        ]
-    return "\n".join(lines)
+        ),
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -343,7 +375,7 @@ def main(argv: list[str] | None = None) -> int:
         "--force", action="store_true", help="prepare again what is already prepared"
     )
     options = parser.parse_args(argv)
-    if options.jobs != AUTO and not (options.jobs.isdigit() and int(options.jobs)):
+    if options.jobs != AUTO and not (options.jobs.isdecimal() and int(options.jobs)):
         raise UserError(f"jobs={options.jobs!r}: expected a whole number of at least 1, or auto")
     jobs = None if options.jobs == AUTO else int(options.jobs)
     print(describe(_prepare_as_asked(options, jobs)))
@@ -357,19 +389,16 @@ def _prepare_as_asked(options: argparse.Namespace, jobs: int | None) -> Prepared
     out = prepared_folder(options.data, folder)
     if options.out != AUTO:
         out = Path(options.out).expanduser().resolve()
-        if out.exists() and not is_prepared(out) and any(out.iterdir()):
+        if out.is_file() or (out.is_dir() and not is_prepared(out) and any(out.iterdir())):
             raise UserError(
                 f"out={out}: not empty and not a prepared set; expected a new folder, so that "
                 "nothing of yours is overwritten"
             )
-    if (
-        is_prepared(out)
-        and not options.force
-        and (read_source(out).get("fingerprint") == fingerprint(folder))
-    ):
-        return _checked(open_prepared(out), options.data)
     if options.data == "demo" and not folder.exists():
         demo.generate(folder)
+    if is_prepared(out) and not options.force:
+        _require_unchanged(folder, out)
+        return _checked(open_prepared(out), options.data)
     if not has_official_files(folder):
         raise UserError(
             f"data_dir={folder}: no official ISIC 2017 files there; expected folders such as "

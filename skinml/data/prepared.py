@@ -110,7 +110,7 @@ def open_prepared(folder: Path) -> PreparedSet:
         codes = np.array([CLASSES.index(label) for label in labels], dtype=np.int64)
         if not set(parts) <= set(PARTS):
             raise ValueError(f"parts {sorted(set(parts))}, expected {', '.join(PARTS)}")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # NumPy reports a damaged file in more ways than it documents.
         raise UserError(f"{folder}: not a usable prepared set ({error}); {remedy}") from None
     return PreparedSet(folder, images, ids, codes, parts, pixels)
 

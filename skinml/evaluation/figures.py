@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skinml.data.isic2017 import CLASSES
+from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.evaluation.metrics import CALIBRATION_BINS, evaluate
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import bootstrap_intervals
@@ -378,7 +378,7 @@ def _mistakes(data: FigureData) -> "Figure":
         )
     rows = -(-len(shown) // _MISTAKES_A_ROW)
     figure = _sheet(data, heading, _PAGE, 0.8 + 1.85 * max(rows, 1))
-    figure.supxlabel("Research software, not for clinical use", fontsize=7, color=_GREY)
+    figure.supxlabel(NOTICE, fontsize=7, color=_GREY)
     if not len(shown):
         _say(figure, "every image of this part got its true class")
         return figure

@@ -120,10 +120,11 @@ class RunFolder:
             return []
 
     def write_text(self, name: str, text: str) -> None:
-        (self.path / name).write_text(text)
+        # The drawn lines of Keras's summary do not fit every system's own encoding.
+        (self.path / name).write_text(text, encoding="utf-8")
 
     def read_text(self, name: str) -> str:
-        return (self.path / name).read_text()
+        return (self.path / name).read_text(encoding="utf-8")
 
     def finish(self) -> None:
         (self.path / FINISHED).touch()

@@ -1,8 +1,8 @@
 """A run folder → MLflow: the only module that writes to MLflow while a run goes on.
 
-Every write may be repeated: parameters that stand are left alone, and a metric's row (key, step,
-value, time) that is already there adds nothing. So a folder can be published as it grows, and
-once more in full.
+Parameters, curves and metrics may be written again: parameters that stand are left alone, and a
+metric's row (key, step, value, time) that is already there adds nothing. So a folder can be
+published as it grows, and once more in full.
 """
 
 import json
@@ -16,9 +16,6 @@ import numpy as np
 from skinml.errors import UserError
 from skinml.history import Row
 from skinml.tracking.folder import Description, RunFolder
-
-# What MLflow calls a run that nobody named, such as "dapper-crow-512": such a name we improve on.
-_GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,4}")
 
 _BATCH = 900  # metrics and parameters a request: MLflow takes at most 1,000 of them together.
 
@@ -54,7 +51,7 @@ class Run:
             if key not in run.data.params
         ]
         tags = dict(description.tags)
-        if _GENERATED_NAME.fullmatch(run.data.tags.get("mlflow.runName", "")):
+        if _is_generated(run.data.tags.get("mlflow.runName", "")):
             tags["mlflow.runName"] = description.name
         self._client.log_batch(
             self.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()]
@@ -107,16 +104,14 @@ class Run:
                 self._client.log_artifact(self.id, str(path))
         self._client.set_tag(self.id, "mlflow.note.content", folder.read_text("note.md"))
 
-    def finish(self, status: str, reason: str = "") -> None:
-        """Give the run its final status, with the reason in a tag where it is not FINISHED."""
-        if reason:
-            self._client.set_tag(self.id, "skinml.reason", reason[:500])
-        self._client.set_terminated(self.id, status)
+    def give_reason(self, reason: str) -> None:
+        """Say in a tag why the run did not finish."""
+        self._client.set_tag(self.id, "skinml.reason", reason[:500])
 
 
 @contextmanager
-def open_run(description: Description) -> Iterator[Run]:
-    """Open an MLflow run for the duration of a training, with system metrics.
+def open_run(description: Description, system_metrics: bool = True) -> Iterator[Run]:
+    """Open an MLflow run for the duration of a training, with the machine's load as metrics.
 
     Attaches to the run that `mlflow run` made ($MLFLOW_RUN_ID), else starts one, in the experiment
     of $MLFLOW_EXPERIMENT_NAME or "skinml" ("skinml-demo" for the demo set). Ends it as FINISHED,
@@ -131,8 +126,10 @@ def open_run(description: Description) -> Iterator[Run]:
         ):
             demo = description.tags["data"] == "demo"
             mlflow.set_experiment("skinml-demo" if demo else "skinml")
+            # MLflow has put the experiment into the environment: the next run chooses for itself.
+            os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         active = mlflow.start_run(
-            run_name=None if attached else description.name, log_system_metrics=True
+            run_name=None if attached else description.name, log_system_metrics=system_metrics
         )
     except mlflow.MlflowException as error:
         raise UserError(
@@ -140,14 +137,36 @@ def open_run(description: Description) -> Iterator[Run]:
             "a tracking server that answers (MLFLOW_TRACKING_URI); --offline trains without one"
         ) from None
     run = Run(active.info.run_id)
+    _open_as_model_training(active.info.experiment_id)
     try:
         yield run
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         mlflow.end_run("KILLED" if interrupted else "FAILED")
-        run.finish("KILLED" if interrupted else "FAILED", _first_line(error))
+        run.give_reason(_first_line(error))
         raise
     mlflow.end_run("FINISHED")
+
+
+def _open_as_model_training(experiment_id: str) -> None:
+    """Keep the experiment's pages out of the UI's layout for generative AI, its default."""
+    from mlflow import MlflowClient
+
+    kind = "mlflow.experimentKind"
+    client = MlflowClient()
+    if kind not in client.get_experiment(experiment_id).tags:
+        client.set_experiment_tag(experiment_id, kind, "custom_model_development")
+
+
+def _is_generated(name: str) -> bool:
+    """Whether MLflow made up the name, such as "dapper-crow-512": such a name we improve on.
+
+    By MLflow's own words, as a person may well call a run "final-model-2".
+    """
+    from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
+
+    words = re.fullmatch(r"([a-z]+)-([a-z]+)-\d{1,4}", name)
+    return bool(words and words[1] in _GENERATOR_PREDICATES and words[2] in _GENERATOR_NOUNS)
 
 
 def _first_line(error: BaseException) -> str:

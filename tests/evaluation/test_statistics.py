@@ -1,0 +1,96 @@
+"""The bootstrap: its draws, and that its intervals cover what they promise."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from skinml.evaluation import statistics
+from skinml.evaluation.metrics import HEADLINE, point_metrics
+from skinml.evaluation.predictions import Predictions
+from skinml.evaluation.statistics import CONFIDENCE, bootstrap_intervals, bootstrap_weights
+
+
+def _drawn(rng: np.random.Generator, counts: tuple[int, ...], strength: float = 1.5) -> Predictions:
+    labels = np.repeat(np.arange(3), counts)
+    logits = rng.normal(size=(len(labels), 3)) + strength * np.eye(3)[labels]
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Predictions(np.arange(len(labels)).astype(str), labels, scores)
+
+
+def test_each_resample_keeps_the_class_counts(rng: np.random.Generator) -> None:
+    labels = rng.permutation(np.repeat([0, 1, 2], [4, 1, 20]))
+    weights = bootstrap_weights(labels, 500)
+    assert weights.shape == (500, 25) and (weights == weights.round()).all() and weights.min() == 0
+    for label, count in enumerate((4, 1, 20)):
+        assert (weights[:, labels == label].sum(axis=1) == count).all()
+
+
+def test_each_image_is_drawn_as_often_as_any_other() -> None:
+    labels = np.repeat([0, 1], [5, 15])
+    weights = bootstrap_weights(labels, 20_000)
+    # The mean of 20,000 counts of variance below 1 is known to 0.007.
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.04)
+    np.testing.assert_allclose(weights.var(axis=0), np.repeat([4 / 5, 14 / 15], [5, 15]), atol=0.06)
+
+
+def test_the_seed_decides_the_resamples(rng: np.random.Generator) -> None:
+    labels = rng.integers(3, size=40)
+    np.testing.assert_array_equal(bootstrap_weights(labels, 9), bootstrap_weights(labels, 9))
+    assert (bootstrap_weights(labels, 9) != bootstrap_weights(labels, 9, seed=1)).any()
+
+
+def test_intervals_contain_the_value_and_shrink_with_more_images(rng: np.random.Generator) -> None:
+    few = _drawn(rng, (12, 40, 25))
+    many = Predictions(
+        np.tile(few.image_ids, 4), np.tile(few.labels, 4), np.tile(few.scores, (4, 1))
+    )
+    values, widths = point_metrics(few), []
+    for table in (few, many):
+        intervals = bootstrap_intervals(table)
+        assert tuple(intervals) == HEADLINE
+        assert all(low < values[name] < high for name, (low, high) in intervals.items())
+        widths.append([high - low for low, high in intervals.values()])
+    # Four times the same images: half the width.
+    np.testing.assert_allclose(np.divide(widths[0], widths[1]), 2, rtol=0.15)
+
+
+def test_the_same_table_has_the_same_intervals(rng: np.random.Generator) -> None:
+    table = _drawn(rng, (12, 40, 25))
+    assert bootstrap_intervals(table) == bootstrap_intervals(table)
+
+
+def test_an_undefined_metric_has_no_interval(rng: np.random.Generator) -> None:
+    intervals = bootstrap_intervals(_drawn(rng, (0, 20, 15)), resamples=50)
+    assert tuple(intervals) == ("accuracy", "precision_weighted", "f1_weighted", "keratosis_auc")
+
+
+def test_a_class_of_its_own_resamples_as_scipy_does(rng: np.random.Generator) -> None:
+    """With one class the strata are all images, and SciPy's percentile bootstrap the same thing."""
+    table = _drawn(rng, (0, 150, 0), strength=1.0)
+    low, high = bootstrap_intervals(table, ("accuracy",))["accuracy"]
+    expected = stats.bootstrap(
+        ((table.predicted == table.labels).astype(float),),
+        np.mean,
+        n_resamples=2000,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=rng,
+    ).confidence_interval
+    # One image of 150 is 0.0067: both ends agree to one image and a half.
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_intervals_cover_the_true_value_as_often_as_they_say(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 test parts of one population of known accuracy: 95 %, less what percentiles lack."""
+    truth = point_metrics(_drawn(rng, (25_000, 80_000, 45_000)))["accuracy"]
+    parts = [_drawn(rng, (25, 80, 45)) for _ in range(300)]
+    # All have the same labels, so the same resamples: draw them once.
+    weights = bootstrap_weights(parts[0].labels)
+    monkeypatch.setattr(statistics, "bootstrap_weights", lambda *_: weights)
+    covered = 0
+    for part in parts:
+        low, high = bootstrap_intervals(part, ("accuracy",))["accuracy"]
+        covered += low <= truth <= high
+    assert 0.90 <= covered / len(parts) <= 0.99

@@ -1,0 +1,105 @@
+"""Device, threads and backend: what is asked for is what one gets, or one clear line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skinml import backend
+from skinml.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+def in_a_process(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter of its own: the choice of a device is made once a process."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+GPU = """
+from skinml import backend
+from skinml.errors import run_command
+raise SystemExit(run_command(lambda: print(backend.configure("gpu"))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", backend.BACKENDS)
+def test_a_gpu_that_is_not_there_is_one_clear_line(framework: str) -> None:
+    # Hides the GPU of a machine that has one.
+    hidden = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    result = in_a_process(GPU, KERAS_BACKEND=framework, **hidden)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"skinml: error: device=gpu: {framework} finds no GPU")
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy", ""])
+def test_an_unknown_backend_is_refused_before_anything_is_imported(
+    monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", framework)
+    with pytest.raises(UserError, match="expected one of tensorflow, jax"):
+        backend.configure()
+
+
+@pytest.mark.parametrize(("framework", "extra"), [("tensorflow", "cpu or gpu"), ("jax", "jax")])
+def test_a_missing_framework_names_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, framework: str, extra: str
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", framework)
+    monkeypatch.setitem(sys.modules, framework, None)  # importing it now fails
+    with pytest.raises(UserError, match=f"{framework} is not installed; .* extra {extra}$"):
+        backend.configure()
+
+
+@pytest.fixture
+def affinity() -> Iterator[set[int]]:
+    """The cores of this process, which get restored."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system cannot limit the cores of a process")
+    cores = os.sched_getaffinity(0)
+    yield cores
+    os.sched_setaffinity(0, cores)
+
+
+def test_more_threads_than_cores_are_refused(affinity: set[int]) -> None:
+    with pytest.raises(UserError, match=f"at most the {len(affinity)} cores"):
+        backend.configure(threads=len(affinity) + 1)
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_threads_cannot_be_limited_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    with pytest.raises(UserError, match="threads=1: this system cannot limit them"):
+        backend.configure(threads=1)
+
+
+THREADS = """
+import os
+from skinml import backend
+device = backend.configure("cpu", 1)
+print(device.backend, device.kind, device.threads, len(os.sched_getaffinity(0)))
+"""
+
+
+def test_threads_bind_the_process_to_as_many_cores(affinity: set[int]) -> None:
+    # With JAX, which is imported faster; the limit is set before either.
+    result = in_a_process(THREADS, KERAS_BACKEND="jax")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["jax", "cpu", "1", "1"]
+
+
+def test_the_processor_has_a_name() -> None:
+    assert backend.cpu_name().strip() == backend.cpu_name() != ""

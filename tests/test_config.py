@@ -1,0 +1,275 @@
+"""What `Config` promises: every option explained, every mistake named, a digest of what decides."""
+
+import argparse
+import dataclasses
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from skinml.config import (
+    AUTO,
+    Config,
+    Parser,
+    add_config_options,
+    config_from_options,
+    config_from_strings,
+)
+from skinml.errors import UserError
+from skinml.models.backbones import BACKBONES
+
+FIELDS = {option.name: option for option in fields(Config)}
+INDECISIVE = {"data_dir", "output_dir", "register"}
+SPLIT = {"test_fraction", "validation_fraction", "split_seed"}
+
+
+def parse(*arguments: str) -> Config:
+    parser = Parser(prog="skinml")
+    add_config_options(parser)
+    return config_from_options(parser.parse_args(arguments))
+
+
+def another(name: str) -> Any:
+    """A valid value of a field that its resolved default differs from."""
+    default = getattr(Config().resolved(), name)
+    if choices := FIELDS[name].metadata["choices"]:
+        return next(choice for choice in choices if choice not in (default, AUTO))
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default + 1
+    if isinstance(default, float):
+        return default / 2
+    return {"dense_units": "128,64,32"}.get(name, default + "-other")
+
+
+def test_defaults_are_the_papers() -> None:
+    """ArXiv 2110.12270: section III and Table I."""
+    config = Config()
+    assert (config.batch_size, config.dropout) == (16, 0.2)
+    assert (config.protocol, config.test_fraction, config.validation_fraction) == (
+        "paper", 0.15, 0.20,
+    )  # fmt: skip
+    assert (config.data, config.weights) == ("isic2017", "imagenet")
+    resolved = config.resolved()
+    assert (resolved.epochs_frozen, resolved.epochs_finetune) == (50, 100)
+
+
+def test_no_option_at_all_is_the_default_config() -> None:
+    assert parse() == Config()
+
+
+def test_models_are_the_table_of_backbones() -> None:
+    assert FIELDS["model"].metadata["choices"] == tuple(BACKBONES)
+    for model in BACKBONES:
+        assert parse("--model", model).model == model
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_help_and_a_default_that_it_accepts(name: str) -> None:
+    option = FIELDS[name]
+    assert len(option.metadata["help"]) > 10
+    assert not option.metadata["choices"] or option.default in option.metadata["choices"]
+    # The default as --help prints it can be typed.
+    assert config_from_strings({name: str(option.default)}) == Config()
+
+
+def test_help_names_every_option_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in fields(Config):
+        assert f"--{option.name}" in text
+        assert f"(default: {option.default})" in text
+
+
+@pytest.mark.parametrize("spelling", ["--batch-size", "--batch_size"])
+def test_dash_and_underscore_are_one_option(spelling: str) -> None:
+    assert parse(spelling, "32") == Config(batch_size=32)
+    assert parse(f"{spelling}=32") == Config(batch_size=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("register", "False", False),
+        ("register", "true", True),
+        ("epochs_frozen", "3", 3),
+        ("epochs_frozen", "auto", AUTO),
+        ("learning_rate_finetune", "1e-3", 1e-3),
+        ("learning_rate_finetune", "auto", AUTO),
+        ("weight_decay", "0", 0.0),
+        ("weights", "none", "none"),
+    ],
+)
+def test_values_are_converted_to_the_type_of_their_field(name: str, text: str, value: Any) -> None:
+    converted = getattr(config_from_strings({name: text}), name)
+    assert (converted, type(converted)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("model", "resnet", "mobilenetv2"),
+        ("batch_size", "0", "at least 1"),
+        ("batch_size", "16.5", "whole number"),
+        ("batch_size", "auto", "whole number"),
+        ("test_fraction", "0", "at least 0.01 and at most 0.9"),
+        ("test_fraction", "nan", "finite"),
+        ("learning_rate_frozen", "inf", "finite"),
+        ("learning_rate_frozen", "0", "at least"),
+        ("learning_rate_finetune", "fast", "a number or auto"),
+        ("epochs_finetune", "-1", "at least 0"),
+        ("epochs_finetune", "many", "a whole number or auto"),
+        ("dropout", "1", "at most 0.95"),
+        ("dense_units", "256,128", "three widths"),
+        ("dense_units", "256,128,0", "three widths"),
+        ("dense_units", "a,b,c", "three widths"),
+        ("register", "yes", "true or false"),
+        ("seed", "-1", "at least 0"),
+    ],
+)
+def test_bad_value_is_named_with_what_was_expected(name: str, text: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(f"--{name}={text}")
+    message = str(caught.value)
+    assert message.startswith(f"{name}=")
+    assert text in message
+    assert f"expected {expected}" in message or expected in message.split("expected")[1]
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"model": "resnet", "batch_size": "0", "dropout": "2", "dense_units": "1", "seed": "-1"},
+        {"batch_size": "many", "dropout": "much", "register": "perhaps", "seed": "1.5"},
+    ],
+    ids=["out of range", "not converted"],
+)
+def test_all_bad_values_are_named_at_once_in_one_line(bad: dict[str, str]) -> None:
+    with pytest.raises(UserError) as caught:
+        config_from_strings(bad)
+    message = str(caught.value)
+    assert message.count("expected") == len(bad)
+    assert all(f"{name}=" in message for name in bad)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--colour", "red"], ["stray"], ["--batch_size"]],
+    ids=["unknown", "stray", "no value"],
+)
+def test_bad_command_line_is_one_line_and_no_exit(arguments: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert arguments[0].lstrip("-") in str(caught.value).replace("-", "_")
+    assert "skinml --help" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_resolved_from_pretrained_weights() -> None:
+    for weights in ("imagenet", "weights.h5"):
+        resolved = Config(weights=weights).resolved()
+        assert resolved.pretrained
+        assert (resolved.epochs_frozen, resolved.epochs_finetune) == (50, 100)
+        assert (resolved.learning_rate_finetune, resolved.batch_norm) == (1e-4, "frozen")
+
+
+def test_resolved_from_random_weights() -> None:
+    resolved = Config(weights="none").resolved()
+    assert not resolved.pretrained
+    assert (resolved.epochs_frozen, resolved.epochs_finetune) == (0, 150)
+    assert (resolved.learning_rate_finetune, resolved.batch_norm) == (1e-3, "trained")
+
+
+def test_resolved_keeps_what_was_given_and_leaves_no_auto_that_decides() -> None:
+    given = Config(epochs_frozen=3, batch_norm="trained", learning_rate_finetune=0.5)
+    resolved = given.resolved()
+    assert resolved == replace(given, epochs_finetune=100)
+    assert resolved.resolved() == resolved
+    # Where the data lie and where it is trained are not looked up here.
+    left = {name for name, value in resolved.as_dict().items() if value == AUTO}
+    assert left == {"data_dir", "device"}
+
+
+def test_no_epoch_at_all_is_refused() -> None:
+    for config in (
+        Config(epochs_frozen=0, epochs_finetune=0),
+        Config(weights="none", epochs_finetune=0),
+    ):
+        with pytest.raises(UserError, match="at least one epoch"):
+            config.resolved()
+
+
+def test_dense_widths() -> None:
+    assert Config(dense_units="32,16,8").dense_widths == [32, 16, 8]
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_digest_follows_exactly_the_fields_that_decide(name: str) -> None:
+    changed = replace(Config(), **{name: another(name)})
+    assert changed != Config()
+    assert (changed.digest() == Config().digest()) == (name in INDECISIVE)
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"protocol"}))
+def test_digest_ignores_the_split_under_challenge(name: str) -> None:
+    challenge = Config(protocol="challenge")
+    changed = replace(challenge, **{name: another(name)})
+    assert (changed.digest() == challenge.digest()) == (name in INDECISIVE | SPLIT)
+
+
+def test_digest_is_that_of_the_resolved_values() -> None:
+    assert Config().digest() == Config().resolved().digest()
+    assert Config(epochs_frozen=50, batch_norm="frozen").digest() == Config().digest()
+
+
+def test_digest_of_a_weights_file_is_that_of_its_content() -> None:
+    here, there = Config(weights="here/w.h5"), Config(weights="there/w.h5")
+    assert here.digest() != there.digest()
+    assert here.digest("abc") == there.digest("abc") != here.digest("abd")
+
+
+def test_digest_is_sixteen_hexadecimal_digits() -> None:
+    assert len(Config().digest()) == 16
+    int(Config().digest(), 16)
+
+
+def test_config_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1  # type: ignore[misc]
+
+
+def test_as_dict_makes_the_same_config_again() -> None:
+    config = Config(model="mobilenet", batch_size=64, epochs_frozen=1)
+    assert Config(**config.as_dict()) == config
+    assert config_from_strings({k: str(v) for k, v in config.as_dict().items()}) == config
+
+
+def test_other_options_of_a_parser_are_left_alone() -> None:
+    parser = Parser(prog="skinml")
+    parser.add_argument("--verbose", action="store_true")
+    add_config_options(parser)
+    options = parser.parse_args(["--verbose", "--seed", "3"])
+    assert isinstance(options, argparse.Namespace)
+    assert options.verbose
+    assert config_from_options(options) == Config(seed=3)
+
+
+def test_a_value_of_the_wrong_kind_does_not_hide_one_out_of_range() -> None:
+    with pytest.raises(UserError) as caught:
+        config_from_strings({"batch_size": "abc", "seed": "-1"})
+    assert "batch_size='abc'" in str(caught.value)
+    assert "seed=-1" in str(caught.value)
+
+
+def test_text_other_than_auto_is_refused_where_a_number_or_auto_is_expected() -> None:
+    with pytest.raises(UserError, match="epochs_frozen='abc': expected a number or auto"):
+        Config(epochs_frozen="abc")
+
+
+def test_spaces_in_dense_units_make_no_other_configuration() -> None:
+    assert Config(dense_units="256, 128,64").digest() == Config().digest()

@@ -1,0 +1,152 @@
+"""Answers for picture files: every form says what it is, and no file stops the others."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from skinml import predict
+from skinml.data.images import decode_image
+from skinml.data.isic2017 import CLASSES
+from skinml.errors import UserError
+from skinml.predict import predict_files, write_answers
+
+URI = "models:/skinml-demo-tiny@champion"
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A network of twelve weights that looks at the mean colour alone."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.GlobalAveragePooling2D()]
+    dense = keras.layers.Dense(3, activation="softmax")
+    return keras.Sequential([keras.Input((224, 224, 3), dtype="uint8"), *layers, dense])
+
+
+@pytest.fixture
+def pictures(toy_files: Path) -> list[Path]:
+    return sorted(toy_files.rglob("*.jpg"))[:2]
+
+
+@pytest.fixture
+def broken(tmp_path: Path, pictures: list[Path]) -> dict[str, Path]:
+    """Files that are no usable picture, by what is wrong with them."""
+    paths = {
+        "text": tmp_path / "text.jpg",
+        "truncated": tmp_path / "truncated.jpg",
+        "missing": tmp_path / "missing.jpg",
+        "folder": tmp_path / "folder.jpg",
+    }
+    paths["text"].write_text("not a picture")
+    paths["truncated"].write_bytes(pictures[0].read_bytes()[:1500])
+    paths["folder"].mkdir()
+    return paths
+
+
+def written(answers: list[dict[str, Any]], form: str) -> str:
+    out = io.StringIO()
+    write_answers(answers, form, URI, out)
+    return out.getvalue()
+
+
+def test_an_answer_has_the_label_and_the_score_of_each_class(
+    model: keras.Model, pictures: list[Path]
+) -> None:
+    for answer, path in zip(predict_files(model, pictures), pictures, strict=True):
+        expected = model.predict_on_batch(decode_image(path.read_bytes())[None])[0]
+        assert answer["file"] == str(path)
+        assert answer["label"] == CLASSES[int(np.argmax(expected))]
+        assert [answer[name] for name in CLASSES] == pytest.approx(expected.tolist())
+
+
+def test_unreadable_files_are_answered_with_the_reason_and_stop_nobody(
+    model: keras.Model, pictures: list[Path], broken: dict[str, Path]
+) -> None:
+    paths = [*broken.values(), *pictures]
+    answers = predict_files(model, paths)
+    assert [answer["file"] for answer in answers] == [str(path) for path in paths]
+    reasons = [answer["error"] for answer in answers[:4]]
+    assert reasons[0] == "not a JPEG or PNG picture"
+    assert reasons[1].startswith("unreadable or truncated: ")
+    assert reasons[2] == "No such file or directory"
+    assert reasons[3] == "Is a directory"
+    assert all("label" not in answer for answer in answers[:4])
+    assert all("error" not in answer and answer["label"] for answer in answers[4:])
+
+
+def test_json_is_one_document_with_a_notice(model: keras.Model, pictures: list[Path]) -> None:
+    answers = predict_files(model, pictures)
+    document = json.loads(written(answers, "json"))
+    assert document["model"] == URI
+    assert "not for clinical use" in document["notice"]
+    assert document["predictions"] == answers
+
+
+def test_csv_has_one_row_a_file_each_with_the_notice(
+    model: keras.Model, pictures: list[Path], broken: dict[str, Path]
+) -> None:
+    answers = predict_files(model, [broken["text"], *pictures])
+    rows = list(csv.DictReader(io.StringIO(written(answers, "csv"))))
+    assert list(rows[0]) == ["file", "label", *CLASSES, "error", "notice"]
+    assert [row["file"] for row in rows] == [answer["file"] for answer in answers]
+    assert all("not for clinical use" in row["notice"] for row in rows)
+    assert rows[0]["error"] == "not a JPEG or PNG picture"
+    assert rows[0]["label"] == rows[0]["melanoma"] == ""
+    assert float(rows[1]["melanoma"]) == answers[1]["melanoma"]
+
+
+def test_the_table_shows_scores_and_says_what_they_are(
+    model: keras.Model, pictures: list[Path]
+) -> None:
+    answers = predict_files(model, pictures)
+    text = " ".join(written(answers, "table").split())
+    assert URI in text
+    assert "not for clinical use" in text
+    assert "generated demo images" in text
+    for answer in answers:
+        assert Path(answer["file"]).stem in re.sub(r"[^\w.]", "", text)
+        assert f"{answer['melanoma']:.3f}" in text
+
+
+def test_a_file_s_name_is_not_taken_for_markup(
+    model: keras.Model, pictures: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "[red]lesion[x].jpg"
+    path.write_bytes(pictures[0].read_bytes())
+    assert "[red]lesion[x].jpg" in written(predict_files(model, [path]), "table")
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_the_command_names_unreadable_files_and_exits_with_one(
+    model: keras.Model,
+    pictures: list[Path],
+    broken: dict[str, Path],
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(predict, "load", lambda uri: model)
+    arguments = [URI, str(broken["text"]), str(pictures[0]), "--format", form]
+    assert predict.main(arguments) == 1
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line == f"skinml: {broken['text']}: not a JPEG or PNG picture"
+    assert "not for clinical use" in captured.out
+    assert pictures[0].stem in captured.out
+    assert predict.main([URI, str(pictures[0]), "--format", form]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("uri", [URI, "models:/nothing/1", "runs:/0123/model", "no/such/folder"])
+def test_a_uri_that_leads_nowhere_is_one_line(uri: str) -> None:
+    with pytest.raises(UserError) as caught:
+        predict.load(uri)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{uri}: cannot load this model from sqlite:///")

@@ -1,0 +1,156 @@
+"""Registered models: their names, and who is the champion."""
+
+import contextlib
+
+import pytest
+from mlflow import MlflowClient, MlflowException
+
+from skinml.errors import run_command
+from skinml.registry import CHAMPION, main, model_name, settle_champion
+from skinml.tracking.folder import Description
+
+NAME = "skinml-mobilenetv2"
+TAGS = {"data_digest": "0123", "split": "challenge", "test_accuracy": "0.7500"}
+
+
+def _version(store: MlflowClient, auc: str | None, name: str = NAME, **changed: str) -> str:
+    """Register one more version, settle the champion as `log_models` does; returns its number."""
+    with contextlib.suppress(MlflowException):  # there already
+        store.create_registered_model(name)
+    tags = TAGS | changed | ({"val_auc_macro": auc} if auc else {})
+    version = store.create_model_version(name, source="file:///nowhere", tags=tags).version
+    settle_champion(name, version)
+    return str(version)
+
+
+def _champion(store: MlflowClient, name: str = NAME) -> str:
+    return str(store.get_model_version_by_alias(name, CHAMPION).version)
+
+
+@pytest.mark.parametrize(
+    ("data", "serving", "expected"),
+    [
+        ("isic2017", False, "skinml-nasnetmobile"),
+        ("isic2017", True, "skinml-nasnetmobile-serving"),
+        ("demo", False, "skinml-demo-nasnetmobile"),
+        ("demo", True, "skinml-demo-nasnetmobile-serving"),
+    ],
+)
+def test_generated_data_has_models_of_its_own(data: str, serving: bool, expected: str) -> None:
+    description = Description("", {}, {"data": data, "model": "nasnetmobile"}, {})
+    assert model_name(description, serving) == expected
+
+
+def test_the_best_comparable_version_is_the_champion(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champions = []
+    for auc in ("0.8000", "0.8200", "0.8200", "0.8100", None, "0.9999", "1.0000"):
+        _version(store, auc)
+        champions.append(_champion(store))
+    # Better takes over; equal, worse and unmeasured do not.
+    assert champions == ["1", "2", "2", "2", "2", "6", "7"]
+    assert capsys.readouterr().err == ""
+
+
+def test_settling_says_whether_it_took_over(store: MlflowClient) -> None:
+    store.create_registered_model(NAME)
+    answers = []
+    for auc in ("0.8", "0.7", "0.9"):
+        tags = TAGS | {"val_auc_macro": auc}
+        version = store.create_model_version(NAME, source="file:///nowhere", tags=tags).version
+        answers.append(settle_champion(NAME, version))
+    assert answers == [True, False, True]
+
+
+def test_any_measured_version_is_better_than_an_unmeasured_one(store: MlflowClient) -> None:
+    _version(store, None)
+    assert _champion(store) == "1"
+    _version(store, "0.5000")
+    assert _champion(store) == "2"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data_digest", "4567"), ("split", "paper test=0.15 val=0.2 seed=0")]
+)
+def test_another_test_never_takes_over_and_says_how(
+    key: str, value: str, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _version(store, "0.8000")
+    other = _version(store, "0.9900", **{key: value})
+    assert _champion(store) == "1"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{key} {TAGS[key]} there, {value} here" in line
+    assert f"python -m skinml.registry promote {NAME} {other}" in line
+    # The command that it names works, and what is comparable from then on is the other test.
+    assert main(["promote", NAME, other]) == 0
+    assert _champion(store) == other
+    assert f"{NAME}@{CHAMPION} is now version {other}" in capsys.readouterr().out
+    better = _version(store, "0.9910", **{key: value})
+    assert _champion(store) == better
+
+
+def test_after_the_champion_is_deleted_the_next_version_takes_over(store: MlflowClient) -> None:
+    first = _version(store, "0.9000")
+    store.delete_model_version(NAME, first)
+    second = _version(store, "0.5000")
+    assert _champion(store) == second != first
+
+
+def test_a_registry_that_fails_does_not_depose_the_champion(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a registry that says so has no champion: an error is not that answer."""
+    _version(store, "0.9000")
+    with monkeypatch.context() as patch:
+
+        def fail(self: MlflowClient, *_: object) -> None:
+            raise MlflowException("too busy")
+
+        patch.setattr(MlflowClient, "get_model_version_by_alias", fail)
+        patch.setattr(MlflowClient, "get_registered_model", fail)
+        with pytest.raises(MlflowException, match="too busy"):
+            _version(store, "0.1000")
+    assert _champion(store) == "1"
+
+
+def test_list_shows_every_version_and_the_champion(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out == "no model of skinml is registered here\n"
+    _version(store, "0.8000")
+    _version(store, "0.7000")
+    _version(store, None, name="skinml-demo-mobilenet", split="paper")
+    _version(store, "0.9000", name="somebody-elses")
+    assert main(["list"]) == 0
+    tail = "test_accuracy 0.7500, split challenge, data 0123"
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "skinml-demo-mobilenet 1 champion: val_auc_macro ?, test_accuracy 0.7500, split paper, "
+        "data 0123",
+        f"{NAME} 1 champion: val_auc_macro 0.8000, {tail}",
+        f"{NAME} 2: val_auc_macro 0.7000, {tail}",
+    ]
+
+
+@pytest.mark.parametrize(("name", "version"), [("nothing", "1"), (NAME, "9"), (NAME, "latest")])
+def test_promoting_what_is_not_there_is_an_error_of_one_line(
+    name: str, version: str, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _version(store, "0.8000")
+    assert run_command(lambda: main(["promote", name, version])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"skinml: error: {name} {version}: ")
+    assert "python -m skinml.registry list" in line
+    assert _champion(store) == "1"
+
+
+@pytest.mark.parametrize("command", [["list"], ["promote", NAME, "1"]])
+def test_a_server_that_does_not_answer_is_an_error_of_one_line(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert run_command(lambda: main(command)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "127.0.0.1" in line

@@ -1,0 +1,464 @@
+"""One whole run, from pictures to a registered model, and what may never be in it."""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skinml.config import Config
+from skinml.data.images import decode_image
+from skinml.data.isic2017 import CLASSES
+from skinml.data.prepare import open_data
+from skinml.data.protocols import assign_parts
+from skinml.evaluation.figures import FIGURES
+from skinml.evaluation.metrics import HEADLINE, METRICS, point_metrics
+from skinml.evaluation.predictions import read_predictions
+from skinml.run import run
+from skinml.tracking.folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+# What a clock measured: the same command gives other values.
+MEASURED = {"latency_ms", "latency_ms_q25", "latency_ms_q75", "training_seconds"}
+
+COST = {
+    "parameters_millions",
+    "model_size_mb",
+    "published_parameters_millions",
+    "published_size_mb",
+    "frozen_backbone_images",
+    "best_epoch",
+    *MEASURED,
+}
+
+
+def toy_config(toy_files: Path, **options: Any) -> Config:
+    values: dict[str, Any] = {
+        "model": "tiny",
+        "data": "demo",
+        "data_dir": str(toy_files),
+        "protocol": "challenge",
+        "weights": "none",
+        "dense_units": "16,8,8",
+        "batch_size": 8,
+        "epochs_frozen": 2,
+        "epochs_finetune": 2,
+        "learning_rate_finetune": 0.01,
+        "device": "cpu",
+    }
+    return Config(**values | options)
+
+
+@contextmanager
+def surroundings(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """What `own_surroundings` does, for longer than a test."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("SKINML_CACHE_DIR", str(folder / "cache"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+            # Set first, so that what MLflow sets meanwhile is undone as well.
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        monkeypatch.chdir(folder)
+        yield monkeypatch
+
+
+@dataclass
+class Finished:
+    """A finished run and where it was tracked."""
+
+    folder: RunFolder
+    config: Config
+    store: Path
+    rows_read: set[int]
+
+    @property
+    def id(self) -> str:
+        return (self.folder.path / "mlflow_run_id").read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_backbone: str, toy_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """One run, tracked in a SQLite store; the rows of the set that its training read."""
+    from skinml import training
+
+    store = tmp_path_factory.mktemp("run")
+    config = toy_config(toy_files)
+    rows_read: set[int] = set()
+
+    class Watched:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        def __getitem__(self, rows: Any) -> np.ndarray:
+            rows_read.update(np.arange(len(self.array))[rows].ravel().tolist())
+            return self.array[rows]
+
+    original = training.train
+
+    def watched(classifier: Any, config: Config, data: Any, *others: Any) -> Any:
+        data = replace(data, images=Watched(data.images), labels=Watched(data.labels))
+        return original(classifier, config, data, *others)
+
+    with surroundings(store) as monkeypatch:
+        monkeypatch.setattr(training, "train", watched)
+        folder = run(config)
+    return Finished(folder, config, store, rows_read)
+
+
+@pytest.fixture(scope="module")
+def repeated(
+    finished: Finished, toy_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    """The same command again, without MLflow: it cannot be imported."""
+    with surroundings(tmp_path_factory.mktemp("repeated")) as monkeypatch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "mlflow"]:
+            monkeypatch.setitem(sys.modules, name, None)
+        return run(finished.config, offline=True)
+
+
+@pytest.fixture
+def client(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow's client for the store of the finished run."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.store}/mlflow.db")
+    monkeypatch.chdir(finished.store)
+    return MlflowClient()
+
+
+# The run folder
+
+
+def test_the_run_folder_is_complete(finished: Finished) -> None:
+    names = {
+        p.relative_to(finished.folder.path).as_posix() for p in finished.folder.path.rglob("*")
+    }
+    assert names == {
+        "run.json",
+        "history.csv",
+        "predictions_validation.csv",
+        "predictions_test.csv",
+        "metrics.json",
+        "figures",
+        *(f"figures/{name}.{form}" for name in FIGURES for form in ("png", "pdf")),
+        "classification_report.txt",
+        "model_summary.txt",
+        "note.md",
+        "model.keras",
+        "mlflow_run_id",
+        "FINISHED",
+    }
+
+
+def test_every_text_for_a_person_says_that_it_is_not_for_clinical_use(finished: Finished) -> None:
+    for name in ("classification_report.txt", "note.md"):
+        assert "not for clinical use" in finished.folder.read_text(name)
+    assert "say nothing about skin lesions" in finished.folder.read_text("note.md")
+
+
+def test_the_predictions_are_of_the_parts_images_and_give_the_metrics(
+    finished: Finished, toy_files: Path
+) -> None:
+    metrics = finished.folder.read_metrics()
+    data = open_data("demo", str(toy_files))
+    for part, prefix in (("validation", "val"), ("test", "test")):
+        table = read_predictions(finished.folder.predictions(part))
+        of_part = data.official_parts == part
+        assert table.image_ids.tolist() == data.image_ids[of_part].tolist()
+        assert table.labels.tolist() == data.labels[of_part].tolist()
+        np.testing.assert_allclose(table.scores.sum(axis=1), 1, atol=1e-6)
+        for name, value in point_metrics(table).items():
+            assert metrics[f"{prefix}_{name}"] == pytest.approx(value, abs=1e-8, nan_ok=True)
+
+
+def test_every_headline_metric_lies_within_its_interval(finished: Finished) -> None:
+    metrics = finished.folder.read_metrics()
+    for prefix in ("val", "test"):
+        for name in HEADLINE:
+            low, value, high = (
+                metrics[f"{prefix}_{name}{end}"] for end in ("_ci_low", "", "_ci_high")
+            )
+            assert low <= value <= high, f"{prefix}_{name}"
+
+
+def test_the_cost_of_the_network_is_measured(finished: Finished) -> None:
+    metrics = finished.folder.read_metrics()
+    assert set(metrics) >= COST
+    assert metrics["model_size_mb"] == finished.folder.model.stat().st_size / 1e6
+    # Convolution, normalisation and four dense layers.
+    expected = (147 * 8 + 8) + 4 * 8 + (8 * 16 + 16) + (16 * 8 + 8) + (8 * 8 + 8) + (8 * 3 + 3)
+    assert metrics["parameters_millions"] == expected / 1e6
+    assert 0 < metrics["latency_ms_q25"] <= metrics["latency_ms"] <= metrics["latency_ms_q75"]
+
+
+# What training may see
+
+
+def test_nothing_of_the_test_part_reaches_training(finished: Finished, toy_files: Path) -> None:
+    data = open_data("demo", str(toy_files))
+    parts = assign_parts(data, "challenge")
+    assert finished.rows_read == set(np.flatnonzero(parts != "test").tolist())
+
+
+# Repeatability
+
+
+def test_the_same_command_gives_the_same_scores_to_the_last_digit(
+    finished: Finished, repeated: RunFolder
+) -> None:
+    for part in ("validation", "test"):
+        first = finished.folder.predictions(part).read_bytes()
+        assert repeated.predictions(part).read_bytes() == first
+
+
+def test_the_same_command_gives_the_same_metrics_to_the_last_digit(
+    finished: Finished, repeated: RunFolder
+) -> None:
+    first, second = (
+        {
+            name: value
+            for name, value in folder.read_metrics().items()
+            # The file's size holds compressed time stamps.
+            if name not in MEASURED | {"model_size_mb"}
+        }
+        for folder in (finished.folder, repeated)
+    )
+    assert second.keys() == first.keys()
+    np.testing.assert_equal(second, first)
+
+
+def test_the_same_command_gives_the_same_figures(finished: Finished, repeated: RunFolder) -> None:
+    for name in FIGURES:
+        first = (finished.folder.figures / f"{name}.png").read_bytes()
+        assert (repeated.figures / f"{name}.png").read_bytes() == first, name
+
+
+# In MLflow
+
+
+def test_the_run_is_finished_with_every_parameter(finished: Finished, client: Any) -> None:
+    tracked = client.get_run(finished.id)
+    assert tracked.info.status == "FINISHED"
+    assert client.get_experiment(tracked.info.experiment_id).name == "skinml-demo"
+    params = tracked.data.params
+    for option in fields(Config):
+        assert params[option.name] == str(getattr(finished.config, option.name))
+    assert params["effective_batch_norm"] == "trained"
+    for name in ("code_digest", "config_digest", "data_digest", "version_keras", "device_name"):
+        assert params[name]
+    assert tracked.data.tags["model"] == "tiny"
+    assert tracked.data.tags["demo"] == "true"
+    assert tracked.data.tags["challenge_score"] == "unofficial"
+    assert "not for clinical use" in tracked.data.tags["mlflow.note.content"]
+    [dataset] = tracked.inputs.dataset_inputs
+    assert dataset.dataset.digest == params["data_digest"]
+
+
+def test_the_run_has_every_metric_of_both_parts(finished: Finished, client: Any) -> None:
+    metrics = finished.folder.read_metrics()
+    names = {f"{prefix}_{name}" for prefix in ("val", "test") for name in METRICS}
+    names |= {
+        f"{prefix}_{name}_ci_{end}"
+        for prefix in ("val", "test")
+        for name in HEADLINE
+        for end in ("low", "high")
+    }
+    assert set(metrics) == names | COST
+    tracked = client.get_run(finished.id).data.metrics
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    assert len(finite) > 0.9 * len(metrics)
+    assert {name: tracked.get(name) for name in finite} == finite
+
+
+def test_the_run_has_its_curves(finished: Finished, client: Any) -> None:
+    for name in ("train_loss", "val_loss", "val_auc_macro", "learning_rate"):
+        points = client.get_metric_history(finished.id, f"epoch/{name}")
+        rows = finished.folder.read_history()
+        # Logged as they came and once more at the end: still one point an epoch.
+        assert [(p.step, p.value) for p in points] == [(r["epoch"], r[name]) for r in rows]
+
+
+def test_the_run_has_every_figure_as_file_and_as_image(finished: Finished, client: Any) -> None:
+    files = {item.path for item in client.list_artifacts(finished.id, "figures")}
+    assert files == {f"figures/{name}.{form}" for name in FIGURES for form in ("png", "pdf")}
+    images = {item.path for item in client.list_artifacts(finished.id, "images")}
+    for name in FIGURES:
+        # What the image grid of MLflow's page reads.
+        assert any(re.match(rf"images/{name}[%+]step[%+]0[%+].*\.png$", path) for path in images), (
+            name
+        )
+
+
+def test_the_tracked_files_are_those_of_the_folder(
+    finished: Finished, client: Any, tmp_path: Path
+) -> None:
+    for name in (
+        "predictions_validation.csv",
+        "predictions_test.csv",
+        "history.csv",
+        "run.json",
+        "metrics.json",
+        "classification_report.txt",
+        "model_summary.txt",
+    ):
+        path = Path(client.download_artifacts(finished.id, name, str(tmp_path)))
+        assert path.read_bytes() == (finished.folder.path / name).read_bytes()
+
+
+# The models
+
+
+NAMES = ("skinml-demo-tiny", "skinml-demo-tiny-serving")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_is_registered_as_champion_with_its_figures(
+    finished: Finished, client: Any, name: str
+) -> None:
+    version = client.get_model_version_by_alias(name, "champion")
+    assert str(version.version) == "1"
+    metrics = finished.folder.read_metrics()
+    assert version.tags["val_auc_macro"] == f"{metrics['val_auc_macro']:.4f}"
+    assert version.tags["test_accuracy"] == f"{metrics['test_accuracy']:.4f}"
+    assert version.tags["split"] == "challenge"
+    assert version.tags["data"] == "demo"
+    assert "not for clinical use" in version.tags["notice"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_holds_no_pickle_and_pins_what_it_needs(
+    client: Any, finished: Finished, name: str, tmp_path: Path
+) -> None:
+    import mlflow
+
+    folder = Path(
+        mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=str(tmp_path))
+    )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".keras" for path in files)
+    for path in files:
+        assert path.suffix not in (".pkl", ".pickle", ".joblib"), path
+        # A pickle of protocol 2 or later begins so, whatever it is called.
+        assert not re.match(rb"\x80[\x02-\x05]", path.read_bytes()[:2]), path
+    assert ".pkl" not in (folder / "MLmodel").read_text()
+    requirements = (folder / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("keras==") for line in requirements)
+    for line in requirements:
+        assert re.fullmatch(r"[\w.\[\],-]+==[\w.]+", line), line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_names_no_file_of_the_machine_that_trained_it(
+    client: Any, finished: Finished, name: str, tmp_path: Path
+) -> None:
+    import mlflow
+
+    folder = Path(
+        mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=str(tmp_path))
+    )
+    assert not list(folder.rglob("__pycache__"))
+    if name == "skinml-demo-tiny":
+        assert not list(folder.rglob("code"))
+
+
+def test_the_keras_file_has_no_optimizer(finished: Finished, tmp_path: Path) -> None:
+    import zipfile
+
+    import h5py
+
+    with zipfile.ZipFile(finished.folder.model) as archive:
+        assert json.loads(archive.read("config.json")).get("compile_config") in (None, {})
+        archive.extract("model.weights.h5", tmp_path)
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        assert "optimizer" not in file
+
+
+def test_the_keras_model_gives_the_scores_of_the_table(
+    finished: Finished, client: Any, toy_files: Path
+) -> None:
+    import mlflow
+
+    model = mlflow.keras.load_model("models:/skinml-demo-tiny@champion")
+    table = read_predictions(finished.folder.predictions("test"))
+    data = open_data("demo", str(toy_files))
+    pixels = np.asarray(data.images[np.isin(data.image_ids, table.image_ids)])
+    np.testing.assert_array_equal(model.predict_on_batch(pixels), table.scores.astype(np.float32))
+
+
+def picture_files(toy_files: Path, image_ids: np.ndarray) -> list[Path]:
+    by_name = {path.stem: path for path in toy_files.rglob("*.jpg")}
+    return [by_name[name] for name in image_ids]
+
+
+def test_the_serving_model_gives_the_scores_of_the_table(
+    finished: Finished, client: Any, toy_files: Path
+) -> None:
+    import base64
+
+    import mlflow
+    import pandas as pd
+
+    model = mlflow.pyfunc.load_model("models:/skinml-demo-tiny-serving@champion")
+    table = read_predictions(finished.folder.predictions("test"))
+    files = picture_files(toy_files, table.image_ids)
+    answer = model.predict(
+        pd.DataFrame({"image": [base64.b64encode(path.read_bytes()).decode() for path in files]})
+    )
+    assert list(answer.columns) == ["label", *CLASSES, "notice"]
+    # One image at a time here, sixteen there: the same but for the order of additions.
+    np.testing.assert_allclose(answer[list(CLASSES)].to_numpy(), table.scores, atol=1e-6)
+    assert answer["label"].tolist() == [CLASSES[index] for index in table.predicted]
+    assert set(answer["notice"]) == {"Research software, not for clinical use."}
+
+
+def test_predict_answers_from_the_registry(
+    finished: Finished, client: Any, toy_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from skinml import predict
+
+    table = read_predictions(finished.folder.predictions("test"))
+    [path] = picture_files(toy_files, table.image_ids[:1])
+    code = predict.main(["models:/skinml-demo-tiny@champion", str(path), "--format", "json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    [answer] = json.loads(captured.out)["predictions"]
+    assert [answer[name] for name in CLASSES] == pytest.approx(table.scores[0].tolist(), abs=1e-6)
+    assert decode_image(path.read_bytes()).shape == (224, 224, 3)
+
+
+# Without MLflow
+
+
+def test_an_offline_run_does_not_need_mlflow(repeated: RunFolder) -> None:
+    assert repeated.finished
+    assert not (repeated.path / "mlflow_run_id").exists()
+
+
+def test_an_offline_run_is_published_later_as_if_it_had_been_tracked(
+    finished: Finished, repeated: RunFolder, client: Any
+) -> None:
+    from skinml.sync import publish
+
+    run_id = publish(repeated.path)
+    assert publish(repeated.path) == run_id, "published twice"
+    first, second = client.get_run(finished.id), client.get_run(run_id)
+    assert second.info.status == "FINISHED"
+    assert second.data.params == first.data.params
+    assert second.info.experiment_id == first.info.experiment_id
+    system = {name for run in (first, second) for name in run.data.metrics if "system/" in name}
+    assert second.data.metrics.keys() - system == first.data.metrics.keys() - system
+    # No better than the first: the champion stays.
+    for name in NAMES:
+        assert len(client.search_model_versions(f"name = '{name}'")) == 2
+        assert str(client.get_model_version_by_alias(name, "champion").version) == "1"

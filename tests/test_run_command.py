@@ -1,0 +1,199 @@
+"""`python -m skinml.run` and `mlflow run .` as a user starts them, each in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skinml.data import demo
+
+ROOT = Path(__file__).parent.parent
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs a command in an empty folder, from where skinml can be imported."""
+
+    def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            env=environment(**variables),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+
+    return command
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of the tests, with this interpreter's commands and skinml found first."""
+    merged = {**os.environ, **variables}
+    merged["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", "")])
+    paths = [variables.get("PYTHONPATH", ""), str(ROOT)]
+    merged["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return merged
+
+
+def experiment_runs() -> list[tuple[str, str]]:
+    """Status and name of every run in the tests' tracking store."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return [(run.info.status, run.info.run_name) for run in runs]
+
+
+# A mistake is one line, before anything is made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_size", "abc"], "batch_size='abc': expected a whole number"),
+        (["--batch_size", "0"], "batch_size=0: expected at least 1"),
+        (["--model", "resnet"], "model='resnet': expected one of"),
+        (["--dropout", "nan"], "dropout=nan: expected a finite number"),
+        (["--no_such_option", "1"], "unrecognized arguments: --no_such_option 1"),
+        (["--data", "demo", "--weights", "missing.weights.h5"], "weights='missing.weights.h5'"),
+        (["--weights", "none", "--data_dir", "nowhere"], "data=isic2017: neither a prepared set"),
+        (["--weights", "none"], "data=isic2017: neither a prepared set"),
+        (["--epochs_frozen", "0", "--epochs_finetune", "0"], "expected at least one epoch"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    command: Command, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    before = set(tmp_path.iterdir())
+    result = command("skinml.run", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("skinml: error: ")
+    assert message in line
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_wrong_device_leaves_no_folder_and_no_run(
+    command: Command, tmp_path: Path, toy_files: Path
+) -> None:
+    arguments = ["--data", "demo", "--data_dir", str(toy_files), "--weights", "none"]
+    result = command("skinml.run", *arguments, "--threads", "100000")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("skinml: error: threads=100000: expected")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_help_names_every_parameter_with_its_default(command: Command) -> None:
+    result = command("skinml.run", "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--batch_size" in result.stdout
+    assert "not for clinical use" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_project_run_ends_it_as_failed(command: Command) -> None:
+    options = ["--env-manager", "local", "-P", "batch_size=abc"]
+    result = command("mlflow", "run", str(ROOT), *options)
+    assert result.returncode != 0
+    assert "skinml: error: batch_size='abc'" in result.stderr
+    [(status, _)] = experiment_runs()
+    assert status == "FAILED"
+
+
+# Stopped from outside
+
+TINY_RUN = """
+import importlib.util, sys
+import pytest
+
+spec = importlib.util.spec_from_file_location("tests_conftest", sys.argv.pop(1))
+conftest = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(conftest)
+conftest.add_tiny_backbone(pytest.MonkeyPatch())
+
+from skinml.errors import run_command
+from skinml.run import main
+sys.exit(run_command(main))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+def test_sigterm_during_training_ends_the_run_as_killed(tmp_path: Path, toy_files: Path) -> None:
+    script = tmp_path / "tiny_run.py"
+    script.write_text(TINY_RUN)
+    arguments = ["--data", "demo", "--data_dir", str(toy_files), "--model", "tiny"]
+    arguments += ["--protocol", "challenge", "--weights", "none", "--epochs_finetune", "1000000"]
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(ROOT / "tests/conftest.py"), *arguments],
+            env=environment(),
+            cwd=tmp_path,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        patience = time.monotonic() + 240
+        while "epoch 3/" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < patience, log.read_text()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    assert experiment_runs() == [("KILLED", "tiny-16-seed0")]
+    [folder] = (tmp_path / "runs").iterdir()
+    assert len((folder / "history.csv").read_text().splitlines()) >= 4
+    assert not (folder / "FINISHED").exists()
+
+
+# The other backend
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "mlflow"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_jax_needs_neither_tensorflow_nor_mlflow(command: Command, tmp_path: Path) -> None:
+    blocker = tmp_path / "blocker"
+    blocker.mkdir()
+    (blocker / "sitecustomize.py").write_text(BLOCKED)
+    files = tmp_path / "few"
+    demo.generate(files, counts={"train": 6, "validation": 3, "test": 3}, size=(48, 36))
+    result = command(
+        "skinml.run",
+        *("--offline", "--data", "demo", "--data_dir", str(files), "--protocol", "challenge"),
+        *("--model", "mobilenetv3small", "--weights", "none", "--epochs_finetune", "1"),
+        *("--batch_size", "6", "--device", "cpu"),
+        KERAS_BACKEND="jax",
+        PYTHONPATH=str(blocker),
+    )
+    assert result.returncode == 0, result.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    assert (folder / "FINISHED").is_file()
+    assert '"keras_backend": "jax"' in (folder / "run.json").read_text()

@@ -1,0 +1,173 @@
+"""The serving model behind MLflow's real server: what it answers, and what it refuses."""
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skinml.config import Config
+from skinml.data.isic2017 import CLASSES
+from skinml.run import run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="the server is stopped by its process group"),
+]
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def post(port: int, body: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_backbone: str, toy_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """The port of a server of the champion that one run with a tiny network registered."""
+    store = tmp_path_factory.mktemp("serving")
+    port = free_port()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("SKINML_CACHE_DIR", str(store / "cache"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        monkeypatch.chdir(store)
+        run(
+            Config(
+                model=tiny_backbone,
+                data="demo",
+                data_dir=str(toy_files),
+                protocol="challenge",
+                weights="none",
+                epochs_finetune=1,
+                device="cpu",
+            )
+        )
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        # The model brings its own copy of the package: the checkout stays out of sight.
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        log = store / "server.log"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "mlflow", "models", "serve"),
+                    *("-m", "models:/skinml-demo-tiny-serving@champion"),
+                    *("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)),
+                ],
+                env={**variables, "PATH": path},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+    try:
+        patience = time.monotonic() + 240
+        while not healthy(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < patience, log.read_text()
+            time.sleep(0.5)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def picture(toy_files: Path) -> bytes:
+    return min(toy_files.rglob("*.jpg")).read_bytes()
+
+
+def split(*rows: object, column: str = "image") -> str:
+    """The body of a request with one picture a row."""
+    return json.dumps({"dataframe_split": {"columns": [column], "data": [[row] for row in rows]}})
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def test_a_picture_gets_a_label_scores_and_a_notice(server: int, picture: bytes) -> None:
+    status, body = post(server, split(encoded(picture), encoded(picture)))
+    assert status == 200, body
+    answers: list[dict[str, Any]] = json.loads(body)["predictions"]
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    assert list(answers[0]) == ["label", *CLASSES, "notice"]
+    scores = {name: answers[0][name] for name in CLASSES}
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+    assert answers[0]["label"] == max(scores, key=lambda name: scores[name])
+    assert answers[0]["notice"] == "Research software, not for clinical use."
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("not base64", "image 0: not base64"),
+        ("no picture", "image 0: not a JPEG or PNG picture"),
+        ("truncated", "image 0: unreadable or truncated"),
+        ("empty text", "image 0: not a JPEG or PNG picture"),
+        ("second row", "image 1: not a JPEG or PNG picture"),
+        ("no row", "no image in the request"),
+        ("wrong column", "image"),
+        ("number", "image"),
+        ("null", "image"),
+        ("no JSON", "JSON"),
+        ("no table", "dataframe_split"),
+    ],
+)
+def test_garbage_is_refused_with_the_reason_and_the_server_lives_on(
+    server: int, picture: bytes, kind: str, reason: str
+) -> None:
+    body = {
+        "not base64": split("§§§ no base64 §§§"),
+        "no picture": split(encoded(b"no picture at all")),
+        "truncated": split(encoded(picture[:1500])),
+        "empty text": split(""),
+        "second row": split(encoded(picture), encoded(b"no picture")),
+        "no row": split(),
+        "wrong column": split(encoded(picture), column="photo"),
+        "number": split(7),
+        "null": split(None),
+        "no JSON": "{this is no JSON",
+        "no table": "{}",
+    }[kind]
+    status, answer = post(server, body)
+    assert 400 <= status < 500, f"{status}: {answer}"
+    assert reason in answer
+    assert "Traceback" not in json.loads(answer)["message"]
+    assert healthy(server)
+    assert post(server, split(encoded(picture)))[0] == 200

@@ -1,0 +1,402 @@
+"""The two steps of training, on a network of a few hundred parameters."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from skinml import backend, training
+from skinml.config import Config
+from skinml.data.prepared import PreparedSet
+from skinml.history import Row
+from skinml.models.classifier import Classifier, build_classifier
+from skinml.run import score
+from skinml.training import TrainingData, TrainingResult, train
+
+MEASURED = ("seconds", "images_per_second", "time")
+
+
+@dataclass
+class Trained:
+    """A finished training, and the network's weights as they were before it."""
+
+    classifier: Classifier
+    config: Config
+    data: TrainingData
+    result: TrainingResult
+    before: dict[str, np.ndarray]
+    told: list[Row]
+
+    @property
+    def after(self) -> dict[str, np.ndarray]:
+        return weights_of(self.classifier)
+
+    def changed(self) -> set[str]:
+        """The names of the weights that the training changed."""
+        return {
+            name
+            for name, value in self.after.items()
+            if not np.array_equal(value, self.before[name])
+        }
+
+    def column(self, name: str) -> list[float]:
+        return [float(row[name]) for row in self.result.history]
+
+    def facts(self) -> list[Row]:
+        """The history without what is measured with a clock."""
+        return [
+            {key: value for key, value in row.items() if key not in MEASURED}
+            for row in self.result.history
+        ]
+
+
+def weights_of(classifier: Classifier) -> dict[str, np.ndarray]:
+    """Every weight by its part and name: tiny/conv/kernel, head/dense_1/bias and so on."""
+    return {
+        f"{part.name}/{layer.name}/{weight.name}": keras.ops.convert_to_numpy(weight)
+        for part in (classifier.backbone, classifier.head)
+        for layer in part.layers
+        for weight in layer.weights
+        if "dropout" not in layer.name
+    }
+
+
+Fit = Callable[..., Trained]
+
+STATISTICS = {"moving_mean", "moving_variance"}
+
+
+def of_backbone(names: set[str]) -> set[str]:
+    return {name.rsplit("/", 1)[-1] for name in names if name.startswith("tiny/")}
+
+
+@pytest.fixture
+def fit(tiny_backbone: str, toy_set: PreparedSet) -> Iterator[Fit]:
+    """Trains a fresh tiny network on the toy set's official parts with the given options."""
+
+    def fit(
+        digest: str = "", prepare: Callable[[Classifier], object] | None = None, **options: Any
+    ) -> Trained:
+        values: dict[str, Any] = {
+            "model": tiny_backbone,
+            "weights": "none",
+            "batch_size": 8,
+            "dense_units": "16,8,8",
+            "epochs_frozen": 0,
+            "epochs_finetune": 2,
+        }
+        config = Config(**values | options).resolved()
+        backend.configure("cpu", 0, config.seed)
+        classifier = build_classifier(config, 3)
+        if prepare:
+            prepare(classifier)
+        parts = toy_set.official_parts
+        data = TrainingData(
+            toy_set.images,
+            toy_set.labels,
+            np.flatnonzero(parts == "train"),
+            np.flatnonzero(parts == "validation"),
+            digest,
+        )
+        before = weights_of(classifier)
+        told: list[Row] = []
+        result = train(classifier, config, data, score, told.append)
+        return Trained(classifier, config, data, result, before, told)
+
+    yield fit
+    keras.backend.clear_session()
+
+
+# What each step may change
+
+
+def test_frozen_batch_norm_keeps_statistics_scale_and_shift(fit: Fit) -> None:
+    trained = fit(batch_norm="frozen", learning_rate_finetune=0.01)
+    assert of_backbone(trained.changed()) == {"kernel", "bias"}
+
+
+def test_trained_batch_norm_changes_statistics_scale_and_shift(fit: Fit) -> None:
+    trained = fit(batch_norm="trained", learning_rate_finetune=0.01)
+    changed = of_backbone(trained.changed())
+    # The bias before a normalisation has no gradient but rounding: it may move or stay.
+    assert changed | {"bias"} == {"kernel", "bias", "gamma", "beta", *STATISTICS}
+
+
+def test_the_frozen_step_trains_the_head_and_nothing_else(fit: Fit) -> None:
+    trained = fit(epochs_frozen=3, epochs_finetune=0, batch_norm="trained", monitor="loss")
+    head = {name for name in trained.before if name.startswith("head/")}
+    assert len(head) == 8
+    assert trained.changed() <= head
+    assert len(trained.changed()) >= 4  # a unit that never fires has no gradient
+
+
+def test_either_step_may_be_left_out(fit: Fit) -> None:
+    def steps(**options: int) -> list[float | str]:
+        return [row["step"] for row in fit(**options).result.history]
+
+    assert steps(epochs_frozen=0, epochs_finetune=2) == ["finetune"] * 2
+    assert steps(epochs_frozen=2, epochs_finetune=0) == ["frozen"] * 2
+
+
+def test_training_leaves_no_optimizer_in_the_network(fit: Fit) -> None:
+    trained = fit(epochs_frozen=1, epochs_finetune=1)
+    assert not trained.classifier.model.compiled
+    assert getattr(trained.classifier.model, "optimizer", None) is None
+
+
+# The cost of the frozen step
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 20])
+def test_an_image_passes_the_frozen_backbone_at_most_eight_times(fit: Fit, epochs: int) -> None:
+    passes: Counter[bytes] = Counter()
+
+    def count(classifier: Classifier) -> None:
+        forward = classifier.features.predict_on_batch
+
+        def counting(pixels: np.ndarray) -> np.ndarray:
+            # The sorted pixels are the same for all eight symmetric views of an image.
+            passes.update(np.sort(image, axis=None).tobytes() for image in pixels)
+            return forward(pixels)
+
+        classifier.features.predict_on_batch = counting
+
+    trained = fit(prepare=count, epochs_frozen=epochs, epochs_finetune=0)
+    assert len(passes) == 24 + 9
+    assert max(passes.values()) <= min(8, epochs)
+    assert sum(times > 1 for times in passes.values()) <= 24, "validation images need one pass"
+    assert trained.result.backbone_images == sum(passes.values())
+
+
+def test_without_augmentation_one_pass_is_enough(fit: Fit) -> None:
+    trained = fit(epochs_frozen=3, epochs_finetune=0, augmentation="none")
+    assert trained.result.backbone_images == 24 + 9
+
+
+def test_features_are_computed_once_and_kept(fit: Fit) -> None:
+    options: dict[str, Any] = {"epochs_frozen": 2, "epochs_finetune": 1}
+    first, second = fit("a set", **options), fit("a set", **options)
+    assert first.result.backbone_images > 0
+    assert second.result.backbone_images == 0
+    assert second.facts() == first.facts()
+    np.testing.assert_equal(second.after, first.after)
+
+
+@pytest.mark.parametrize("change", [{"digest": "another set"}, {"seed": 1}, {"pooling": "2x2"}])
+def test_features_of_something_else_are_not_taken_from_the_cache(
+    fit: Fit, change: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"digest": "a set", "epochs_frozen": 1, "epochs_finetune": 0}
+    fit(**options)
+    assert fit(**options | change).result.backbone_images > 0
+
+
+# What is reported, and what is kept
+
+
+def test_the_history_is_complete_and_numbered_through_both_steps(fit: Fit) -> None:
+    trained = fit(epochs_frozen=2, epochs_finetune=3, batch_size=5)
+    history = trained.result.history
+    assert trained.told == history
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in history] == ["frozen"] * 2 + ["finetune"] * 3
+    measures = [f"{part}_{name}" for part in ("train", "val") for name in
+                ("loss", "accuracy", "auc_macro")]  # fmt: skip
+    for row in history:
+        assert list(row) == ["epoch", "step", *measures, "learning_rate", *MEASURED]
+        values = [float(row[name]) for name in (*measures, "learning_rate", *MEASURED)]
+        assert np.isfinite(values).all()
+        assert float(row["images_per_second"]) == pytest.approx(24 / float(row["seconds"]))
+    times = trained.column("time")
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("monitor", ["auc_macro", "accuracy", "loss"])
+@pytest.mark.parametrize("steps", [(0, 5), (5, 0), (3, 3)])
+def test_the_network_ends_as_it_was_in_its_best_epoch(
+    fit: Fit, monitor: str, steps: tuple[int, int]
+) -> None:
+    frozen, finetune = steps
+    trained = fit(
+        epochs_frozen=frozen,
+        epochs_finetune=finetune,
+        monitor=monitor,
+        # Steps so large that the last epoch is hardly ever the best.
+        learning_rate_frozen=0.05,
+        learning_rate_finetune=0.05,
+        learning_rate_schedule="constant",
+    )
+    values = trained.column(f"val_{monitor}")
+    best = min(values) if monitor == "loss" else max(values)
+    assert trained.result.best_epoch == 1 + values.index(best)  # the earlier one in a tie
+    data = trained.data
+    scores = trained.classifier.model.predict_on_batch(data.images[data.validation])
+    row = trained.result.history[trained.result.best_epoch - 1]
+    for name, value in score(data.labels[data.validation], scores).items():
+        assert value == pytest.approx(float(row[f"val_{name}"]), abs=1e-5)
+
+
+def test_fine_tuning_starts_from_the_best_frozen_epoch(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_start = []
+
+    def spy(classifier: Classifier, batch_norm: str) -> None:
+        at_start.append(weights_of(classifier))
+
+    monkeypatch.setattr(training, "unfreeze", spy)
+    options: dict[str, Any] = {
+        "epochs_frozen": 6,
+        "learning_rate_frozen": 0.1,
+        "learning_rate_schedule": "constant",
+    }
+    frozen_alone = fit(epochs_finetune=0, **options)
+    assert frozen_alone.result.best_epoch < 6, "choose a seed whose last epoch is not the best"
+    fit(epochs_finetune=1, **options)
+    np.testing.assert_equal(at_start[0], frozen_alone.after)
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs_finetune": 20}, {"epochs_frozen": 30, "epochs_finetune": 0}]
+)
+def test_the_training_loss_falls(fit: Fit, options: dict[str, Any]) -> None:
+    trained = fit(
+        learning_rate_frozen=0.01,
+        learning_rate_finetune=0.01,
+        dropout=0.0,
+        augmentation="none",
+        **options,
+    )
+    losses = trained.column("train_loss")
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+
+
+# Repeatability
+
+
+BOTH_STEPS: dict[str, Any] = {"epochs_frozen": 2, "epochs_finetune": 2, "batch_norm": "trained"}
+
+
+def test_the_same_seed_gives_the_same_bits(fit: Fit) -> None:
+    first, second = fit(**BOTH_STEPS), fit(**BOTH_STEPS)
+    assert first.facts() == second.facts()
+    np.testing.assert_equal(first.after, second.after)
+
+
+def test_another_seed_gives_another_network(fit: Fit) -> None:
+    first, second = fit(**BOTH_STEPS), fit(seed=1, **BOTH_STEPS)
+    assert first.facts() != second.facts()
+    assert not np.array_equal(first.after["tiny/conv/kernel"], second.after["tiny/conv/kernel"])
+
+
+def test_dropout_of_an_epoch_depends_on_seed_and_epoch_alone(fit: Fit) -> None:
+    head = fit(dropout=0.5).classifier.head
+    inputs = np.ones((4, 8), np.float32)
+
+    def scores(seed: int, epoch: int) -> np.ndarray:
+        training._seed_dropout(head, seed, epoch)
+        return keras.ops.convert_to_numpy(head(inputs, training=True))
+
+    first = scores(3, 7)
+    assert len(np.unique(first, axis=0)) > 1, "dropout is off"
+    for _ in range(3):
+        head(inputs, training=True)
+    np.testing.assert_array_equal(scores(3, 7), first)
+    assert not np.array_equal(scores(3, 8), first)
+    assert not np.array_equal(scores(4, 7), first)
+
+
+# Options
+
+
+def test_balanced_class_weights_change_the_result(fit: Fit) -> None:
+    plain, balanced = fit(), fit(class_weights="balanced")
+    assert plain.facts() != balanced.facts()
+
+
+def test_balanced_class_weights_give_each_class_the_same_say(fit: Fit) -> None:
+    trained = fit(epochs_frozen=1, epochs_finetune=0, class_weights="balanced")
+    weights = training._class_weights(trained.config, trained.data)
+    labels = trained.data.labels[trained.data.train]
+    by_class = [weights[labels[labels == k]].sum() for k in range(3)]
+    np.testing.assert_allclose(by_class, 24 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_every_optimizer_and_schedule_trains(fit: Fit, optimizer: str, schedule: str) -> None:
+    trained = fit(optimizer=optimizer, learning_rate_schedule=schedule, epochs_finetune=1)
+    assert {"kernel"} <= of_backbone(trained.changed())
+    assert np.isfinite(trained.column("train_loss")).all()
+
+
+def test_weight_decay_belongs_to_adamw_and_spares_biases_and_normalisation(fit: Fit) -> None:
+    def decayed(decay: float, optimizer: str) -> dict[str, np.ndarray]:
+        return fit(epochs_finetune=1, optimizer=optimizer, weight_decay=decay).after
+
+    without, with_decay = decayed(0, "adamw"), decayed(1, "adamw")
+    kernels = [name for name in without if name.endswith("/kernel")]
+    assert len(kernels) == 5
+    for name in kernels:
+        assert np.abs(with_decay[name]).sum() < np.abs(without[name]).sum()
+    np.testing.assert_equal(decayed(0, "adam"), decayed(1, "adam"))
+    optimizer = training._optimizer(Config(weight_decay=1.0), 0.1, 10)
+    variables = [
+        keras.Variable(np.ones(2, np.float32), name=name)
+        for name in ("kernel", "bias", "gamma", "beta")
+    ]
+    optimizer.build(variables)
+    optimizer.apply_gradients([(keras.ops.zeros(2), variable) for variable in variables])
+    decayed_names = {v.name for v in variables if float(v[0]) < 1}
+    assert decayed_names == {"kernel"}
+
+
+def test_the_cosine_schedule_warms_up_and_decays_without_reaching_zero(fit: Fit) -> None:
+    peak = 0.01
+    # 3 updates an epoch, 120 in all: the first 6, two epochs, warm up.
+    rates = np.array(fit(epochs_finetune=40, learning_rate_finetune=peak).column("learning_rate"))
+    assert (rates > 0).all()
+    assert rates[0] < rates[1] < peak
+    assert rates.max() == pytest.approx(peak, rel=0.02)
+    assert (np.diff(rates[2:]) < 0).all()
+    assert rates[-1] < peak / 100
+
+
+def test_the_constant_schedule_stays_at_the_peak_of_each_step(fit: Fit) -> None:
+    trained = fit(
+        epochs_frozen=2,
+        epochs_finetune=2,
+        learning_rate_frozen=0.01,
+        learning_rate_finetune=0.001,
+        learning_rate_schedule="constant",
+    )
+    assert trained.column("learning_rate") == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_every_training_image_is_seen_once_an_epoch_and_no_other(fit: Fit) -> None:
+    seen: list[np.ndarray] = []
+
+    class Watched(np.ndarray):
+        def __getitem__(self, rows: Any) -> Any:
+            if isinstance(rows, np.ndarray):
+                seen.append(rows)
+            return super().__getitem__(rows)
+
+    trained = fit(epochs_finetune=1)
+    data = trained.data
+    watched = TrainingData(data.images.view(Watched), data.labels, data.train, data.validation)
+    train(trained.classifier, trained.config, watched, score, lambda row: None)
+    rows = np.sort(np.concatenate(seen))
+    np.testing.assert_array_equal(rows, np.sort(np.r_[data.train, data.validation]))
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best_epoch() -> None:
+    best = training._Best("loss")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    for epoch, value in enumerate([np.nan, 2.0, np.nan, 3.0, np.inf], start=1):
+        best.offer({"epoch": epoch, "val_loss": value}, model)
+    assert best.epoch == 2
