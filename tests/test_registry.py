@@ -18,7 +18,7 @@ def _version(store: MlflowClient, auc: str | None, name: str = NAME, **changed: 
     with contextlib.suppress(MlflowException):  # there already
         store.create_registered_model(name)
     tags = TAGS | changed | ({"val_auc_macro": auc} if auc else {})
-    version = store.create_model_version(name, source="file:///nowhere", tags=tags).version
+    version = store.create_model_version(name, source="runs:/nowhere/model", tags=tags).version
     settle_champion(name, version)
     return str(version)
 
@@ -58,7 +58,7 @@ def test_settling_says_whether_it_took_over(store: MlflowClient) -> None:
     answers = []
     for auc in ("0.8", "0.7", "0.9"):
         tags = TAGS | {"val_auc_macro": auc}
-        version = store.create_model_version(NAME, source="file:///nowhere", tags=tags).version
+        version = store.create_model_version(NAME, source="runs:/nowhere/model", tags=tags).version
         answers.append(settle_champion(NAME, version))
     assert answers == [True, False, True]
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from skinml.data.isic2017 import CLASSES
+from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.evaluation.figures import _STYLE, FIGURES, FigureData, draw_figures
 from skinml.evaluation.metrics import CALIBRATION_BINS, point_metrics
 from skinml.evaluation.predictions import Predictions
@@ -343,4 +343,4 @@ def test_no_mistakes_ask_for_no_images(draw: Callable[..., Figure]) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_mistakes_carry_the_warning(case: str, draw: Callable[..., Figure]) -> None:
     footer = draw("mistakes", CASES[case]).get_supxlabel()
-    assert footer == "Research software, not for clinical use"
+    assert footer == NOTICE
