@@ -65,12 +65,12 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
         writer.writerows({**answer, "notice": NOTICE} for answer in answers)
         return
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     demo = "skinml-demo-" in uri
     caption = NOTICE + (" Trained on generated demo images." if demo else "")
-    table = Table(title=escape(uri), caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=Text(uri), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("class")
     for name in CLASSES:
@@ -80,8 +80,8 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
             f"[bold]{answer[name]:.3f}[/]" if name == answer["label"] else f"{answer[name]:.3f}"
             for name in CLASSES
         ]
-        name = escape(Path(answer["file"]).name)
-        table.add_row(name, answer["label"].replace("_", " "), *scores)
+        file = Text(Path(answer["file"]).name)
+        table.add_row(file, answer["label"].replace("_", " "), *scores)
     Console(file=out).print(table)
 
 

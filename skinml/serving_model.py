@@ -4,7 +4,6 @@ MLflow copies this file and the package beside the model, and runs it where the 
 """
 
 import base64
-import binascii
 from typing import Any
 
 import numpy as np
@@ -54,9 +53,11 @@ def _decode(number: int, text: object) -> np.ndarray:
     if len(text) > MAX_BYTES * 4 // 3 + 4:
         raise _refusal(f"image {number}: larger than {MAX_BYTES // 2**20} MB")
     try:
-        return decode_image(base64.b64decode(text, validate=True))
-    except binascii.Error as error:
+        content = base64.b64decode(text, validate=True)
+    except ValueError as error:
         raise _refusal(f"image {number}: not base64 ({error})") from None
+    try:
+        return decode_image(content)
     except ImageProblem as problem:
         raise _refusal(f"image {number}: {problem}") from None
 
