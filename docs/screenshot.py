@@ -46,6 +46,9 @@ def main(run_id: str, out: str, tab: str = "") -> None:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
             page.goto(f"{address}/#/experiments/{run.info.experiment_id}/runs/{run_id}/{tab}")
             page.get_by_text(run.info.run_name).first.wait_for(timeout=90_000)
+            close = page.get_by_role("button", name="Close")
+            if close.count():
+                close.first.click()
             page.wait_for_timeout(8_000)
             page.screenshot(path=out)
             browser.close()

@@ -1,5 +1,6 @@
 """A backbone with the paper's head on top: raw pixels in, one score a class out."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +86,11 @@ def _backbone(config: Config) -> keras.Model:
 
 def _load_weights(backbone: keras.Model, path: Path, model: str) -> None:
     try:
-        backbone.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns of what it cannot place, and leaves those layers at random.
+            warnings.simplefilter("error", UserWarning)
+            backbone.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"weights={path}: does not fit {model} without top at 224×224 ({reason}); expected "

@@ -207,7 +207,8 @@ def test_a_saved_network_gives_the_same_scores(tmp_path: Path, pixels: np.ndarra
     classifier = build_classifier(Config(model="mobilenetv3small", weights="none"), 3)
     # Random features are so small that any head would answer a third three times.
     weights = classifier.head.get_weights()
-    classifier.head.set_weights([1e3 * weights[0], *weights[1:]])
+    scale = 10 / np.ptp(call(classifier.features, pixels), axis=0).max()
+    classifier.head.set_weights([scale * weights[0], *weights[1:]])
     scores = call(classifier.model, pixels)
     assert np.ptp(scores) > 0.01
     path = tmp_path / "model.keras"
