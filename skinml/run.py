@@ -83,11 +83,8 @@ def describe_run(
         if getattr(resolved, option.name) != getattr(config, option.name)
     }
     counts = data.part_counts(parts)
-    across = sum(
-        len({str(parts[index]) for index in np.flatnonzero(data.groups == group)}) > 1
-        for group in np.unique(data.groups)
-        if np.sum(data.groups == group) > 1
-    )
+    part_of = dict(zip(data.image_ids, parts, strict=True))
+    across = sum(len({part_of[image_id] for image_id in group}) > 1 for group in data.duplicates)
     params = (
         given
         | effective
