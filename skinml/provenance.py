@@ -20,6 +20,7 @@ RESULT_MODULES = (
     "evaluation/predict.py",
     "models/backbones.py",
     "models/classifier.py",
+    "models/inference.py",
     "training.py",
 )
 

@@ -327,7 +327,7 @@ def _note(config: Config, description: Description, metrics: dict[str, float]) -
     lines += [
         "",
         f"The AUCs of the challenge are {description.tags['challenge_score']} here. The intervals "
-        "are over test images alone (stratified bootstrap, 2,000 resamples); other seeds move the "
+        "are over test images alone (bootstrap, 2,000 resamples); other seeds move the "
         "figures too. Kept epoch: "
         f"{metrics['best_epoch']:.0f} (best validation {config.monitor}). "
         f"{metrics['parameters_millions']:.2f} M parameters, {metrics['latency_ms']:.0f} ms an "

@@ -22,10 +22,8 @@ from skinml.config import Config
 from skinml.data.pipeline import SYMMETRIES, plan_epoch, prefetch, slices, transform
 from skinml.history import Row
 from skinml.models.classifier import Classifier, unfreeze
+from skinml.models.inference import INFERENCE_BATCH, infer
 from skinml.progress import progress_bar
-
-# Large enough to keep two cores busy, small enough for their caches; measured on a CPU.
-INFERENCE_BATCH = 16
 
 WARM_UP = 1 / 20
 
@@ -129,7 +127,7 @@ def train(
             # Fine-tuning starts from the head that generalised best, not from the one that has
             # learned the training features by heart and leaves no gradient to the backbone.
             best.restore(classifier.model)
-        network, batches, validation = prepare(classifier, config, data, done, epochs, result)
+        network, inputs, validation = prepare(classifier, config, data, done, epochs, result)
         # Compiling a view of the network leaves the network itself, which is saved, without an
         # optimizer or a metric of ours.
         model = keras.Model(network.inputs, network.outputs)
@@ -147,8 +145,9 @@ def train(
                 seen, scores = [], []
                 started = time.perf_counter()
                 _seed_dropout(model, config.seed, epoch)
-                for inputs, labels, weights in prefetch(batches(epoch)):
-                    logs = model.train_on_batch(inputs, labels, weights, return_dict=True)
+                for batch in prefetch(_batches(config, data, inputs, epoch)):
+                    logs = model.train_on_batch(*batch, return_dict=True)
+                    labels = batch[1]
                     seen.append(labels)
                     scores.append(recorder.value(len(labels)))
                     advance(text=f"{text}  loss {float(logs['loss']):.3f}{_note(result.history)}")
@@ -174,8 +173,22 @@ def train(
     return result
 
 
-Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-Prepared = tuple[keras.Model, Batches, Callable[[], np.ndarray]]
+# (rows of the training images (n,), their symmetries (n,)) → the network's inputs (n, …).
+Inputs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# The network that a step trains, its inputs, and the model's scores of the validation images.
+Prepared = tuple[keras.Model, Inputs, Callable[[], np.ndarray]]
+
+
+def _batches(
+    config: Config, data: TrainingData, inputs: Inputs, epoch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The batches of one epoch: inputs, labels (n,) and loss weights (n,)."""
+    plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
+    weights = _class_weights(config, data)
+    for part in slices(len(data.train), config.batch_size):
+        rows = plan.order[part]
+        labels = data.labels[data.train[rows]]
+        yield inputs(rows, plan.symmetries[rows]), labels, weights[labels]
 
 
 def _frozen_step(
@@ -192,12 +205,9 @@ def _frozen_step(
     min(8, epochs) times over the training images, whatever the number of epochs.
     """
     count = len(data.train)
-    plans = {
-        epoch: plan_epoch(count, config.seed, epoch, config.augmentation)
-        for epoch in range(done + 1, done + epochs + 1)
-    }
     needed = np.zeros((SYMMETRIES, count), dtype=bool)
-    for plan in plans.values():
+    for epoch in range(done + 1, done + epochs + 1):
+        plan = plan_epoch(count, config.seed, epoch, config.augmentation)
         needed[plan.symmetries, np.arange(count)] = True
     views = np.argwhere(needed)
     width = classifier.features.output_shape[-1]
@@ -230,16 +240,11 @@ def _frozen_step(
     bank = np.zeros((SYMMETRIES, count, width), dtype=np.float32)
     bank[views[:, 0], views[:, 1]] = features[: len(views)]
     validation = features[len(views) :]
-    weights = _class_weights(config, data)
-
-    def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        plan = plans[epoch]
-        for part in slices(count, config.batch_size):
-            rows = plan.order[part]
-            labels = data.labels[data.train[rows]]
-            yield bank[plan.symmetries[rows], rows], labels, weights[labels]
-
-    return classifier.head, batches, lambda: classifier.head.predict_on_batch(validation)
+    return (
+        classifier.head,
+        lambda rows, symmetries: bank[symmetries, rows],
+        lambda: classifier.head.predict_on_batch(validation),
+    )
 
 
 def _finetune_step(
@@ -252,20 +257,10 @@ def _finetune_step(
 ) -> Prepared:
     """Fine-tuning: all layers train on the augmented pixels."""
     unfreeze(classifier, config.batch_norm)
-    weights = _class_weights(config, data)
-
-    def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
-        for part in slices(len(data.train), config.batch_size):
-            rows = plan.order[part]
-            labels = data.labels[data.train[rows]]
-            pixels = transform(data.images[data.train[rows]], plan.symmetries[rows])
-            yield pixels, labels, weights[labels]
-
     return (
         classifier.model,
-        batches,
-        lambda: _inference(classifier.model, data.images, data.validation),
+        lambda rows, symmetries: transform(data.images[data.train[rows]], symmetries),
+        lambda: infer(classifier.model, data.images, data.validation),
     )
 
 
@@ -289,13 +284,6 @@ def _features_key(
         config.threads,
     )
     return "features " + " ".join(map(str, facts))
-
-
-def _inference(model: keras.Model, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The model's output for some rows of the images, in inference mode: (len(rows), …)."""
-    return np.concatenate(
-        [model.predict_on_batch(images[rows[part]]) for part in slices(len(rows), INFERENCE_BATCH)]
-    )
 
 
 def _class_weights(config: Config, data: TrainingData) -> np.ndarray:

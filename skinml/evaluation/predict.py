@@ -6,24 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skinml.data.pipeline import slices
 from skinml.data.prepared import PreparedSet
 from skinml.evaluation.predictions import Predictions
+from skinml.models.inference import infer
 from skinml.progress import progress_bar
-
-INFERENCE_BATCH = 16
 
 
 def predict_part(model: Any, data: PreparedSet, rows: np.ndarray, name: str) -> Predictions:
     """Score some rows of a prepared set; `name` is what the progress bar calls them."""
-    scores = []
     with progress_bar(f"predicting the {name} part", len(rows)) as advance:
-        for part in slices(len(rows), INFERENCE_BATCH):
-            scores.append(model.predict_on_batch(data.images[rows[part]]))
-            advance(part.stop - part.start)
-    return Predictions(
-        data.image_ids[rows], data.labels[rows], np.concatenate(scores).astype(np.float64)
-    )
+        scores = infer(model, data.images, rows, advance)
+    return Predictions(data.image_ids[rows], data.labels[rows], scores.astype(np.float64))
 
 
 class Latency(NamedTuple):

@@ -11,22 +11,16 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn in each bootstrap resample, stratified by class.
+def bootstrap_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each of `count` images is drawn in each bootstrap resample: (resamples, count).
 
-    `labels` (N,) int64. Returns (resamples, N) float64 counts. Drawing within the classes keeps
-    every class in every resample, so that no AUC is undefined, and its class counts fixed, as the
-    test part's are. The same labels and seed give the same resamples: pairing two networks by
-    resample needs nothing more.
+    All images are drawn alike, whatever their class, since the shares of the classes in a test
+    part are a matter of chance too: the accuracy of a network that knows a single answer has a
+    spread. The same count and seed give the same float64 counts, so that two networks are paired
+    by resample without anything else.
     """
     rng = np.random.default_rng(seed)
-    weights = np.zeros((resamples, len(labels)))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        weights[:, members] = rng.multinomial(
-            len(members), np.full(len(members), 1 / len(members)), size=resamples
-        )
-    return weights
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
 
 
 def bootstrap_intervals(
@@ -37,14 +31,16 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile bootstrap intervals over images of the named metrics: name → (low, high).
 
-    An undefined metric (its class is absent) is left out. The interval says how far the figure
+    A metric that is undefined for the table (its class is absent) is left out; so are, for one
+    metric, the few resamples that happen to lack a class. The interval says how far the figure
     would move with other test images; what other training seeds do to it is not in it.
     """
-    weights = bootstrap_weights(predictions.labels, resamples, seed)
+    point = evaluate(predictions, names=names)
+    weights = bootstrap_weights(len(predictions.labels), resamples, seed)
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return {
         name: (float(low), float(high))
         for name, values in evaluate(predictions, weights, names).items()
-        for low, high in [np.quantile(values, tails)]
-        if np.isfinite(low) and np.isfinite(high)
+        if np.isfinite(point[name][0])
+        for low, high in [np.nanquantile(values, tails)]
     }

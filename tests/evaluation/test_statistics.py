@@ -17,26 +17,39 @@ def _drawn(rng: np.random.Generator, counts: tuple[int, ...], strength: float = 
     return Predictions(np.arange(len(labels)).astype(str), labels, scores)
 
 
-def test_each_resample_keeps_the_class_counts(rng: np.random.Generator) -> None:
-    labels = rng.permutation(np.repeat([0, 1, 2], [4, 1, 20]))
-    weights = bootstrap_weights(labels, 500)
+def test_each_resample_draws_as_many_images_as_there_are() -> None:
+    weights = bootstrap_weights(25, 500)
     assert weights.shape == (500, 25) and (weights == weights.round()).all() and weights.min() == 0
-    for label, count in enumerate((4, 1, 20)):
-        assert (weights[:, labels == label].sum(axis=1) == count).all()
+    assert (weights.sum(axis=1) == 25).all()
 
 
 def test_each_image_is_drawn_as_often_as_any_other() -> None:
-    labels = np.repeat([0, 1], [5, 15])
-    weights = bootstrap_weights(labels, 20_000)
+    weights = bootstrap_weights(20, 20_000)
     # The mean of 20,000 counts of variance below 1 is known to 0.007.
     np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.04)
-    np.testing.assert_allclose(weights.var(axis=0), np.repeat([4 / 5, 14 / 15], [5, 15]), atol=0.06)
+    np.testing.assert_allclose(weights.var(axis=0), 19 / 20, atol=0.06)
 
 
-def test_the_seed_decides_the_resamples(rng: np.random.Generator) -> None:
-    labels = rng.integers(3, size=40)
-    np.testing.assert_array_equal(bootstrap_weights(labels, 9), bootstrap_weights(labels, 9))
-    assert (bootstrap_weights(labels, 9) != bootstrap_weights(labels, 9, seed=1)).any()
+def test_the_seed_decides_the_resamples() -> None:
+    np.testing.assert_array_equal(bootstrap_weights(40, 9), bootstrap_weights(40, 9))
+    assert (bootstrap_weights(40, 9) != bootstrap_weights(40, 9, seed=1)).any()
+
+
+def test_a_network_that_knows_one_answer_has_an_uncertain_accuracy() -> None:
+    """Its accuracy is the share of one class, which is a matter of chance in a test part."""
+    labels = np.repeat([0, 1], [30, 70])
+    table = Predictions(labels.astype(str), labels, np.tile([0.1, 0.8, 0.1], (100, 1)))
+    low, high = bootstrap_intervals(table, ("accuracy",))["accuracy"]
+    expected = stats.binomtest(70, 100).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_resamples_that_lack_a_class_do_not_hide_an_interval(rng: np.random.Generator) -> None:
+    """With two images of a class, one resample in eight has none of them."""
+    low, high = bootstrap_intervals(_drawn(rng, (2, 20, 15), 0.0), ("melanoma_auc",))[
+        "melanoma_auc"
+    ]
+    assert 0 <= low < high <= 1
 
 
 def test_intervals_contain_the_value_and_shrink_with_more_images(rng: np.random.Generator) -> None:
@@ -64,9 +77,8 @@ def test_an_undefined_metric_has_no_interval(rng: np.random.Generator) -> None:
     assert tuple(intervals) == ("accuracy", "precision_weighted", "f1_weighted", "keratosis_auc")
 
 
-def test_a_class_of_its_own_resamples_as_scipy_does(rng: np.random.Generator) -> None:
-    """With one class the strata are all images, and SciPy's percentile bootstrap the same thing."""
-    table = _drawn(rng, (0, 150, 0), strength=1.0)
+def test_it_resamples_as_scipy_does(rng: np.random.Generator) -> None:
+    table = _drawn(rng, (25, 80, 45), strength=1.0)
     low, high = bootstrap_intervals(table, ("accuracy",))["accuracy"]
     expected = stats.bootstrap(
         ((table.predicted == table.labels).astype(float),),
@@ -86,8 +98,8 @@ def test_intervals_cover_the_true_value_as_often_as_they_say(
     """300 test parts of one population of known accuracy: 95 %, less what percentiles lack."""
     truth = point_metrics(_drawn(rng, (25_000, 80_000, 45_000)))["accuracy"]
     parts = [_drawn(rng, (25, 80, 45)) for _ in range(300)]
-    # All have the same labels, so the same resamples: draw them once.
-    weights = bootstrap_weights(parts[0].labels)
+    # All have the same size, so the same resamples: draw them once.
+    weights = bootstrap_weights(150)
     monkeypatch.setattr(statistics, "bootstrap_weights", lambda *_: weights)
     covered = 0
     for part in parts:
