@@ -186,6 +186,16 @@ def test_features_are_computed_once_and_kept(fit: Fit) -> None:
     np.testing.assert_equal(second.after, first.after)
 
 
+def test_runs_of_many_epochs_share_their_features_whatever_their_seed(fit: Fit) -> None:
+    def same_weights(classifier: Classifier) -> None:
+        shapes = [weight.shape for weight in classifier.backbone.get_weights()]
+        classifier.backbone.set_weights([np.full(shape, 0.1) for shape in shapes])
+
+    options: dict[str, Any] = {"prepare": same_weights, "epochs_finetune": 0}
+    assert fit("a set", epochs_frozen=40, seed=1, **options).result.backbone_images == 8 * 24 + 9
+    assert fit("a set", epochs_frozen=50, seed=2, **options).result.backbone_images == 0
+
+
 @pytest.mark.parametrize("change", [{"digest": "another set"}, {"seed": 1}, {"pooling": "2x2"}])
 def test_features_of_something_else_are_not_taken_from_the_cache(
     fit: Fit, change: dict[str, Any]
