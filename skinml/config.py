@@ -257,10 +257,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one option a field of `Config`: `--batch_size`, also spelled `--batch-size`."""
+def add_config_options(parser: argparse.ArgumentParser, exclude: tuple[str, ...] = ()) -> None:
+    """Give a parser one option a field of `Config`: `--batch_size`, also spelled `--batch-size`.
+
+    The fields named in `exclude` get none.
+    """
     group = parser.add_argument_group("parameters of the run")
     for option in fields(Config):
+        if option.name in exclude:
+            continue
         names = dict.fromkeys((f"--{option.name}", f"--{option.name.replace('_', '-')}"))
         choices = option.metadata["choices"]
         group.add_argument(
@@ -271,11 +276,14 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def given_options(options: argparse.Namespace) -> dict[str, str]:
+    """Of parsed options, those of `Config` that were given, as they were spelled."""
+    return {o.name: v for o in fields(Config) if (v := getattr(options, o.name, None)) is not None}
+
+
 def config_from_options(options: argparse.Namespace) -> Config:
     """The `Config` of parsed options; an option that was not given has its default."""
-    return config_from_strings(
-        {o.name: v for o in fields(Config) if (v := getattr(options, o.name)) is not None}
-    )
+    return config_from_strings(given_options(options))
 
 
 def config_from_strings(values: dict[str, str]) -> Config:

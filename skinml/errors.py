@@ -1,12 +1,42 @@
-"""The one exception that stands for a user's mistake, and how a command reports it."""
+"""The one exception that stands for a user's mistake, and how it is collected and reported."""
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 
 
 class UserError(Exception):
     """A mistake that the user can mend: its text gives the value, what was expected, the remedy."""
+
+
+class Problems:
+    """What is wrong with files, collected by kind and told all at once."""
+
+    def __init__(self, listed: int = 10, letters: int = 400) -> None:
+        """Of each kind at most `listed` items are told, each in at most so many letters."""
+        self._found: dict[str, list[str]] = defaultdict(list)
+        self._listed = listed
+        self._letters = letters
+
+    def add(self, kind: str, item: str) -> None:
+        """Note one thing that is wrong."""
+        self._found[kind].append(item)
+
+    def raise_if_any(self, subject: str, remedy: str) -> None:
+        """Raise a `UserError` that lists everything noted; nothing where there is nothing."""
+        if not self._found:
+            return
+        count = sum(len(items) for items in self._found.values())
+        lines = [f"{subject}: {count} problem{'s' * (count > 1)}"]
+        for kind, items in self._found.items():
+            lines.append(f"  {kind} ({len(items)}):")
+            for item in items[: self._listed]:
+                short = len(item) <= self._letters
+                lines.append(f"    {item if short else item[: self._letters - 1] + '…'}")
+            if len(items) > self._listed:
+                lines.append(f"    … and {len(items) - self._listed} more")
+        raise UserError("\n".join([*lines, f"  {remedy}"]))
 
 
 def run_command(command: Callable[[], int | None]) -> int:

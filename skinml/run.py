@@ -30,6 +30,7 @@ from skinml.evaluation.statistics import bootstrap_intervals
 from skinml.history import Row
 from skinml.models.backbones import BACKBONES
 from skinml.models.weights import check_weights, weights_digest, weights_kind
+from skinml.processes import stop_with_stdin
 from skinml.provenance import code_digest, git_state, library_versions
 from skinml.tracking.folder import Description, RunFolder
 
@@ -69,13 +70,22 @@ def is_official(config: Config, data: PreparedSet) -> bool:
     return config.protocol == "challenge" and config.data == "isic2017" and complete
 
 
+def identity(config: Config, data_digest: str) -> dict[str, str]:
+    """The tags that say what a run repeats: two runs that share all of them are repetitions."""
+    return {
+        "config_digest": config.digest(weights_digest(config.weights)),
+        "data_digest": data_digest,
+        "code_digest": code_digest(),
+    }
+
+
 def describe_run(
     config: Config, data: PreparedSet, parts: np.ndarray, device: Device
 ) -> Description:
     """What is known of a run before it trains: its parameters, tags and data set."""
     resolved = config.resolved()
     commit, clean = git_state()
-    digest = weights_digest(config.weights)
+    digests = identity(config, data.digest)
     given = {name: str(value) for name, value in config.as_dict().items()}
     effective = {
         f"effective_{option.name}": str(getattr(resolved, option.name))
@@ -95,10 +105,8 @@ def describe_run(
             "keras_backend": device.backend,
             "git_commit": commit,
             "git_clean": clean,
-            "code_digest": code_digest(),
-            "config_digest": config.digest(digest),
-            "data_digest": data.digest,
-            "weights_digest": digest or config.weights,
+            **digests,
+            "weights_digest": weights_digest(config.weights) or config.weights,
             "duplicate_groups": str(len(data.duplicates)),
             "duplicate_groups_across_parts": str(across),
             **{f"version_{name}": version for name, version in library_versions().items()},
@@ -106,6 +114,7 @@ def describe_run(
         }
     )
     tags = {
+        "kind": "training",
         "model": config.model,
         "batch_size": str(config.batch_size),
         "seed": str(config.seed),
@@ -113,9 +122,7 @@ def describe_run(
         "protocol": config.protocol,
         "split": split_name(config),
         "weights_kind": weights_kind(config.weights),
-        "data_digest": data.digest,
-        "code_digest": code_digest(),
-        "config_digest": config.digest(digest),
+        **digests,
         "challenge_score": "official" if is_official(config, data) else "unofficial",
         "demo": str(config.data == "demo").lower(),
     }
@@ -351,6 +358,8 @@ def _epoch_line(row: Row, config: Config) -> str:
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     """SIGTERM as an exception, so that the run is closed as KILLED on the way out."""
+    # A second one would break off the closing.
+    signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
 
 
@@ -364,9 +373,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--offline", action="store_true", help="train without MLflow; `skinml.sync` publishes later"
     )
+    parser.add_argument("--stop-with-stdin", action="store_true", help=argparse.SUPPRESS)
     add_config_options(parser)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
+    if options.stop_with_stdin:
+        stop_with_stdin()
     run(config_from_options(options), options.offline)
     return 0
 

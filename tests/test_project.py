@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from skinml.config import Config
+from skinml.grid import AXES
+from skinml.sweep import PAPER, parser
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +84,27 @@ def test_mlproject_main_passes_every_field_of_config_on() -> None:
     options = [f"--{o.name} {{{o.name}}}" for o in dataclasses.fields(Config)]
     command = read_yaml("MLproject")["entry_points"]["main"]["command"]
     assert command == " ".join(["python -m skinml.run", *options])
+
+
+def test_mlproject_sweep_has_the_options_of_the_command_with_their_defaults() -> None:
+    """All but --dry-run: `mlflow run` has made a run by then."""
+    parameters = read_yaml("MLproject")["entry_points"]["sweep"]["parameters"]
+    declared = {name: (row["type"], str(row["default"])) for name, row in parameters.items()}
+    own = {name: ("string", default) for name, default in PAPER.items()}
+    own |= {"set": ("string", ""), "jobs": ("float", "1"), "rerun": ("string", "False")}
+    main = read_yaml("MLproject")["entry_points"]["main"]["parameters"]
+    shared = {name: (row["type"], str(row["default"])) for name, row in main.items()}
+    assert declared == own | {name: row for name, row in shared.items() if name not in AXES}
+    actions = {action.dest: action for action in parser()._actions}
+    assert set(actions) == set(declared) | {"help", "dry_run"}
+    for name, (_, default) in own.items():
+        assert str(actions[name].default or "") == default
+
+
+def test_mlproject_sweep_passes_its_parameters_by_their_names() -> None:
+    row = read_yaml("MLproject")["entry_points"]["sweep"]
+    options = [f"--{name} {{{name}}}" for name in row["parameters"]]
+    assert row["command"] == " ".join(["python -m skinml.sweep", *options])
 
 
 def entry_points() -> list[str]:

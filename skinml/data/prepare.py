@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -28,13 +27,17 @@ from skinml.data.prepared import (
     write_manifest,
     write_source,
 )
-from skinml.errors import UserError, run_command
+from skinml.errors import Problems, UserError, run_command
 from skinml.progress import progress_bar
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 
 _PICTURES = (".jpg", ".jpeg", ".png")
-_LISTED = 10
+
+_REMEDY = (
+    f"remedy: mend or replace these files (official ones: {HOMEPAGE}); nothing was prepared, run "
+    "the same command again afterwards"
+)
 
 
 class Source(NamedTuple):
@@ -44,30 +47,6 @@ class Source(NamedTuple):
     label: str
     part: str
     path: Path
-
-
-class Problems:
-    """What is wrong with a set of files, collected by kind and told all at once."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, item: str) -> None:
-        self._found[kind].append(item)
-
-    def raise_if_any(self, folder: Path) -> None:
-        if not self._found:
-            return
-        count = sum(len(items) for items in self._found.values())
-        lines = [f"{folder}: {count} problem{'s' * (count > 1)} with the image files"]
-        for kind, items in self._found.items():
-            lines.append(f"  {kind} ({len(items)}):")
-            lines += [f"    {item}" for item in items[:_LISTED]]
-            if len(items) > _LISTED:
-                lines.append(f"    … and {len(items) - _LISTED} more")
-        lines.append(f"  remedy: mend or replace these files (official ones: {HOMEPAGE});")
-        lines.append("  nothing was prepared, run the same command again afterwards")
-        raise UserError("\n".join(lines))
 
 
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
@@ -180,7 +159,7 @@ def read_official(folder: Path, problems: Problems) -> list[Source]:
     sources: list[Source] = []
     seen: dict[str, str] = {}
     for official in OFFICIAL_PARTS:
-        labels = _read_ground_truth(folder / official.ground_truth, problems)
+        labels = read_ground_truth(folder / official.ground_truth, problems)
         pictures: dict[str, Path] = {}
         if not (folder / official.image_folder).is_dir():
             problems.add("missing folders", official.image_folder)
@@ -208,7 +187,7 @@ def read_official(folder: Path, problems: Problems) -> list[Source]:
     return sorted(sources)
 
 
-def _read_ground_truth(path: Path, problems: Problems) -> dict[str, str]:
+def read_ground_truth(path: Path, problems: Problems) -> dict[str, str]:
     """The class of each id of an official CSV; empty where the file is unusable."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -265,7 +244,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
     sources = read_official(folder, problems)
     if not sources:
         problems.add("empty set", f"no image with a label in {folder}")
-        problems.raise_if_any(folder)
+        problems.raise_if_any(str(folder), _REMEDY)
     with _folder_beside(out, len(sources) * IMAGE_SIZE * IMAGE_SIZE * 3) as temporary:
         staging = Path(temporary) / out.name
         staging.mkdir()
@@ -300,7 +279,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
                 else:
                     rows.append((source.image_id, source.label, source.part, *result))
                 advance()
-        problems.raise_if_any(folder)
+        problems.raise_if_any(str(folder), _REMEDY)
         pixels.flush()
         write_source(staging, {"folder": str(folder), "fingerprint": fingerprint(folder)})
         write_manifest(staging, rows)

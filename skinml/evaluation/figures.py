@@ -1,7 +1,6 @@
 """Every figure of one run, a row each in `FIGURES`, drawn as PNG for the screen and PDF for papers.
 
-A colour always means a class (Okabe & Ito 2008, safe for the colour-blind); whatever is not of one
-class is black or grey. matplotlib is imported where it is used, so that importing this is fast.
+matplotlib is imported where it is used, so that importing this is fast.
 """
 
 import textwrap
@@ -12,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skinml.data.isic2017 import CLASSES, NOTICE
+from skinml.data.isic2017 import NOTICE
+from skinml.evaluation.drawing import (
+    CLASS_COLOURS,
+    COLUMN,
+    GREY,
+    PAGE,
+    drawing,
+    ink,
+    save,
+    spaced,
+)
 from skinml.evaluation.metrics import CALIBRATION_BINS, evaluate
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import bootstrap_intervals
@@ -38,46 +47,10 @@ class FigureData:
     images_of: Callable[[np.ndarray], np.ndarray]
 
 
-# Vermillion, blue, bluish green; then the rest of the palette but its yellow, too pale for a line.
-_PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOURS = dict(zip(CLASSES, _PALETTE, strict=False))
-_GREY = "#8C8C8C"
-
-# Inches. A figure as wide as this, set in 9 point, still reads in a journal's 3.5 inch column.
-_COLUMN = 4.6
-_PAGE = 7.4
-
-_DPI = 200
-
-_STYLE = {
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.titlesize": 9,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.titlesize": 9,
-    "figure.constrained_layout.w_pad": 0.07,
-    "figure.constrained_layout.h_pad": 0.07,
-    "legend.fontsize": 8,
-    "legend.title_fontsize": 8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.3,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    # TrueType outlines: journals refuse matplotlib's default, Type 3.
-    "pdf.fonttype": 42,
-}
-
 _MOST_MISTAKES = 20
 _MISTAKES_A_ROW = 5
 
 _STEPS = {"frozen": "frozen base", "finetune": "fine-tuning"}
-
-
-def _spaced(label: str) -> str:
-    """A class's name as a reader writes it."""
-    return label.replace("_", " ")
 
 
 def _sheet(data: FigureData, heading: str, width: float, height: float) -> "Figure":
@@ -98,7 +71,7 @@ def _say(figure: "Figure", text: str) -> None:
     """Fill a figure that has nothing to show with the reason."""
     axes = figure.add_subplot()
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes)
 
 
 def _confusion(predictions: Predictions) -> np.ndarray:
@@ -118,7 +91,7 @@ def _matrix(
         ticks, ticks, shades, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=2
     )
     axes.invert_yaxis()
-    names = [_spaced(label).replace(" ", "\n") for label in classes]
+    names = [spaced(label).replace(" ", "\n") for label in classes]
     axes.set_xticks(ticks, names)
     axes.set_yticks(
         ticks, [f"{name}\n(n = {n})" for name, n in zip(names, counts.sum(axis=1), strict=True)]
@@ -129,35 +102,30 @@ def _matrix(
     return axes
 
 
-def _ink(shade: float) -> str:
-    """The colour of text on a cell whose shade runs from 0 (white) to 1 (dark blue)."""
-    return "white" if shade > 0.55 else "black"
-
-
 def _confusion_matrix(data: FigureData) -> "Figure":
     """How many images of each true class got each predicted class."""
     counts = _confusion(data.predictions)
-    figure = _sheet(data, "Confusion matrix (images)", _COLUMN, 4.3)
+    figure = _sheet(data, "Confusion matrix (images)", COLUMN, 4.3)
     shades = counts / max(counts.max(), 1)
     axes = _matrix(figure, data.predictions.classes, counts, shades)
     for (row, column), count in np.ndenumerate(counts):
-        ink = _ink(shades[row, column])
-        axes.text(column, row, f"{count}", ha="center", va="center", color=ink, fontsize=12)
+        colour = ink(shades[row, column])
+        axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=12)
     return figure
 
 
 def _confusion_matrix_normalised(data: FigureData) -> "Figure":
     """The share of each true class's images that got each predicted class, counts beneath."""
     counts = _confusion(data.predictions)
-    figure = _sheet(data, "Confusion matrix (share of the true class)", _COLUMN, 4.3)
+    figure = _sheet(data, "Confusion matrix (share of the true class)", COLUMN, 4.3)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes = _matrix(figure, data.predictions.classes, counts, shares)
     for (row, column), count in np.ndenumerate(counts):
-        ink = _ink(shares[row, column])
+        colour = ink(shares[row, column])
         # A share of a class without images is no number.
         share = f"{shares[row, column]:.2f}" if counts[row].any() else "–"
-        axes.text(column, row - 0.06, share, ha="center", va="center", color=ink, fontsize=12)
-        axes.text(column, row + 0.2, f"{count}", ha="center", va="center", color=ink, fontsize=7)
+        axes.text(column, row - 0.06, share, ha="center", va="center", color=colour, fontsize=12)
+        axes.text(column, row + 0.2, f"{count}", ha="center", va="center", color=colour, fontsize=7)
     return figure
 
 
@@ -182,7 +150,7 @@ def _roc(data: FigureData) -> "Figure":
     from sklearn.metrics import roc_curve
 
     predictions = data.predictions
-    figure = _sheet(data, "ROC curves, each class against the rest", _COLUMN, 5.6)
+    figure = _sheet(data, "ROC curves, each class against the rest", COLUMN, 5.6)
     axes = _unit_square(figure, "1 − specificity", "sensitivity")
     names = tuple(f"auc_{label}" for label in predictions.classes)
     areas = {
@@ -204,10 +172,10 @@ def _roc(data: FigureData) -> "Figure":
         if name in areas:
             x, y, _ = roc_curve(predictions.labels == index, predictions.scores[:, index])
             curves.append((x, y))
-        axes.plot(x, y, color=_COLOURS[label], label=entry(_spaced(label), name))
+        axes.plot(x, y, color=CLASS_COLOURS[label], label=entry(spaced(label), name))
     x, y = _mean_curve(curves) if "auc_macro" in areas else (np.empty(0), np.empty(0))
     axes.plot(x, y, color="black", linestyle="--", label=entry("macro average", "auc_macro"))
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":", label="chance: 0.5")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="chance: 0.5")
     figure.legend(loc="outside lower center", title="AUC (95 % bootstrap interval)")
     return figure
 
@@ -217,11 +185,11 @@ def _precision_recall(data: FigureData) -> "Figure":
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     predictions = data.predictions
-    figure = _sheet(data, "Precision-recall curves, each class against the rest", _COLUMN, 5.4)
+    figure = _sheet(data, "Precision-recall curves, each class against the rest", COLUMN, 5.4)
     axes = _unit_square(figure, "recall (sensitivity)", "precision")
     for index, label in enumerate(predictions.classes):
         positive, scores = predictions.labels == index, predictions.scores[:, index]
-        colour, entry = _COLOURS[label], f"{_spaced(label)}: undefined, class absent"
+        colour, entry = CLASS_COLOURS[label], f"{spaced(label)}: undefined, class absent"
         precision = recall = np.empty(0)
         if positive.any():
             precision, recall, _ = precision_recall_curve(positive, scores)
@@ -231,7 +199,7 @@ def _precision_recall(data: FigureData) -> "Figure":
             # By convention the curve starts at precision 1, which no threshold need reach.
             precision[0] = precision[1]
             average, share = average_precision_score(positive, scores), positive.mean()
-            entry = f"{_spaced(label)}: {average:.3f} ({share:.3f})"
+            entry = f"{spaced(label)}: {average:.3f} ({share:.3f})"
             axes.axhline(share, color=colour, linewidth=0.8, linestyle=":")
         # Steps, because precision between two thresholds is not on the line between them
         # (Davis & Goadrich 2006); average precision is the area under these steps.
@@ -261,10 +229,10 @@ def _reliability(data: FigureData) -> "Figure":
     hits = np.bincount(bins, weights=correct, minlength=CALIBRATION_BINS)[filled]
     means = np.bincount(bins, weights=confidence)[filled] / images[filled]
 
-    figure = _sheet(data, "Reliability of the predicted class's score", _COLUMN, 5.2)
+    figure = _sheet(data, "Reliability of the predicted class's score", COLUMN, 5.2)
     above, beneath = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    above.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":", label="perfect")
-    above.vlines(means, *_wilson(hits, images[filled]), color=_GREY, linewidth=1)
+    above.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="perfect")
+    above.vlines(means, *_wilson(hits, images[filled]), color=GREY, linewidth=1)
     above.plot(
         means,
         hits / images[filled],
@@ -281,7 +249,7 @@ def _reliability(data: FigureData) -> "Figure":
         (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS,
         images,
         width=0.9 / CALIBRATION_BINS,
-        color=_GREY,
+        color=GREY,
     )
     beneath.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     beneath.set(xlabel="confidence (score of the predicted class)", ylabel="images")
@@ -295,7 +263,7 @@ def _learning_curves(data: FigureData) -> "Figure":
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     history = data.history
-    figure = _sheet(data, "Learning curves", _COLUMN, 6.6 if history else 2)
+    figure = _sheet(data, "Learning curves", COLUMN, 6.6 if history else 2)
     if not history:
         _say(figure, "no epochs: this network was not trained")
         return figure
@@ -314,7 +282,7 @@ def _learning_curves(data: FigureData) -> "Figure":
         panels, ("loss", "accuracy", "auc_macro"), ("loss", "accuracy", "macro AUC"), strict=False
     ):
         validation = column(f"val_{key}")
-        axes.plot(epochs, column(f"train_{key}"), color=_GREY, marker=marker, label="training")
+        axes.plot(epochs, column(f"train_{key}"), color=GREY, marker=marker, label="training")
         axes.plot(epochs, validation, color="black", marker=marker, label="validation")
         if best.any():
             axes.plot(
@@ -346,7 +314,7 @@ def _learning_curves(data: FigureData) -> "Figure":
         if steps[before] != steps[before + 1]:
             boundary = (epochs[before] + epochs[before + 1]) / 2
             for axes in panels:
-                axes.axvline(boundary, color=_GREY, linewidth=0.8, linestyle="--")
+                axes.axvline(boundary, color=GREY, linewidth=0.8, linestyle="--")
             top.text(
                 boundary,
                 1.03,
@@ -377,8 +345,8 @@ def _mistakes(data: FigureData) -> "Figure":
             f"All mistakes ({len(wrong)}), most confident first" if len(wrong) else "No mistakes"
         )
     rows = -(-len(shown) // _MISTAKES_A_ROW)
-    figure = _sheet(data, heading, _PAGE, 0.8 + 1.85 * max(rows, 1))
-    figure.supxlabel(NOTICE, fontsize=7, color=_GREY)
+    figure = _sheet(data, heading, PAGE, 0.8 + 1.85 * max(rows, 1))
+    figure.supxlabel(NOTICE, fontsize=7, color=GREY)
     if not len(shown):
         _say(figure, "every image of this part got its true class")
         return figure
@@ -392,9 +360,9 @@ def _mistakes(data: FigureData) -> "Figure":
         axes.imshow(image)
         for line, (text, size, colour) in enumerate(
             (
-                (f"true: {_spaced(true)}", 6.5, _COLOURS[true]),
-                (f"pred.: {_spaced(guess)}", 6.5, _COLOURS[guess]),
-                (f"score {confidence[index]:.3f} · {predictions.image_ids[index]}", 5.5, _GREY),
+                (f"true: {spaced(true)}", 6.5, CLASS_COLOURS[true]),
+                (f"pred.: {spaced(guess)}", 6.5, CLASS_COLOURS[guess]),
+                (f"score {confidence[index]:.3f} · {predictions.image_ids[index]}", 5.5, GREY),
             )
         ):
             axes.annotate(
@@ -427,17 +395,10 @@ def draw_figures(data: FigureData, folder: Path) -> list[Path]:
 
     The same data give the same bytes, and matplotlib's settings are left as they were.
     """
-    from matplotlib import style
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    # Upon matplotlib's defaults, so that a user's matplotlibrc does not change a figure. Saving
-    # is inside, because ticks and fonts take their settings only then.
-    with style.context(["default", _STYLE]):
+    with drawing():
         for name, draw in FIGURES.items():
-            figure = draw(data)
-            path = folder / f"{name}.png"
-            figure.savefig(path, dpi=_DPI, metadata={"Software": None})
-            figure.savefig(path.with_suffix(".pdf"), dpi=_DPI, metadata={"CreationDate": None})
-            paths.append(path)
+            paths.append(folder / f"{name}.png")
+            save(draw(data), paths[-1])
     return paths

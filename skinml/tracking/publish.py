@@ -8,14 +8,20 @@ published as it grows, and once more in full.
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 
 from skinml.errors import UserError
 from skinml.history import Row
+from skinml.processes import process_name
 from skinml.tracking.folder import Description, RunFolder
+
+# Set by a sweep for the processes of its cells.
+PARENT_RUN_VARIABLE = "SKINML_PARENT_RUN_ID"
 
 _BATCH = 900  # metrics and parameters a request: MLflow takes at most 1,000 of them together.
 
@@ -109,13 +115,19 @@ class Run:
         self._client.set_tag(self.id, "skinml.reason", reason[:500])
 
 
+def default_experiment(data: str) -> str:
+    """The experiment of a data set, where $MLFLOW_EXPERIMENT_NAME names no other."""
+    return "skinml-demo" if data == "demo" else "skinml"
+
+
 @contextmanager
 def open_run(description: Description, system_metrics: bool = True) -> Iterator[Run]:
     """Open an MLflow run for the duration of a training, with the machine's load as metrics.
 
     Attaches to the run that `mlflow run` made ($MLFLOW_RUN_ID), else starts one, in the experiment
-    of $MLFLOW_EXPERIMENT_NAME or "skinml" ("skinml-demo" for the demo set). Ends it as FINISHED,
-    as KILLED after an interruption, as FAILED after any error, never as RUNNING.
+    of $MLFLOW_EXPERIMENT_NAME or "skinml" ("skinml-demo" for the demo set), below the run of
+    $SKINML_PARENT_RUN_ID where that is given. Ends it as FINISHED, as KILLED after an
+    interruption, as FAILED after any error, never as RUNNING.
     """
     import mlflow
 
@@ -124,12 +136,15 @@ def open_run(description: Description, system_metrics: bool = True) -> Iterator[
         if not attached and not any(
             os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
         ):
-            demo = description.tags["data"] == "demo"
-            mlflow.set_experiment("skinml-demo" if demo else "skinml")
+            mlflow.set_experiment(default_experiment(description.tags["data"]))
             # MLflow has put the experiment into the environment: the next run chooses for itself.
             os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         active = mlflow.start_run(
-            run_name=None if attached else description.name, log_system_metrics=system_metrics
+            run_name=None if attached else description.name,
+            parent_run_id=None if attached else os.environ.get(PARENT_RUN_VARIABLE) or None,
+            # From the first moment: a run whose process is gone can be told from one that goes on.
+            tags={"process": process_name()},
+            log_system_metrics=system_metrics,
         )
     except mlflow.MlflowException as error:
         raise UserError(
@@ -138,6 +153,7 @@ def open_run(description: Description, system_metrics: bool = True) -> Iterator[
         ) from None
     run = Run(active.info.run_id)
     _open_as_model_training(active.info.experiment_id)
+    _install_views(mlflow.get_tracking_uri(), active.info.experiment_id)
     try:
         yield run
     except BaseException as error:
@@ -156,6 +172,20 @@ def _open_as_model_training(experiment_id: str) -> None:
     client = MlflowClient()
     if kind not in client.get_experiment(experiment_id).tags:
         client.set_experiment_tag(experiment_id, kind, "custom_model_development")
+
+
+@cache
+def _install_views(tracking_uri: str, experiment_id: str) -> None:
+    """Give an experiment its note and saved views, once a process; a warning where that fails."""
+    from skinml.tracking.views import install_views
+
+    try:
+        install_views(experiment_id)
+    except Exception as error:  # Whatever it is: a training does not fail for want of a view.
+        print(
+            f"skinml: warning: the experiment has no saved views: {_first_line(error)[:200]}",
+            file=sys.stderr,
+        )
 
 
 def _is_generated(name: str) -> bool:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS, OfficialPart
-from skinml.data.prepare import Problems, _read_ground_truth
+from skinml.data.prepare import read_ground_truth
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
-from skinml.errors import UserError
+from skinml.errors import Problems, UserError
 
 # Beside the checkout where there is one, and only then.
 OFFICIAL_FILES = Path(__file__).resolve().parents[3] / "shared" / "isic2017"
@@ -143,6 +143,6 @@ if OFFICIAL_FILES.is_dir():
     @pytest.mark.parametrize("official", OFFICIAL_PARTS, ids=lambda official: official.part)
     def test_official_tables_have_the_published_counts(official: OfficialPart) -> None:
         problems = Problems()
-        labels = list(_read_ground_truth(OFFICIAL_FILES / official.ground_truth, problems).values())
-        problems.raise_if_any(OFFICIAL_FILES)
+        labels = list(read_ground_truth(OFFICIAL_FILES / official.ground_truth, problems).values())
+        problems.raise_if_any(str(OFFICIAL_FILES), "")
         assert tuple(labels.count(name) for name in CLASSES) == official.counts

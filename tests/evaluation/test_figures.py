@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib import rcParams, style
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from skinml.data.isic2017 import CLASSES, NOTICE
-from skinml.evaluation.figures import _STYLE, FIGURES, FigureData, draw_figures
+from skinml.evaluation.drawing import drawing
+from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
 from skinml.evaluation.metrics import CALIBRATION_BINS, point_metrics
 from skinml.evaluation.predictions import Predictions
 
@@ -95,7 +96,7 @@ def draw() -> Callable[..., Figure]:
     """Draw a row of `FIGURES` in its style and lay it out."""
 
     def drawn(name: str, data: FigureData = ORDINARY) -> Figure:
-        with style.context(["default", _STYLE]):
+        with drawing():
             figure = FIGURES[name](data)
             figure.draw_without_rendering()
         return figure

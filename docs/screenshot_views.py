@@ -1,0 +1,109 @@
+"""Picture an experiment's note and saved views: `python docs/screenshot_views.py EXPERIMENT DIR`.
+
+Starts a server on loopback over $MLFLOW_TRACKING_URI and drives Debian's Chromium, as
+tests/tracking/test_views.py does.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from skinml.tracking.views import install_views
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@contextmanager
+def mlflow_server(store: str) -> Iterator[str]:
+    """The address of an MLflow server over a store, for as long as it is wanted."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    # In a process group of its own: its workers outlive a parent that is killed alone.
+    server = subprocess.Popen(
+        [*command, "--workers", "1", "--backend-store-uri", store],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        patience = time.monotonic() + 240
+        while not _answers(f"{address}/health"):
+            if server.poll() is not None or time.monotonic() > patience:
+                raise RuntimeError(f"no MLflow server at {address} over {store}")
+            time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"],
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def open_page(browser: Browser, url: str, settle: int = 4_000) -> Page:
+    """A page of the UI without what covers it on a first visit, left to settle for some ms."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(120_000)  # A machine that trains has little time for a browser.
+    page.goto(url)
+    page.get_by_test_id("saved-views-trigger").wait_for()
+    page.wait_for_timeout(settle)
+    # Not a real click, which would wait for a panel that slides in to stand still.
+    for button in page.get_by_role("button", name="Close").all():
+        button.dispatch_event("click")
+    page.wait_for_timeout(500)
+    return page
+
+
+def main(experiment: str, folder: str) -> None:
+    """Write a PNG of 1600×1000 pixels a view, and one of the experiment as it opens."""
+    found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
+        raise SystemExit(f"no experiment {experiment!r} at {mlflow.get_tracking_uri()}")
+    pages = {"experiment": f"#/experiments/{found.experiment_id}/runs"}
+    pages |= install_views(found.experiment_id)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with mlflow_server(mlflow.get_tracking_uri()) as address, chromium() as browser:
+        for name, url in pages.items():
+            page = open_page(browser, f"{address}/{url}", settle=8_000)
+            page.screenshot(path=Path(folder) / f"mlflow-{name}.png")
+            page.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

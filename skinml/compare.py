@@ -1,0 +1,412 @@
+"""Turn finished runs into the results table of the paper: `python -m skinml.compare`.
+
+Reads a tracking server, a local store or a folder of predictions tables; never TensorFlow.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skinml.config import Parser
+from skinml.data.isic2017 import NOTICE
+from skinml.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from skinml.comparison.analysis import Comparison
+    from skinml.comparison.document import Document
+    from skinml.comparison.runs import RunRecord, Selection
+
+SUFFIXES = {
+    ".txt": "terminal",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".csv": "csv",
+    ".json": "json",
+    ".html": "html",
+}
+FORMATS = tuple(SUFFIXES.values())
+
+# A terminal of this width shows the widest table unfolded; a pipe has no width of its own.
+_WIDTH = 120
+
+
+def from_tracking(experiment: str, filters: dict[str, str], folder: Path) -> "Selection":
+    """Choose the runs to compare among those of an experiment; their tables go to `folder`.
+
+    Reads from the newest run backwards, until the grid is complete and a whole page of older runs
+    has added nothing to it.
+    """
+    from skinml.comparison.runs import select
+    from skinml.tracking.read import PAGE, experiment_id, finished_runs
+
+    records: list[RunRecord] = []
+    known = 0
+    for run in finished_runs(experiment_id(experiment), filters):
+        records.append(_record(run, folder))
+        if len(records) % PAGE == 0:
+            selection = select(records)
+            if not selection.missing and len(selection.runs) == known:
+                return selection
+            known = len(selection.runs)
+    return select(records)
+
+
+def _record(run: "Run", folder: Path) -> "RunRecord":
+    from skinml.comparison.runs import RunRecord
+    from skinml.evaluation.predictions import Predictions, read_predictions
+    from skinml.tracking.read import download
+
+    def load(run_id: str) -> Predictions:
+        return read_predictions(download(run_id, "predictions_test.csv", folder / run_id))
+
+    return RunRecord(
+        run.info.run_id,
+        run.info.start_time,
+        run.data.params,
+        run.data.tags,
+        run.data.metrics,
+        partial(load, run.info.run_id),
+    )
+
+
+def as_dict(comparison: "Comparison") -> dict[str, Any]:
+    """Everything that a comparison found, as JSON can hold it."""
+    selection = comparison.selection
+    return {
+        "notice": NOTICE,
+        "verdicts": {name: s.verdict for name, s in comparison.standings.items()},
+        "winners": {
+            name: str(s.winner) if s.winner else None for name, s in comparison.standings.items()
+        },
+        "test_set": {
+            "images": comparison.images,
+            "classes": comparison.class_counts,
+            "data_digest": selection.runs[0].tags["data_digest"],
+            "protocol": selection.runs[0].tags["protocol"],
+            "splits": sorted({run.tags["split"] for run in selection.runs}),
+        },
+        "cells": [
+            {
+                "model": row.cell.model,
+                "batch_size": row.cell.batch_size,
+                "runs": [run.run_id for run in row.runs],
+                "metrics": {name: dataclasses.asdict(value) for name, value in row.values.items()},
+                "costs": row.costs,
+                "standing": {
+                    name: {
+                        "probability_best": s.probability_best[row.cell],
+                        "rank_low": s.rank_low[row.cell],
+                        "rank_high": s.rank_high[row.cell],
+                    }
+                    for name, s in comparison.standings.items()
+                },
+            }
+            for row in comparison.rows
+        ],
+        "missing": [str(cell) for cell in selection.missing],
+        "left_out": list(selection.left_out),
+        "settings_that_differ": {
+            name: {value: [str(cell) for cell in cells] for value, cells in values.items()}
+            for name, values in selection.differences.items()
+        },
+        "pairs": [dataclasses.asdict(test) for test in comparison.pairs],
+        "planned": {
+            question: [dataclasses.asdict(test) for test in tests]
+            for question, tests in comparison.planned.items()
+        },
+        "detectable_difference": {
+            name: {"one_pair": s.detectable, "all_pairs": s.detectable_all}
+            for name, s in comparison.standings.items()
+        },
+    }
+
+
+def as_csv(comparison: "Comparison") -> str:
+    """A row a cell: every metric with its interval and spread, then the costs."""
+    from skinml.comparison.analysis import COSTS, REPORTED
+
+    out = io.StringIO()
+    parts = [field.name for field in dataclasses.fields(comparison.rows[0].values["accuracy"])]
+    names = [f"{name}_{part}" if part != "value" else name for name in REPORTED for part in parts]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "batch_size", "runs", *names, *COSTS])
+    for row in comparison.rows:
+        figures = [getattr(row.values[name], part) for name in REPORTED for part in parts]
+        costs = [row.costs.get(name, "") for name in COSTS]
+        texts = ["" if value is None else value for value in (*figures, *costs)]
+        writer.writerow([row.cell.model, row.cell.batch_size, len(row.runs), *texts])
+    return out.getvalue()
+
+
+def write(
+    document: "Document", data: Callable[[str], str], kind: str, pictures: Path | None
+) -> str:
+    """A report in one format; `data` makes those of numbers alone, csv and json."""
+    from skinml.comparison.document import Text, to_html, to_latex, to_markdown, to_terminal
+
+    if kind in ("csv", "json"):
+        return data(kind)
+    if kind == "markdown":
+        return to_markdown(document, pictures.name if pictures else "")
+    if kind == "latex":
+        return to_latex(document)
+    if kind == "html":
+        return to_html(document, pictures)
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else _WIDTH
+    text = to_terminal(document, width, terminal)
+    # The top of a long report has scrolled away.
+    verdicts = [block.text for block in document.blocks if isinstance(block, Text) and block.strong]
+    return "\n".join([text, *verdicts, ""])
+
+
+def numbers(comparison: "Comparison", kind: str) -> str:
+    """A comparison as csv or json."""
+    if kind == "csv":
+        return as_csv(comparison)
+    # NaN is no JSON: what is undefined is null.
+    return json.dumps(_finite(as_dict(comparison)), indent=2) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def write_folder(comparison: "Comparison", folder: Path) -> None:
+    """Write everything into a folder, runs included, from which `--from` rebuilds it.
+
+    report.md, .tex, .html, .txt, table.csv, comparison.json, figures/, and runs/ with run.json,
+    metrics.json and predictions_test.csv of each run.
+    """
+    from skinml.comparison.figures import draw_figures
+    from skinml.comparison.report import make_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = folder / "figures"
+    draw_figures(comparison, figures)
+    document = make_report(comparison)
+    names = {kind: f"report{suffix}" for suffix, kind in SUFFIXES.items()}
+    names |= {"csv": "table.csv", "json": "comparison.json"}
+    for kind, name in names.items():
+        text = write(document, partial(numbers, comparison), kind, figures)
+        (folder / name).write_text(text, encoding="utf-8")
+    for run in comparison.selection.runs:
+        _write_run(run, folder / "runs")
+
+
+def _write_run(run: "RunRecord", folder: Path) -> None:
+    from skinml.comparison.runs import portable_params
+    from skinml.evaluation.predictions import write_predictions
+
+    seed, split = run.repetition
+    split_seed = split.rpartition("seed=")[2] if "seed=" in split else "official"
+    own = folder / f"{run.cell}-seed{seed}-split{split_seed}"
+    own.mkdir(parents=True, exist_ok=True)
+    description = {
+        "run_id": run.run_id,
+        "started": run.started,
+        "params": portable_params(run.params),
+        "tags": {k: v for k, v in sorted(run.tags.items()) if not k.startswith("mlflow.")},
+    }
+    (own / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+    metrics = {k: v for k, v in sorted(run.metrics.items()) if "/" not in k}
+    (own / "metrics.json").write_text(json.dumps(_finite(metrics), indent=2) + "\n")
+    write_predictions(run.predictions, own / "predictions_test.csv")
+
+
+def log_comparison(comparison: "Comparison", experiment: str) -> str:
+    """Store a comparison in MLflow as a run of its own; returns the run's id."""
+    import mlflow
+
+    from skinml.comparison.document import to_markdown
+    from skinml.comparison.report import make_report
+
+    tags = {
+        "kind": "comparison",
+        "protocol": comparison.selection.runs[0].tags["protocol"],
+        "data_digest": comparison.selection.runs[0].tags["data_digest"],
+        "mlflow.note.content": to_markdown(make_report(comparison)),
+        **{f"verdict_{name}": s.verdict for name, s in comparison.standings.items()},
+    }
+    mlflow.set_experiment(experiment)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_folder(comparison, Path(scratch))
+        with mlflow.start_run(run_name="comparison", tags=tags) as run:
+            mlflow.log_artifacts(scratch)
+            for name, standing in comparison.standings.items():
+                mlflow.log_metrics(
+                    {
+                        f"probability_best_{name}/{cell}": probability
+                        for cell, probability in standing.probability_best.items()
+                    }
+                )
+    return str(run.info.run_id)
+
+
+def _tag(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE")
+    return name, value
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m skinml.compare",
+        description="Compare finished runs: the paper's table, intervals, paired tests, a verdict.",
+        epilog=NOTICE,
+    )
+    source = parser.add_argument_group("which runs (default: the newest complete comparable set)")
+    source.add_argument("--experiment", help="experiment in MLflow (default: skinml)")
+    source.add_argument("--sweep", metavar="RUN_ID", help="only the cells of this sweep run")
+    source.add_argument("--protocol", choices=("paper", "challenge"))
+    source.add_argument(
+        "--tag", action="append", type=_tag, default=[], metavar="NAME=VALUE",
+        help="only runs with this tag; may be repeated",
+    )  # fmt: skip
+    source.add_argument(
+        "--from", dest="folder", type=Path, metavar="FOLDER",
+        help="no server: committed predictions tables, as --out FOLDER writes them",
+    )  # fmt: skip
+    source.add_argument(
+        "--paper", action="store_true", help="no runs: what the paper's own table can carry"
+    )
+    source.add_argument(
+        "--published", type=Path, metavar="FILE.csv", help="the same for any table of accuracies"
+    )
+    source.add_argument("--n", type=int, help="test images of --paper or --published, where known")
+    output = parser.add_argument_group("what comes out")
+    output.add_argument("--format", choices=FORMATS, help="default: by --out's ending, or terminal")
+    output.add_argument(
+        "--out", type=Path, metavar="PATH",
+        help="a file (its ending names the format), or a folder for everything with the figures",
+    )  # fmt: skip
+    output.add_argument("--log", action="store_true", help="store the comparison in MLflow")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    # Nine bars for nine small tables would push the table that is asked for off the screen.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    modes = [options.paper, options.published is not None, options.folder is not None]
+    if sum(modes) > 1:
+        raise UserError("expected one of --from, --paper and --published; they exclude each other")
+    if options.paper or options.published:
+        return _published(options)
+    experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "skinml"
+    with tempfile.TemporaryDirectory() as scratch:
+        from skinml.comparison.analysis import analyse
+        from skinml.comparison.runs import runs_in_folder, select
+
+        if options.folder:
+            selection = select(runs_in_folder(options.folder))
+        else:
+            filters = dict(options.tag)
+            filters |= {"protocol": options.protocol} if options.protocol else {}
+            filters |= {"mlflow.parentRunId": options.sweep} if options.sweep else {}
+            selection = from_tracking(experiment, filters, Path(scratch))
+        comparison = analyse(selection)
+        _output(comparison, options)
+        if options.log:
+            print(f"logged as run {log_comparison(comparison, experiment)}", file=sys.stderr)
+    return 0
+
+
+def _published(options: argparse.Namespace) -> int:
+    """Hold a published table against arithmetic."""
+    from skinml.comparison.published import (
+        PAPER_TABLE,
+        check_published,
+        draw_intervals,
+        read_published,
+    )
+
+    rows = list(PAPER_TABLE) if options.paper else read_published(options.published)
+    report = check_published(rows, options.n)
+    out = options.out
+    if out and not out.suffix and not options.format:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.md").write_text(report.markdown(), encoding="utf-8")
+        (out / "report.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+        draw_intervals(report, out / "intervals.png")
+        print(f"report.md, report.json and intervals.png are in {out}/", file=sys.stderr)
+        return 0
+    kind = options.format or (_kind_of(out) if out else "terminal")
+    if kind == "json":
+        _emit(json.dumps(report.as_dict(), indent=2) + "\n", out)
+    elif kind == "markdown" or (kind == "terminal" and not sys.stdout.isatty()):
+        _emit(report.markdown(), out)
+    elif kind == "terminal":
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(report.markdown()))
+    else:
+        raise UserError(
+            f"--format {kind}: expected terminal, markdown or json for a published table"
+        )
+    return 0
+
+
+def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
+    from skinml.comparison.report import make_report
+
+    out, kind = options.out, options.format
+    document, data = make_report(comparison), partial(numbers, comparison)
+    if out and not out.suffix and not kind:
+        write_folder(comparison, out)
+        print(write(document, data, "terminal", None))
+        print(f"everything is in {out}/; rebuild: python -m skinml.compare --from {out}",
+              file=sys.stderr)  # fmt: skip
+        return
+    kind = kind or _kind_of(out)
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = None
+        if kind == "html":
+            from skinml.comparison.figures import draw_figures
+
+            pictures = Path(scratch)
+            draw_figures(comparison, pictures)
+        _emit(write(document, data, kind, pictures), out)
+
+
+def _kind_of(out: Path | None) -> str:
+    if out is None:
+        return "terminal"
+    if out.suffix not in SUFFIXES:
+        raise UserError(
+            f"--out {out}: expected one of the endings {', '.join(SUFFIXES)}, a folder (no "
+            "ending), or --format"
+        )
+    return SUFFIXES[out.suffix]
+
+
+def _emit(text: str, out: Path | None) -> None:
+    if out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,484 @@
+"""What the runs of one comparable set show: values with their spread, tests, a verdict.
+
+Two sources of chance are kept apart. Other test images: intervals and tests over the images, which
+pair all networks; they are about the networks as trained. Other seeds and splits: standard
+deviations and sign-flip tests over repeated runs; they are about the configurations.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skinml.comparison.paired import (
+    ALPHA,
+    TESTED,
+    Estimate,
+    difference,
+    estimate,
+    holm,
+    mcnemar,
+    mean,
+    pairs_needed,
+    probability_of_best,
+    ranks,
+    sign_flip,
+    smallest_detectable,
+)
+from skinml.comparison.published import PAPER_TABLE
+from skinml.comparison.runs import CellName, RunRecord, Selection
+from skinml.errors import UserError
+from skinml.evaluation.metrics import METRICS, evaluate
+from skinml.evaluation.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    bootstrap_weights,
+    resampled,
+)
+from skinml.progress import progress_bar
+
+# The metrics in which all pairs are tested and a verdict is given: what Table III compares by.
+VERDICT_METRICS = ("accuracy", "auc_weighted")
+
+# Every metric of the table, all with intervals.
+REPORTED = (
+    "accuracy",
+    "precision_weighted",
+    "f1_weighted",
+    "auc_weighted",
+    "auc_macro",
+    "sensitivity_melanoma",
+    "sensitivity_seborrheic_keratosis",
+    "sensitivity_nevus",
+    "specificity_melanoma",
+    "specificity_seborrheic_keratosis",
+    "specificity_nevus",
+    "melanoma_auc",
+    "keratosis_auc",
+    "challenge_auc",
+    "calibration_error",
+)
+
+# What a run measured beside its predictions.
+COSTS = ("parameters_millions", "model_size_mb", "latency_ms", "training_seconds", "best_epoch")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of a cell: the mean over its runs and how far it would move.
+
+    `low` and `high` over test images (95 %, bootstrap); `sd_seeds` over seeds within a split and
+    `sd_splits` over the means of splits, None with fewer than two.
+    """
+
+    value: float
+    low: float
+    high: float
+    sd_seeds: float | None
+    sd_splits: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell of the table."""
+
+    cell: CellName
+    runs: tuple[RunRecord, ...]
+    values: dict[str, Value]
+    costs: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Test:
+    """A difference, first minus second, and what is shown of it.
+
+    `low`, `high`, `p_images` and `p_images_holm` are over test images, `p_seeds` over paired runs
+    (None with fewer than can give one, `pairs` of them). `method` names the test over images.
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p_images: float
+    p_images_holm: float
+    method: str
+    p_seeds: float | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where each cell stands by a metric when the test images are drawn again.
+
+    `probability_best`, `rank_low` and `rank_high` (95 %) by cell, of the networks as trained.
+    `detectable` is the smallest difference of two cells that the test set would have shown with
+    80 % power, `detectable_all` the same among all pairs (the first step of Holm's method).
+    """
+
+    metric: str
+    probability_best: dict[CellName, float]
+    rank_low: dict[CellName, float]
+    rank_high: dict[CellName, float]
+    detectable: float
+    detectable_all: float
+    verdict: str
+    winner: CellName | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report says, computed from predictions tables."""
+
+    selection: Selection
+    rows: tuple[Row, ...]
+    images: int
+    class_counts: dict[str, int]
+    pairs: tuple[Test, ...]
+    planned: dict[str, tuple[Test, ...]]
+    standings: dict[str, Standing]
+
+    @property
+    def seeds(self) -> int:
+        """The fewest seeds of a cell."""
+        return min(len({run.tags["seed"] for run in row.runs}) for row in self.rows)
+
+
+def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
+    """Compare the cells of a selection. Tables that do not fit each other are a `UserError`."""
+    images = _Images(selection.runs)
+    weights = bootstrap_weights(len(images.ids), resamples)
+    rows, draws, estimates = [], [], {}
+    with progress_bar("comparing", len(selection.runs)) as advance:
+        for cell, runs in selection.cells.items():
+            points, redrawn = [], []
+            for run in runs:
+                points.append(evaluate(run.predictions, names=REPORTED))
+                where = images.rows(run)
+                redrawn.append(resampled(run.predictions, weights[:, where], REPORTED))
+                estimates[run] = {
+                    metric: images.spread(run, estimate(run.predictions, metric))
+                    for metric in TESTED
+                }
+                advance(text=str(cell))
+            mean_draws = {
+                name: np.mean([draw[name] for draw in redrawn], axis=0) for name in REPORTED
+            }
+            draws.append(mean_draws)
+            rows.append(_row(cell, runs, points, mean_draws))
+    of_cell = {
+        metric: {row.cell: mean([estimates[run][metric] for run in row.runs]) for row in rows}
+        for metric in TESTED
+    }
+    pairs = tuple(
+        test
+        for metric in VERDICT_METRICS
+        for test in _tests(
+            metric,
+            [((str(a.cell), str(b.cell)), [(a, b)]) for a, b in itertools.combinations(rows, 2)],
+            of_cell[metric],
+            estimates,
+        )
+    )
+    planned = {
+        question: tuple(
+            test
+            for metric in VERDICT_METRICS
+            for test in _tests(metric, contrasts, of_cell[metric], estimates)
+        )
+        for question, contrasts in _planned(rows).items()
+    }
+    standings = {
+        metric: _standing(
+            metric, rows, np.array([draw[metric] for draw in draws]), of_cell[metric], pairs
+        )
+        for metric in VERDICT_METRICS
+    }
+    return Comparison(
+        selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings
+    )
+
+
+class _Images:
+    """The test images of all runs, which pair them: one order, one label each."""
+
+    def __init__(self, runs: Sequence[RunRecord]) -> None:
+        self._index: dict[str, int] = {}
+        labels: list[int] = []
+        of_split: dict[str, tuple[RunRecord, set[str]]] = {}
+        for run in runs:
+            table = run.predictions
+            ids = set(map(str, table.image_ids))
+            first, expected = of_split.setdefault(run.tags["split"], (run, ids))
+            if ids != expected or len(ids) != len(table.image_ids):
+                raise UserError(
+                    f"runs {first.run_id} and {run.run_id} of split {run.tags['split']!r} were "
+                    f"tested on different images ({len(expected)} and {len(ids)}); expected the "
+                    "same ones: train one of them again"
+                )
+            for image_id, label in zip(table.image_ids, table.labels, strict=True):
+                index = self._index.setdefault(str(image_id), len(labels))
+                if index == len(labels):
+                    labels.append(int(label))
+                elif labels[index] != label:
+                    raise UserError(
+                        f"run {run.run_id}: image {image_id} has another label than in run "
+                        f"{first.run_id}; expected tables of one data set"
+                    )
+        self.ids = list(self._index)
+        classes = runs[0].predictions.classes
+        counts = np.bincount(labels, minlength=len(classes))
+        self.class_counts = {name: int(n) for name, n in zip(classes, counts, strict=True)}
+
+    def rows(self, run: RunRecord) -> np.ndarray:
+        """Where the images of a run's table stand among all: (n,) int64."""
+        return np.array([self._index[str(image_id)] for image_id in run.predictions.image_ids])
+
+    def spread(self, run: RunRecord, estimate: Estimate) -> Estimate:
+        """A run's estimate over all images: those it was not tested on contribute nothing."""
+        influence = np.zeros(len(self._index))
+        influence[self.rows(run)] = estimate.influence
+        return Estimate(estimate.value, influence)
+
+
+def _row(
+    cell: CellName,
+    runs: tuple[RunRecord, ...],
+    points: list[dict[str, np.ndarray]],
+    draws: dict[str, np.ndarray],
+) -> Row:
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    values = {}
+    for name in REPORTED:
+        by_split: dict[str, list[float]] = {}
+        for run, point in zip(runs, points, strict=True):
+            by_split.setdefault(run.tags["split"], []).append(float(point[name][0]))
+        finite = draws[name][np.isfinite(draws[name])]
+        low, high = np.quantile(finite, tails) if len(finite) else (np.nan, np.nan)
+        values[name] = Value(
+            float(np.mean([point[name][0] for point in points])),
+            float(low),
+            float(high),
+            _pooled_sd(list(by_split.values())),
+            _sd([float(np.mean(group)) for group in by_split.values()]),
+        )
+    costs = {
+        name: float(np.mean([run.metrics[name] for run in runs]))
+        for name in COSTS
+        if all(name in run.metrics for run in runs)
+    }
+    return Row(cell, runs, values, costs)
+
+
+def _sd(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _pooled_sd(groups: list[list[float]]) -> float | None:
+    """The standard deviation within groups; None where no group has two members."""
+    free = sum(len(group) - 1 for group in groups)
+    if not free:
+        return None
+    squares = sum(float(np.sum((np.array(group) - np.mean(group)) ** 2)) for group in groups)
+    return float(np.sqrt(squares / free))
+
+
+Contrast = tuple[tuple[str, str], list[tuple[Row, Row]]]
+
+
+def _planned(rows: Sequence[Row]) -> dict[str, list[Contrast]]:
+    """The paper's own questions, each over all the cells that can answer it.
+
+    Each pair of batch sizes over the networks that have both, and each pair of networks over the
+    batch sizes that have both.
+    """
+    by_name = {row.cell: row for row in rows}
+    models = list(dict.fromkeys(row.cell.model for row in rows))
+    sizes = sorted({row.cell.batch_size for row in rows})
+
+    def contrast(names: tuple[str, str], cells: list[tuple[CellName, CellName]]) -> list[Contrast]:
+        both = [(by_name[a], by_name[b]) for a, b in cells if a in by_name and b in by_name]
+        return [(names, both)] if both else []
+
+    return {
+        "batch size": [
+            found
+            for a, b in itertools.combinations(sizes, 2)
+            for found in contrast(
+                (f"batch size {a}", f"batch size {b}"),
+                [(CellName(model, a), CellName(model, b)) for model in models],
+            )
+        ],
+        "model": [
+            found
+            for a, b in itertools.combinations(models, 2)
+            for found in contrast(
+                (a, b), [(CellName(a, size), CellName(b, size)) for size in sizes]
+            )
+        ],
+    }
+
+
+def _tests(
+    metric: str,
+    contrasts: Sequence[Contrast],
+    of_cell: dict[CellName, Estimate],
+    estimates: dict[RunRecord, dict[str, Estimate]],
+) -> list[Test]:
+    """Test one family of contrasts, corrected for their number."""
+    found = []
+    for (first, second), cells in contrasts:
+        whole = mean([difference(of_cell[a.cell], of_cell[b.cell]) for a, b in cells])
+        exact = metric == "accuracy" and len(cells) == 1 and _single(cells[0])
+        if exact:
+            [(a, b)] = cells
+            p = mcnemar(a.runs[0].predictions, b.runs[0].predictions)
+            method = "McNemar, exact"
+        else:
+            p = whole.p_value()
+            method = "paired z" if metric == "accuracy" else "DeLong"
+        steps = _paired_runs(cells, metric, estimates)
+        low, high = whole.interval()
+        found.append((first, second, whole.value, low, high, p, method, steps))
+    adjusted = holm([p for *_, p, _, _ in found])
+    return [
+        Test(metric, first, second, value, low, high, p, p_holm, method, sign_flip(steps),
+             len(steps))
+        for (first, second, value, low, high, p, method, steps), p_holm in zip(
+            found, adjusted, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _single(pair: tuple[Row, Row]) -> bool:
+    return all(len(row.runs) == 1 for row in pair)
+
+
+def _paired_runs(
+    cells: list[tuple[Row, Row]], metric: str, estimates: dict[RunRecord, dict[str, Estimate]]
+) -> list[float]:
+    """The differences of runs of the same seed and split, one a pair."""
+    steps = []
+    for a, b in cells:
+        others = {run.repetition: run for run in b.runs}
+        steps += [
+            estimates[run][metric].value - estimates[others[run.repetition]][metric].value
+            for run in a.runs
+            if run.repetition in others
+        ]
+    return steps
+
+
+def _standing(
+    metric: str,
+    rows: Sequence[Row],
+    draws: np.ndarray,
+    of_cell: dict[CellName, Estimate],
+    pairs: Sequence[Test],
+) -> Standing:
+    cells = [row.cell for row in rows]
+    # A resample that lacks a class says nothing of a rank.
+    draws = draws[:, np.isfinite(draws).all(axis=0)]
+    if draws.shape[1]:
+        tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        low, high = np.quantile(ranks(draws), tails, axis=1, method="nearest")
+        best = probability_of_best(draws)
+    else:
+        low = high = best = np.full(len(cells), np.nan)
+    errors = [
+        difference(of_cell[a], of_cell[b]).standard_error
+        for a, b in itertools.combinations(cells, 2)
+    ]
+    typical = float(np.median(errors)) if errors else np.nan
+    winner, verdict = _verdict(metric, rows, [test for test in pairs if test.metric == metric])
+    return Standing(
+        metric,
+        dict(zip(cells, map(float, best), strict=True)),
+        dict(zip(cells, map(float, low), strict=True)),
+        dict(zip(cells, map(float, high), strict=True)),
+        smallest_detectable(typical),
+        smallest_detectable(typical, max(len(errors), 1)),
+        verdict,
+        winner,
+    )
+
+
+def _verdict(
+    metric: str, rows: Sequence[Row], tests: Sequence[Test]
+) -> tuple[CellName | None, str]:
+    """Who wins by a metric, in one sentence; nobody unless every difference is shown."""
+    name = metric_title(metric)
+    finite = [row for row in rows if np.isfinite(row.values[metric].value)]
+    if len(finite) < 2:
+        return None, f"{name}: no winner, as there are not two cells to compare."
+    best = max(finite, key=lambda row: row.values[metric].value)
+    own = [test for test in tests if str(best.cell) in (test.first, test.second)]
+    open_ = [test for test in own if not test.p_images_holm < ALPHA]
+    figure = f"{best.cell} ({best.values[metric].value:.3f})"
+    if open_:
+        closest = max(open_, key=lambda test: test.p_images_holm)
+        other = closest.second if closest.first == str(best.cell) else closest.first
+        gap = abs(closest.difference)
+        which = "any" if len(open_) == len(own) else f"{len(open_)}"
+        return None, (
+            f"{name}: no winner. The highest, {figure}, is not shown to be better than "
+            f"{which} of the {len(own)} others (nearest to equal: {other}, difference "
+            f"{gap:.3f}, adjusted p = {format_p(closest.p_images_holm)})."
+        )
+    weakest = max(own, key=lambda test: test.p_images_holm)
+    sentence = (
+        f"{name}: {figure} is better than each of the {len(own)} others on these test images "
+        f"(largest adjusted p = {format_p(weakest.p_images_holm)})"
+    )
+    pairs = min(test.pairs for test in own)
+    if pairs < pairs_needed():
+        return best.cell, (
+            f"{sentence}, as trained: {pairs} paired seed{'s' if pairs != 1 else ''} cannot show "
+            f"that the configuration, and not its seed, wins ({pairs_needed()} can)."
+        )
+    adjusted = holm([test.p_seeds if test.p_seeds is not None else 1.0 for test in own])
+    shown = sum(p < ALPHA for p in adjusted)
+    if shown < len(own):
+        return None, (
+            f"{name}: no winner. {figure} is better than each of the {len(own)} others on these "
+            f"test images, but over {pairs} paired seeds only {shown} of the differences are shown."
+        )
+    return best.cell, f"{sentence}, and over {pairs} paired seeds too."
+
+
+def paper_values() -> dict[CellName, dict[str, float]]:
+    """The paper's Table III by cell: accuracy and precision in %, f1 and auc from 0 to 1."""
+    values = {}
+    for row in PAPER_TABLE:
+        assert row.batch_size is not None
+        figures = {"accuracy": row.accuracy, "precision": row.precision, "f1": row.f1,
+                   "auc": row.auc}  # fmt: skip
+        values[CellName(row.model.lower(), row.batch_size)] = {
+            name: float(figure) for name, figure in figures.items() if figure is not None
+        }
+    return values
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name as a reader writes it."""
+    titles = {
+        "accuracy": "Accuracy",
+        "precision_weighted": "Precision (weighted)",
+        "f1_weighted": "F1 (weighted)",
+        "auc_weighted": "AUC (weighted)",
+        "auc_macro": "AUC (macro)",
+        "melanoma_auc": "Melanoma AUC",
+        "keratosis_auc": "Keratosis AUC",
+        "challenge_auc": "Challenge AUC",
+        "calibration_error": "Calibration error",
+    }
+    assert metric in METRICS
+    return titles.get(metric, metric.replace("_", " ").capitalize())
+
+
+def format_p(p: float) -> str:
+    """A p-value as papers print it."""
+    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 0.9995 else "1"

@@ -1,0 +1,246 @@
+"""The figures of a comparison, a row each in `FIGURES`: all cells side by side."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skinml.comparison.analysis import VERDICT_METRICS, Comparison, Row, metric_title, paper_values
+from skinml.data.isic2017 import NOTICE
+from skinml.evaluation.drawing import CLASS_COLOURS, GREY, PAGE, drawing, ink, save, spaced
+from skinml.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A network is told by its marker: colours are the classes'.
+_MARKERS = "osD^vP*X"
+
+
+def _sheet(heading: str, width: float, height: float, rows: int = 1, columns: int = 1) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(heading, linespacing=1.4)
+    figure.supxlabel(NOTICE, fontsize=6, color=GREY)
+    figure.subplots(rows, columns, squeeze=False)
+    return figure
+
+
+def _grid(comparison: Comparison, heading: str, height: float) -> "tuple[Figure, list[Axes]]":
+    """A panel for each cell: a row a network, a column a batch size where the grid is full."""
+    rows = comparison.rows
+    columns = min(3, len(rows))
+    lines = math.ceil(len(rows) / columns)
+    figure = _sheet(heading, PAGE, 0.9 + height * lines, lines, columns)
+    for axes in figure.axes[len(rows) :]:
+        axes.set_axis_off()
+    return figure, figure.axes
+
+
+def _label_below(panels: "list[Axes]", label: str) -> None:
+    """Name the horizontal axis below the last row of panels."""
+    columns = panels[0].get_subplotspec().get_gridspec().ncols
+    for axes in panels[-columns:]:
+        axes.set_xlabel(label)
+
+
+def _first(row: Row) -> Predictions:
+    return row.runs[0].predictions
+
+
+def _title(row: Row) -> str:
+    more = f", seed {row.runs[0].tags['seed']} of {len(row.runs)}" if len(row.runs) > 1 else ""
+    return f"{row.cell}{more}"
+
+
+def _roc(comparison: Comparison) -> "Figure":
+    """One-vs-rest ROC curves of every cell, on one scale."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    figure, panels = _grid(
+        comparison, "ROC curves, each class against the rest (AUC in brackets)", 2.55
+    )
+    for row, axes in zip(comparison.rows, panels, strict=False):
+        table = _first(row)
+        for index, label in enumerate(table.classes):
+            positive, scores = table.labels == index, table.scores[:, index]
+            if not 0 < positive.sum() < len(positive):
+                continue
+            x, y, _ = roc_curve(positive, scores)
+            entry = f"{spaced(label)} ({roc_auc_score(positive, scores):.3f})"
+            axes.plot(x, y, color=CLASS_COLOURS[label], linewidth=1, label=entry)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=_title(row))
+        axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.legend(loc="lower right", fontsize=6, handlelength=1.2)
+        axes.label_outer()
+    figure.supylabel("sensitivity", fontsize=9)
+    _label_below(panels, "1 − specificity")
+    return figure
+
+
+def _confusion(comparison: Comparison) -> "Figure":
+    """Confusion matrices of every cell: shares of the true class, images beneath."""
+    figure, panels = _grid(
+        comparison, "Confusion matrices: share of the true class (images beneath)", 2.5
+    )
+    for row, axes in zip(comparison.rows, panels, strict=False):
+        table = _first(row)
+        k = len(table.classes)
+        counts = np.bincount(table.labels * k + table.predicted, minlength=k * k).reshape(k, k)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        ticks = np.arange(k)
+        axes.pcolormesh(
+            ticks, ticks, shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1
+        )
+        axes.invert_yaxis()
+        for (true, guess), count in np.ndenumerate(counts):
+            colour = ink(shares[true, guess])
+            share = f"{shares[true, guess]:.2f}"
+            axes.text(guess, true - 0.08, share, ha="center", va="center", color=colour, fontsize=8)
+            axes.text(guess, true + 0.26, f"{count}", ha="center", va="center", color=colour,
+                      fontsize=5.5)  # fmt: skip
+        names = [spaced(label).replace(" ", "\n") for label in table.classes]
+        axes.set_xticks(ticks, names, fontsize=6.5)
+        axes.set_yticks(ticks, names, fontsize=6.5)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(aspect="equal", title=_title(row))
+        axes.label_outer()
+    figure.supylabel("true class", fontsize=9)
+    _label_below(panels, "predicted class")
+    return figure
+
+
+def pareto_front(costs: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """The points that no other one beats in both, cheapest first: their indices (F,) int64.
+
+    `costs` (n,), less is better; `gains` (n,), more is better.
+    """
+    front, best = [], -math.inf
+    for index in np.lexsort((-gains, costs)):
+        if gains[index] > best:
+            front.append(index)
+            best = gains[index]
+    return np.array(front, dtype=np.int64)
+
+
+def _pareto(comparison: Comparison) -> "Figure":
+    """Accuracy against what an answer costs, with the cells that none beats in both."""
+    heading = (
+        "Accuracy against cost (number: batch size; bar: 95 % interval; dashed: best for its cost)"
+    )
+    figure = _sheet(heading, PAGE, 3.6, 1, 2)
+    models = list(dict.fromkeys(row.cell.model for row in comparison.rows))
+    titles = {"latency_ms": "latency, ms an image", "model_size_mb": "size of the saved model, MB"}
+    for axes, (name, title) in zip(figure.axes, titles.items(), strict=True):
+        rows = [row for row in comparison.rows if name in row.costs]
+        if not rows:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, f"no run has its {name}", ha="center", color=GREY)
+            continue
+        costs = np.array([row.costs[name] for row in rows])
+        gains = np.array([100 * row.values["accuracy"].value for row in rows])
+        front = pareto_front(costs, gains)
+        axes.step(
+            costs[front], gains[front], where="post", color="black", linewidth=0.8, linestyle="--"
+        )
+        # The cells of one network have one size: a little apart they can be told from each other.
+        spread = (costs.max() - costs.min() or costs.max() or 1) * 0.02
+        for row, cost in zip(rows, costs, strict=True):
+            value = row.values["accuracy"]
+            sizes = sorted(other.cell.batch_size for other in rows
+                           if other.cell.model == row.cell.model)  # fmt: skip
+            shift = (sizes.index(row.cell.batch_size) - (len(sizes) - 1) / 2) * spread
+            x = cost + shift if name == "model_size_mb" else cost
+            axes.vlines(x, 100 * value.low, 100 * value.high, color=GREY, linewidth=0.8)
+            axes.plot(x, 100 * value.value, _MARKERS[models.index(row.cell.model)], color="black",
+                      markersize=5, zorder=3)  # fmt: skip
+            axes.annotate(str(row.cell.batch_size), (x, 100 * value.value), xytext=(4, 4),
+                          textcoords="offset points", fontsize=6.5)  # fmt: skip
+        axes.set(xlabel=title, ylabel="accuracy, %")
+        axes.label_outer(remove_inner_ticks=False)
+    handles = [
+        figure.axes[0].plot([], [], _MARKERS[i], color="black", markersize=5, label=model)[0]
+        for i, model in enumerate(models)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(models))
+    return figure
+
+
+def _forest(comparison: Comparison) -> "Figure":
+    """Every cell's figure with its interval, beside the paper's."""
+    rows = comparison.rows
+    figure = _sheet("95 % bootstrap intervals over the test images (cross: the paper's figure)",
+                    PAGE, 1.1 + 0.27 * len(rows), 1, len(VERDICT_METRICS))  # fmt: skip
+    printed = paper_values()
+    fields = {"accuracy": ("accuracy", 1 / 100), "auc_weighted": ("auc", 1)}
+    heights = np.arange(len(rows))[::-1]
+    for axes, metric in zip(figure.axes, VERDICT_METRICS, strict=True):
+        field, factor = fields[metric]
+        for row, height in zip(rows, heights, strict=True):
+            value = row.values[metric]
+            axes.hlines(height, value.low, value.high, color="black", linewidth=1)
+            if value.sd_seeds is not None:
+                reach = value.sd_seeds
+                axes.hlines(height, value.value - reach, value.value + reach, color="black",
+                            linewidth=3.5, alpha=0.35)  # fmt: skip
+            axes.plot(value.value, height, "o", color="black", markersize=4)
+            if row.cell in printed:
+                axes.plot(factor * printed[row.cell][field], height, "x", color=GREY, markersize=5)
+        axes.set_yticks(heights, [str(row.cell) for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", linewidth=0.4, color="#DDDDDD")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(metric_title(metric))
+        axes.label_outer(remove_inner_ticks=False)
+    return figure
+
+
+def _ranks(comparison: Comparison) -> "Figure":
+    """Rank intervals of every cell, and how probably it is the best."""
+    rows = comparison.rows
+    figure = _sheet(
+        "Rank if the test images were drawn again: 95 % interval (number: probability of rank 1)",
+        PAGE, 1.1 + 0.27 * len(rows), 1, len(VERDICT_METRICS),
+    )  # fmt: skip
+    heights = np.arange(len(rows))[::-1]
+    for axes, metric in zip(figure.axes, VERDICT_METRICS, strict=True):
+        standing = comparison.standings[metric]
+        for row, height in zip(rows, heights, strict=True):
+            low, high = standing.rank_low[row.cell], standing.rank_high[row.cell]
+            best = standing.probability_best[row.cell]
+            axes.hlines(height, low, high, color="black", linewidth=3, alpha=0.25 + 0.75 * best)
+            axes.plot([low, high], [height, height], "|", color="black", markersize=7)
+            axes.text(len(rows) + 0.45, height, f"{best:.2f}", ha="left", va="center", fontsize=7)
+        axes.set(xlim=(0.7, len(rows) + 0.3), xlabel=f"rank, {metric_title(metric)}")
+        axes.set_xticks(range(1, len(rows) + 1))
+        axes.set_yticks(heights, [str(row.cell) for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", linewidth=0.4, color="#DDDDDD")
+        axes.label_outer(remove_inner_ticks=False)
+    return figure
+
+
+FIGURES: dict[str, tuple[Callable[[Comparison], "Figure"], str]] = {
+    "intervals": (_forest, "Each cell's figures with 95 % intervals, beside the paper's"),
+    "ranks": (_ranks, "Rank intervals and the probability of being the best"),
+    "pareto": (_pareto, "Accuracy against latency and size, with the Pareto front"),
+    "roc_curves": (_roc, "ROC curves of all cells"),
+    "confusion_matrices": (_confusion, "Confusion matrices of all cells"),
+}
+
+
+def draw_figures(comparison: Comparison, folder: Path) -> list[Path]:
+    """Draw every row of `FIGURES` into a folder as PNG and PDF; returns the PNGs' paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with drawing():
+        for name, (draw, _) in FIGURES.items():
+            paths.append(folder / f"{name}.png")
+            save(draw(comparison), paths[-1])
+    return paths

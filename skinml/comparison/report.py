@@ -1,0 +1,436 @@
+"""A comparison → the document that a person reads."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from skinml.comparison.analysis import (
+    COSTS,
+    VERDICT_METRICS,
+    Comparison,
+    Row,
+    Test,
+    Value,
+    format_p,
+    metric_title,
+    paper_values,
+)
+from skinml.comparison.document import (
+    Block,
+    Cell,
+    Code,
+    Document,
+    Heading,
+    Items,
+    Pictures,
+    Table,
+    Text,
+)
+from skinml.comparison.figures import FIGURES
+from skinml.comparison.paired import ALPHA, pairs_needed
+from skinml.comparison.runs import CellName, RunRecord, Selection, command_for
+
+# The columns of the paper's Table III: metric → heading, factor, decimals, the paper's field.
+TABLE_III = {
+    "accuracy": ("accuracy %", 100, 2, "accuracy"),
+    "precision_weighted": ("precision %", 100, 2, "precision"),
+    "f1_weighted": ("F1", 1, 4, "f1"),
+    "auc_weighted": ("AUC", 1, 4, "auc"),
+}
+
+_BY_CLASS = {
+    "sensitivity_melanoma": "sens. mel.",
+    "sensitivity_seborrheic_keratosis": "sens. seb. k.",
+    "sensitivity_nevus": "sens. nevus",
+    "specificity_melanoma": "spec. mel.",
+    "specificity_seborrheic_keratosis": "spec. seb. k.",
+    "specificity_nevus": "spec. nevus",
+}
+_AUCS = {
+    "auc_macro": "AUC macro",
+    "melanoma_auc": "mel. AUC",
+    "keratosis_auc": "seb. k. AUC",
+    "challenge_auc": "challenge AUC",
+    "calibration_error": "calibr. error",
+}
+_LOWER_IS_BETTER = {"calibration_error", *COSTS} - {"best_epoch"}
+
+_COSTS = {
+    "parameters_millions": ("parameters M", 2),
+    "model_size_mb": ("size MB", 1),
+    "latency_ms": ("latency ms", 1),
+    "training_seconds": ("training min", 1),
+}
+
+
+def make_report(comparison: Comparison) -> Document:
+    """The whole report of a comparison."""
+    selection = comparison.selection
+    blocks: list[Block] = [
+        *(Text(standing.verdict, strong=True) for standing in comparison.standings.values()),
+        Text(_test_set(comparison)),
+        _table_iii(comparison),
+        Text(
+            "Below each figure: its 95 % bootstrap interval over the test images"
+            + (", ± standard deviation over seeds. " if _any_sd(comparison) else ". ")
+            + "Beside it the paper's, with the difference below. Best of a column in bold, which "
+            "is not to say that it is shown to be better. Precision, F1 and AUC are averages "
+            "weighted by class."
+        ),
+        *_missing(comparison),
+        Heading("What stands behind the table"),
+        Items(tuple(_caveats(comparison))),
+        Heading("By class"),
+        _plain_table(comparison, "Sensitivity and specificity", _BY_CLASS),
+        _plain_table(comparison, "Areas under the ROC curve, calibration", _AUCS),
+        Heading("Cost"),
+        _cost_table(comparison),
+        Heading("Averages, as the paper discusses them"),
+        _averages(comparison, "By model", lambda cell: cell.model),
+        _averages(comparison, "By batch size", lambda cell: f"batch size {cell.batch_size}"),
+        Heading("The paper's own questions"),
+        *(
+            _tests_table(f"{question.capitalize()}, pooled over the rest", tests)
+            for question, tests in comparison.planned.items()
+            if tests
+        ),
+        Heading("Who is best?"),
+        _standings_table(comparison),
+        Items(tuple(_detectable(comparison))),
+        Heading("All pairs"),
+        *_pairs(comparison),
+        Pictures("Figures", {name: caption for name, (_, caption) in FIGURES.items()}),
+        Heading("Runs"),
+        _runs_table(comparison),
+    ]
+    first = selection.runs[0]
+    kind = "generated demo images" if first.tags["data"] == "demo" else "ISIC 2017"
+    return Document(
+        f"Comparison of {len(comparison.rows)} configurations on {kind}, "
+        f"{first.tags['protocol']} protocol",
+        blocks,
+    )
+
+
+def _any_sd(comparison: Comparison) -> bool:
+    return any(row.values["accuracy"].sd_seeds is not None for row in comparison.rows)
+
+
+def _test_set(comparison: Comparison) -> str:
+    counts = ", ".join(
+        f"{count} {name.replace('_', ' ')}" for name, count in comparison.class_counts.items()
+    )
+    most = max(comparison.class_counts.values()) / comparison.images
+    splits = sorted({run.tags["split"] for run in comparison.selection.runs})
+    return (
+        f"Test part: {comparison.images} images ({counts}) of split {', '.join(splits)}; always "
+        f"answering the commonest class would be {100 * most:.1f} % right. Data digest "
+        f"{comparison.selection.runs[0].tags['data_digest']}."
+    )
+
+
+def _number(value: float, decimals: int) -> str:
+    return "–" if not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def _signed(value: float, decimals: int) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _value_cell(value: Value, factor: float, decimals: int, best: float) -> Cell:
+    note = f"{_number(factor * value.low, decimals)}–{_number(factor * value.high, decimals)}"
+    if value.sd_seeds is not None:
+        note += f" ±{_number(factor * value.sd_seeds, decimals)}"
+    return Cell(_number(factor * value.value, decimals), note, value.value == best)
+
+
+def _best(rows: Sequence[Row], metric: str) -> float:
+    values = [row.values[metric].value for row in rows]
+    finite = [value for value in values if math.isfinite(value)]
+    pick = min if metric in _LOWER_IS_BETTER else max
+    return pick(finite, default=math.nan)
+
+
+def _names(cell: CellName) -> list[Cell]:
+    return [Cell(cell.model), Cell(str(cell.batch_size))]
+
+
+def _table_iii(comparison: Comparison) -> Table:
+    columns = ["model", "batch"]
+    for title, *_ in TABLE_III.values():
+        columns += [title, "paper"]
+    rows = []
+    published = paper_values()
+    cells = [*(row.cell for row in comparison.rows), *comparison.selection.missing]
+    by_cell = {row.cell: row for row in comparison.rows}
+    for cell in cells:
+        line = _names(cell)
+        paper = published.get(cell, {})
+        for metric, (_, factor, decimals, name) in TABLE_III.items():
+            printed = paper.get(name)
+            if cell in by_cell:
+                value = by_cell[cell].values[metric]
+                line.append(_value_cell(value, factor, decimals, _best(comparison.rows, metric)))
+                gap = _signed(factor * value.value - printed, decimals) if printed else ""
+            else:
+                line.append(Cell("missing"))
+                gap = ""
+            line.append(Cell(_number(printed, decimals), gap) if printed else Cell("–"))
+        rows.append(line)
+    return Table("Results in the form of the paper's Table III", tuple(columns), rows, labels=2)
+
+
+def _plain_table(comparison: Comparison, title: str, metrics: dict[str, str]) -> Table:
+    rows = [
+        [
+            *_names(row.cell),
+            *(
+                _value_cell(row.values[metric], 1, 3, _best(comparison.rows, metric))
+                for metric in metrics
+            ),
+        ]
+        for row in comparison.rows
+    ]
+    return Table(title, ("model", "batch", *metrics.values()), rows, labels=2)
+
+
+def _cost_table(comparison: Comparison) -> Table:
+    rows = []
+    for row in comparison.rows:
+        line = _names(row.cell)
+        for name, (_, decimals) in _COSTS.items():
+            value = row.costs.get(name, math.nan)
+            finite = [other.costs[name] for other in comparison.rows if name in other.costs]
+            shown = value / 60 if name == "training_seconds" else value
+            line.append(Cell(_number(shown, decimals), bold=bool(finite) and value == min(finite)))
+        rows.append(line)
+    devices = sorted({_device(run) for run in comparison.selection.runs})
+    return Table(
+        f"Cost of the networks as built here, latency for one image on {', '.join(devices)}",
+        ("model", "batch", *(title for title, _ in _COSTS.values())),
+        rows,
+        labels=2,
+    )
+
+
+def _device(run: RunRecord) -> str:
+    params = run.params
+    return f"{params.get('device_name', '?')} ({params.get('device_threads', '?')} threads)"
+
+
+def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]) -> Table:
+    groups: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        groups.setdefault(key(row.cell), []).append(row)
+    published: dict[str, list[dict[str, float]]] = {}
+    for cell, paper in paper_values().items():
+        published.setdefault(key(cell), []).append(paper)
+    rows = []
+    for name, members in groups.items():
+        line = [Cell(name), Cell(str(len(members)))]
+        for metric, (_, factor, decimals, attribute) in TABLE_III.items():
+            own = [factor * row.values[metric].value for row in members]
+            line.append(Cell(_number(sum(own) / len(own), decimals)))
+            printed = [paper[attribute] for paper in published.get(name, [])]
+            line.append(Cell(_number(sum(printed) / len(printed), decimals) if printed else "–"))
+        rows.append(line)
+    columns = ["", "cells"]
+    for heading, *_ in TABLE_III.values():
+        columns += [heading, "paper"]
+    return Table(title, tuple(columns), rows)
+
+
+def _p_cell(p: float | None) -> Cell:
+    return Cell("–") if p is None else Cell(format_p(p), bold=p < ALPHA)
+
+
+def _tests_table(title: str, tests: Sequence[Test]) -> Table:
+    columns = (
+        "metric", "difference of", "from", "value", "p (images)", "p (Holm)", "p (seeds)", "test",
+    )  # fmt: skip
+    rows = [
+        [
+            Cell(metric_title(test.metric)),
+            Cell(test.first),
+            Cell(test.second),
+            Cell(_signed(test.difference, 4), f"{_signed(test.low, 4)} to {_signed(test.high, 4)}"),
+            _p_cell(test.p_images),
+            _p_cell(test.p_images_holm),
+            _p_cell(test.p_seeds),
+            Cell(test.method),
+        ]
+        for test in tests
+    ]
+    return Table(title, columns, rows, labels=3)
+
+
+def _standings_table(comparison: Comparison) -> Table:
+    columns = ["model", "batch"]
+    for metric in VERDICT_METRICS:
+        columns += [f"{metric_title(metric)}: P(best)", "rank, 95 %"]
+    rows = []
+    for row in comparison.rows:
+        line = _names(row.cell)
+        for metric in VERDICT_METRICS:
+            standing = comparison.standings[metric]
+            low, high = standing.rank_low[row.cell], standing.rank_high[row.cell]
+            line.append(Cell(_number(standing.probability_best[row.cell], 3)))
+            line.append(Cell(f"{low:g}–{high:g}"))
+        rows.append(line)
+    return Table(
+        "Probability of being the best, and rank, if the test images were drawn again",
+        tuple(columns),
+        rows,
+        labels=2,
+    )
+
+
+def _detectable(comparison: Comparison) -> list[str]:
+    lines = []
+    for metric, standing in comparison.standings.items():
+        lines.append(
+            f"{metric_title(metric)}: with these {comparison.images} images a true difference of "
+            f"two cells is found with 80 % power if it is at least {standing.detectable:.3f}; as "
+            f"the largest of all pairs, corrected, {standing.detectable_all:.3f} (the standard "
+            "error of a pair is the median one here)."
+        )
+    return lines
+
+
+def _pairs(comparison: Comparison) -> list[Block]:
+    blocks: list[Block] = []
+    for metric in VERDICT_METRICS:
+        tests = [test for test in comparison.pairs if test.metric == metric]
+        shown = sorted(
+            (test for test in tests if test.p_images_holm < ALPHA), key=lambda t: t.p_images_holm
+        )
+        text = f"{metric_title(metric)}: {len(shown)} of {len(tests)} differences are shown at 5 %"
+        text += " after Holm's correction." if tests else "."
+        blocks.append(Text(text))
+        if shown:
+            blocks.append(_tests_table(f"{metric_title(metric)}: the differences shown", shown))
+    return blocks
+
+
+def _missing(comparison: Comparison) -> list[Block]:
+    missing = comparison.selection.missing
+    if not missing:
+        return []
+    runs = comparison.selection.runs
+    commands = []
+    for cell in missing:
+        own = [run for run in runs if run.tags["model"] == cell.model]
+        commands.append(command_for(cell, (own or runs)[-1]))
+    return [
+        Text(f"{len(missing)} cell{'s are' if len(missing) > 1 else ' is'} missing. To fill:"),
+        Code(tuple(commands)),
+    ]
+
+
+def _caveats(comparison: Comparison) -> list[str]:
+    """What a reader must know to believe the table no more than it deserves."""
+    selection = comparison.selection
+    runs = selection.runs
+    first = runs[0]
+    lines = []
+    if first.tags["data"] == "demo":
+        lines.append("Generated demo images: these figures say nothing about skin lesions.")
+    seeds = comparison.seeds
+    lines.append(
+        f"{len(runs)} runs, {'at least ' if len(runs) % len(comparison.rows) else ''}{seeds} "
+        f"seed{'s' if seeds > 1 else ''} a cell. Intervals and p-values over images are about "
+        "these networks as trained"
+        + (
+            f"; p-values over seeds (sign-flip, exact) need {pairs_needed()} paired runs and are "
+            "left out with fewer."
+            if any(test.p_seeds is None for test in comparison.pairs)
+            else "; those over seeds (sign-flip, exact) are about the configurations."
+        )
+    )
+    spread = [row.values["accuracy"].sd_seeds for row in comparison.rows]
+    known = [sd for sd in spread if sd is not None]
+    if known:
+        lines.append(
+            f"Spread of the accuracy over seeds: standard deviation {100 * min(known):.2f} to "
+            f"{100 * max(known):.2f} points within a cell."
+        )
+    between = [sd for row in comparison.rows if (sd := row.values["accuracy"].sd_splits)]
+    if between:
+        lines.append(
+            f"Spread of the accuracy over splits: standard deviation {100 * min(between):.2f} to "
+            f"{100 * max(between):.2f} points."
+        )
+    lines += _settings_that_differ(selection)
+    if first.tags["protocol"] == "challenge":
+        lines.append("The paper tested on a pooled split, not on the official parts used here.")
+    elif comparison.images != 550:
+        lines.append(
+            f"The paper's figures allow a test of 550 images; here there are {comparison.images}."
+        )
+    else:
+        lines.append("As many test images as the paper's figures imply, but not the same ones.")
+    dirty = sorted({str(run.cell) for run in runs if run.params.get("git_clean") == "false"})
+    if dirty:
+        lines.append(f"Trained from a source tree with uncommitted changes: {', '.join(dirty)}.")
+    across = sorted({run.params.get("duplicate_groups_across_parts", "0") for run in runs})
+    if across not in ([], ["0"]):
+        lines.append(
+            f"{'/'.join(across)} groups of identical images lie in more than one part of the split."
+        )
+    if selection.left_out:
+        lines.append(f"Left out: {'; '.join(selection.left_out)}.")
+    return lines
+
+
+def _settings_that_differ(selection: Selection) -> list[str]:
+    """One sentence for all settings that divide the cells in the same way."""
+    by_division: dict[tuple[tuple[CellName, ...], ...], dict[str, list[str]]] = {}
+    for setting, values in selection.differences.items():
+        settings = by_division.setdefault(tuple(values.values()), {})
+        settings[setting] = list(values)
+    lines = []
+    for division, settings in by_division.items():
+        told = "; ".join(
+            f"{_cells(cells)} with "
+            + ", ".join(f"{name} {values[number]}" for name, values in settings.items())
+            for number, cells in enumerate(division)
+        )
+        lines.append(
+            f"Not all cells were trained alike: {told}. A difference between them may come from "
+            "that."
+        )
+    return lines
+
+
+def _cells(cells: Sequence[CellName]) -> str:
+    """Cells in few words: a network's name alone where all its batch sizes are meant."""
+    models: dict[str, list[str]] = {}
+    for cell in cells:
+        models.setdefault(cell.model, []).append(str(cell.batch_size))
+    return ", ".join(f"{model}-{'/'.join(sizes)}" for model, sizes in models.items())
+
+
+def _runs_table(comparison: Comparison) -> Table:
+    rows = []
+    for row in comparison.rows:
+        for run in row.runs:
+            epochs = f"{run.setting('epochs_frozen')} + {run.setting('epochs_finetune')}"
+            kept = run.metrics.get("best_epoch", math.nan)
+            rows.append(
+                [
+                    Cell(str(row.cell)),
+                    Cell(run.run_id[:12]),
+                    Cell(run.tags["seed"]),
+                    Cell(run.tags.get("weights_kind", "?")),
+                    Cell(epochs),
+                    Cell(_number(kept, 0)),
+                    Cell(run.params.get("device_kind", "?")),
+                    Cell(run.params.get("git_commit", "?")[:10]),
+                ]
+            )
+    return Table(
+        "The runs",
+        ("cell", "run", "seed", "initial weights", "epochs frozen + fine-tuning", "kept epoch",
+         "device", "commit"),
+        rows,
+        labels=2,
+    )  # fmt: skip

@@ -1,0 +1,268 @@
+"""Which runs are compared: finished runs → the cells of one comparable set."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from pathlib import Path
+
+from skinml.config import Config
+from skinml.errors import UserError
+from skinml.evaluation.predictions import Predictions, read_predictions
+from skinml.models.backbones import PAPER_BACKBONES
+
+PAPER_BATCH_SIZES = (16, 32, 64)
+
+_FOLDERS = ("data_dir", "output_dir")
+
+# What makes two runs of one cell repetitions of each other, and a test set its own.
+_REPEATED = ("seed", "split_seed")
+_CELL = ("model", "batch_size")
+_SPLIT = ("protocol", "test_fraction", "validation_fraction")
+
+
+@dataclass(frozen=True, order=True)
+class CellName:
+    """A configuration of the grid: the network and its batch size."""
+
+    model: str
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.batch_size}"
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One finished run as it was tracked.
+
+    `params` and `tags` are texts, `metrics` the final figures, `started` milliseconds since 1970;
+    `load` reads the predictions table of its test part, which is done once.
+    """
+
+    run_id: str
+    started: int
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    load: Callable[[], Predictions]
+
+    @property
+    def cell(self) -> CellName:
+        return CellName(self.tags["model"], int(self.tags["batch_size"]))
+
+    @property
+    def repetition(self) -> tuple[str, str]:
+        """Seed and split: what runs of different cells are paired by."""
+        return self.tags["seed"], self.tags["split"]
+
+    @property
+    def test_set(self) -> tuple[str, ...]:
+        """Data digest, protocol and fractions: what all runs of one table share."""
+        return (self.tags["data_digest"], *(self.setting(name) for name in _SPLIT))
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        return self.load()
+
+    def setting(self, name: str) -> str:
+        """The value of a parameter as the run used it, with every `auto` filled in."""
+        if name == "weights":
+            return self.params.get("weights_digest", self.params.get(name, "?"))
+        if name in _SPLIT[1:] and self.tags["protocol"] == "challenge":
+            return "official"
+        return self.params.get(f"effective_{name}", self.params.get(name, "?"))
+
+    @property
+    def recipe(self) -> tuple[str, ...]:
+        """The settings of the run that its cell, seed and split do not name."""
+        return tuple(self.setting(name) for name in RECIPE)
+
+
+# The parameters that decide a result, other than a cell's own.
+RECIPE = tuple(
+    option.name
+    for option in fields(Config)
+    if option.metadata["decides"] and option.name not in (*_REPEATED, *_CELL)
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One comparable set: the runs of each cell, the cells that are missing, and what to know.
+
+    `cells` has the newest run of every seed and split of each cell, in the order of the grid.
+    `left_out` says in words which runs of the same test set do not stand in the table, and
+    `differences` which settings are not the same in all cells: setting → value → cells.
+    """
+
+    cells: dict[CellName, tuple[RunRecord, ...]]
+    missing: tuple[CellName, ...]
+    left_out: tuple[str, ...]
+    differences: dict[str, dict[str, tuple[CellName, ...]]]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        return [run for runs in self.cells.values() for run in runs]
+
+
+def paper_grid() -> list[CellName]:
+    """The nine cells of the paper, in the order of its Table III."""
+    return [CellName(model, size) for model in PAPER_BACKBONES for size in PAPER_BATCH_SIZES]
+
+
+def newest_of_each(runs: Iterable[RunRecord]) -> dict[CellName, list[RunRecord]]:
+    """The newest run of each cell, seed and split, of the settings of the cell's newest run."""
+    cells: dict[CellName, list[RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: run.started, reverse=True):
+        chosen = cells.setdefault(run.cell, [])
+        same = not chosen or run.recipe == chosen[0].recipe
+        if same and run.repetition not in {other.repetition for other in chosen}:
+            chosen.append(run)
+    return cells
+
+
+def choose_test_set(runs: Sequence[RunRecord], grid: Sequence[CellName]) -> tuple[str, ...]:
+    """The test set with the newest run among those whose grid is complete, else the newest."""
+    newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
+    sets = list(dict.fromkeys(run.test_set for run in newest_first))
+    for test_set in sets:
+        if set(grid) <= {run.cell for run in runs if run.test_set == test_set}:
+            return test_set
+    return sets[0]
+
+
+def select(runs: Sequence[RunRecord], grid: Sequence[CellName] | None = None) -> Selection:
+    """Choose one comparable set among finished runs; none at all is a `UserError`.
+
+    `grid` names the cells expected, the paper's nine by default; cells beyond it are kept.
+    """
+    if not runs:
+        raise UserError(
+            "no finished run to compare here; expected some of `mlflow run . -e sweep` or "
+            "`mlflow run .` (--experiment, MLFLOW_TRACKING_URI)"
+        )
+    grid = list(paper_grid() if grid is None else grid)
+    test_set = choose_test_set(runs, grid)
+    same = [run for run in runs if run.test_set == test_set]
+    chosen = newest_of_each(same)
+    left_out = []
+    if len(runs) > len(same):
+        others = Counter(
+            f"{run.tags['protocol']} protocol, data {run.tags['data_digest']}"
+            for run in runs
+            if run.test_set != test_set
+        )
+        left_out += [f"{count} of another test set ({name})" for name, count in others.items()]
+    kept = sum(map(len, chosen.values()))
+    if len(same) > kept:
+        left_out.append(
+            f"{len(same) - kept} older ones of the same cell and seed, or other settings"
+        )
+    shared = set.intersection(*({run.tags["split"] for run in runs} for runs in chosen.values()))
+    if not shared:
+        raise UserError(
+            "the cells have no split in common: expected runs of one split_seed; "
+            "--tag split_seed=… chooses"
+        )
+    alone = [run for runs in chosen.values() for run in runs if run.tags["split"] not in shared]
+    if alone:
+        left_out.append(f"{len(alone)} of a split that not every cell has")
+    order = [*grid, *sorted(set(chosen) - set(grid))]
+    cells = {
+        name: tuple(
+            sorted(
+                (run for run in chosen[name] if run.tags["split"] in shared),
+                key=lambda run: (run.tags["split"], int(run.tags["seed"])),
+            )
+        )
+        for name in order
+        if name in chosen
+    }
+    return Selection(
+        cells,
+        tuple(name for name in grid if name not in chosen),
+        tuple(left_out),
+        _differences(cells),
+    )
+
+
+def _differences(
+    cells: dict[CellName, tuple[RunRecord, ...]],
+) -> dict[str, dict[str, tuple[CellName, ...]]]:
+    """Settings, and what else decides a result, that are not the same in every cell."""
+    found = {}
+    for name in (*RECIPE, "code_digest", "device_kind"):
+        values: dict[str, list[CellName]] = {}
+        for cell, runs in cells.items():
+            for run in runs:
+                value = run.setting(name)
+                if name == "weights":
+                    kind = run.tags.get("weights_kind", "?")
+                    value = f"file {value}" if kind == "file" else kind
+                if cell not in values.setdefault(value, []):
+                    values[value].append(cell)
+        if len(values) > 1:
+            found[name] = {value: tuple(names) for value, names in values.items()}
+    return found
+
+
+def command_for(name: CellName, pattern: RunRecord) -> str:
+    """The command that fills a missing cell like the run `pattern` of another one."""
+    options = {"model": name.model, "batch_size": str(name.batch_size)}
+    defaults = {option.name: str(option.default) for option in fields(Config)}
+    for option in dataclasses.fields(Config):
+        value = pattern.params.get(option.name)
+        if option.name not in options and value not in (None, defaults[option.name]):
+            options[option.name] = str(value)
+    if pattern.tags["model"] != name.model and pattern.tags.get("weights_kind") == "file":
+        # A file holds the weights of one network.
+        options["weights"] = "…"
+    return "mlflow run . " + " ".join(f"-P {key}={value}" for key, value in options.items())
+
+
+def portable_params(params: dict[str, str]) -> dict[str, str]:
+    """Parameters as they may be published: without the folders of the machine that trained."""
+    kept = {name: value for name, value in sorted(params.items()) if name not in _FOLDERS}
+    if "weights" in kept:
+        kept["weights"] = Path(kept["weights"]).name
+    return kept
+
+
+def runs_in_folder(folder: Path) -> list[RunRecord]:
+    """The runs whose predictions tables were committed or exported to a folder.
+
+    Each lies in a folder of its own, anywhere below, with run.json, metrics.json and
+    predictions_test.csv; a broken one is a `UserError`.
+    """
+    found = []
+    for path in sorted(folder.rglob("run.json")):
+        try:
+            description = json.loads(path.read_text())
+            metrics = json.loads((path.parent / "metrics.json").read_text())
+            tags, params = description["tags"], description["params"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path.parent}: not a run that `compare --out` or skinml.run wrote "
+                f"({type(error).__name__}: {error}); expected run.json, metrics.json and "
+                "predictions_test.csv"
+            ) from None
+        table = path.parent / "predictions_test.csv"
+        found.append(
+            RunRecord(
+                description.get("run_id", path.parent.name),
+                int(description.get("started", 0)),
+                params,
+                tags,
+                metrics,
+                partial(read_predictions, table),
+            )
+        )
+    if not found:
+        raise UserError(
+            f"{folder}: no run in it; expected folders with run.json, metrics.json and "
+            "predictions_test.csv, as `python -m skinml.compare --out FOLDER` writes them"
+        )
+    return found

@@ -1,0 +1,78 @@
+"""MLflow → finished runs: what is read back for a comparison."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skinml.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+PAGE = 100
+
+
+def experiment_id(name: str) -> str:
+    """The id of an experiment by its name, else `UserError` that names those there are."""
+    from mlflow import MlflowClient, MlflowException, get_tracking_uri
+
+    client = MlflowClient()
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        names = [found.name for found in client.search_experiments(max_results=20)]
+    except MlflowException as error:
+        raise UserError(
+            f"cannot read {get_tracking_uri()} ({str(error).splitlines()[0]}); expected a tracking "
+            "server or store that answers (MLFLOW_TRACKING_URI)"
+        ) from None
+    raise UserError(
+        f"experiment={name!r}: not at {get_tracking_uri()}; expected one of "
+        f"{', '.join(names)} (--experiment, MLFLOW_TRACKING_URI)"
+    )
+
+
+def finished_runs(experiment: str, filters: dict[str, str]) -> "Iterator[Run]":
+    """The finished training runs of an experiment, newest first, read page by page.
+
+    `filters` are tags that a run must have. A caller that has seen enough stops reading, so that
+    a store of many thousand runs costs no more than the pages looked at.
+    """
+    from mlflow import MlflowClient
+
+    conditions = ["attributes.status = 'FINISHED'", "tags.kind = 'training'"]
+    for name, value in filters.items():
+        if "'" in value and '"' in value:
+            raise UserError(f"tag {name}={value}: expected a value without both kinds of quotes")
+        quote = '"' if "'" in value else "'"
+        conditions.append(f"tags.`{name}` = {quote}{value}{quote}")
+    client, token = MlflowClient(), None
+    while True:
+        page: Any = client.search_runs(
+            [experiment],
+            " and ".join(conditions),
+            max_results=PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def download(run_id: str, name: str, folder: Path) -> Path:
+    """Bring one artifact of a run into a folder; one that is not there is a `UserError`."""
+    from mlflow import MlflowException, artifacts
+
+    try:
+        # Quietly: nine bars for nine small tables would hide the table that is asked for.
+        return Path(
+            artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder))
+        )
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"run {run_id}: {name} cannot be read ({str(error).splitlines()[0]}); expected the "
+            "artifacts of a finished run"
+        ) from None

@@ -1,0 +1,193 @@
+"""The run that stands for a sweep in MLflow, above the runs of its cells."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skinml.errors import UserError
+from skinml.processes import is_dead, process_name
+from skinml.tracking.publish import _is_generated, default_experiment
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+KIND = "sweep"
+
+# MLflow cuts a tag's value at 8,000 characters.
+NOTE_LENGTH = 7900
+
+_REASON = "skinml.reason"
+
+
+def find_experiment(data: str, create: bool = False) -> str | None:
+    """The id of the experiment that a sweep over `data` belongs to; None where there is none yet.
+
+    That of $MLFLOW_EXPERIMENT_ID (set by `mlflow run`) or $MLFLOW_EXPERIMENT_NAME, else the data
+    set's own. Only `create` writes to MLflow. A server that does not answer is a `UserError`.
+    """
+    from mlflow import MlflowClient, MlflowException, get_tracking_uri
+
+    uri = get_tracking_uri()
+    store = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if store and not store.exists() and not create:
+        return None  # To look into it would make it.
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or default_experiment(data)
+    try:
+        client = MlflowClient()
+        if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return str(client.get_experiment(given).experiment_id)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return str(client.create_experiment(name)) if create else None
+    except MlflowException as error:
+        raise UserError(
+            f"cannot use {uri} ({str(error).splitlines()[0]}); expected a tracking server that "
+            "answers (MLFLOW_TRACKING_URI)"
+        ) from None
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) or name "
+            "another (MLFLOW_EXPERIMENT_NAME)"
+        )
+    return str(experiment.experiment_id)
+
+
+def runs_with(experiment: str, tags: dict[str, str], status: str = "") -> "list[Run]":
+    """The runs of an experiment that have all these tags (and this status), newest first."""
+    from mlflow import MlflowClient
+
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    if status:
+        conditions.append(f"attributes.status = '{status}'")
+    client, found, token = MlflowClient(), list[Any](), None
+    while True:
+        page: Any = client.search_runs(
+            [experiment],
+            " and ".join(conditions),
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """The run of a sweep: `id` stays through all its starts.
+
+    `attached` is the run that `mlflow run` made for this start, where an earlier start has made
+    the sweep's own; empty otherwise.
+    """
+
+    id: str
+    experiment: str
+    attached: str = ""
+
+    @classmethod
+    def open(cls, key: str, name: str, tags: dict[str, str], experiment: str) -> "SweepRun":
+        """Go on with the sweep run of a key, else make one, or take the one `mlflow run` made."""
+        from mlflow import MlflowClient
+        from mlflow.tracking.context.registry import resolve_tags
+
+        client = MlflowClient()
+        tags = {**tags, "kind": KIND, "sweep_key": key, "process": process_name()}
+        given = os.environ.get("MLFLOW_RUN_ID", "")
+        earlier = [
+            run.info.run_id
+            for run in runs_with(experiment, {"kind": KIND, "sweep_key": key})
+            if run.info.run_id != given
+        ]
+        if earlier:
+            # The oldest, should a person have copied one.
+            sweep = cls(earlier[-1], experiment, given)
+            client.update_run(sweep.id, "RUNNING")
+            if given:
+                _tag(given, {"kind": KIND, "process": tags["process"], "continues": sweep.id})
+                link = run_link(experiment, sweep.id)
+                _tag(given, {"mlflow.note.content": f"Went on with the sweep of run {link}."})
+                _rename(given, name)
+        elif given:
+            sweep = cls(given, experiment)
+            _rename(given, name)
+        else:
+            made = client.create_run(experiment, run_name=name, tags=resolve_tags({}))
+            sweep = cls(made.info.run_id, experiment)
+        _tag(sweep.id, tags)
+        return sweep
+
+    @property
+    def own_runs(self) -> tuple[str, ...]:
+        return (self.id, self.attached) if self.attached else (self.id,)
+
+    def children(self, status: str = "") -> "list[Run]":
+        """The runs of its cells, and of starts that went on with it; newest first."""
+        return [
+            run
+            for tag in ("mlflow.parentRunId", "continues")
+            for run in runs_with(self.experiment, {tag: self.id}, status)
+            if run.info.run_id not in self.own_runs
+        ]
+
+    def close_dead(self) -> list[str]:
+        """Close RUNNING runs below it whose process is certainly gone; returns their ids.
+
+        SIGKILL, a lack of memory and a power cut leave no process the time to do so itself.
+        """
+        from mlflow import MlflowClient
+
+        closed = []
+        for run in self.children("RUNNING"):
+            if is_dead(run.data.tags.get("process", "")):
+                _tag(run.info.run_id, {_REASON: "its process is gone, without a word"})
+                MlflowClient().set_terminated(run.info.run_id, "KILLED")
+                closed.append(run.info.run_id)
+        return closed
+
+    def write_note(self, text: str) -> None:
+        """Show a text in Markdown on the sweep's page, at most NOTE_LENGTH characters."""
+        _tag(self.id, {"mlflow.note.content": text[:NOTE_LENGTH]})
+
+    def close(self, status: str, reason: str = "") -> None:
+        """End it as FINISHED, FAILED or KILLED, and with it the run of `mlflow run`."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        for run_id in self.own_runs:
+            if reason:
+                _tag(run_id, {_REASON: reason})
+            elif _REASON in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, _REASON)  # That of an earlier start.
+            client.set_terminated(run_id, status)
+
+
+def run_link(experiment: str, run_id: str) -> str:
+    """A link to a run for a note in MLflow's UI, in Markdown."""
+    return f"[{run_id[:8]}](#/experiments/{experiment}/runs/{run_id})"
+
+
+def reason_of(runs: "Sequence[Run]") -> str:
+    """Why the newest of some runs did not finish; empty where there is none, or it goes on."""
+    for run in runs:
+        if run.info.status in ("FAILED", "KILLED"):
+            return str(run.data.tags.get(_REASON) or run.info.status.lower())
+    return ""
+
+
+def _rename(run_id: str, name: str) -> None:
+    """Give a run a name, unless a person has chosen one."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    if _is_generated(client.get_run(run_id).data.tags.get("mlflow.runName", "")):
+        client.update_run(run_id, name=name)
+
+
+def _tag(run_id: str, tags: dict[str, str]) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import RunTag
+
+    MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])

@@ -1,0 +1,202 @@
+"""How an experiment opens in the MLflow UI: its note and saved views, from `dashboards/mlflow/`.
+
+`python -m skinml.tracking.views` writes them by hand; a training writes them by itself. MLflow
+keeps a saved view as JSON in a tag of the experiment. That format is not a documented interface:
+MLflow is pinned, and tests/tracking/test_views.py looks at every view in a browser.
+
+    experiment.md   the note, a Jinja template; it knows `experiment` (its name) and `url(view)`
+    views/*.json    a view a file, of which the stem is the key
+        name        what the menu calls it
+        order       its place in the menu, from 1 at the top
+        mode        TABLE or CHART
+        state       in the words of MLflow's UI: searchFilter, orderByKey, selectedColumns, …
+        sections    of charts (CHART), each with name, charts and, if wanted, columns and cardHeight
+"""
+
+import hashlib
+import json
+import re
+import sys
+import time
+from typing import Any
+
+from skinml.config import Parser
+from skinml.errors import UserError, run_command
+from skinml.provenance import PACKAGE
+
+FOLDER = PACKAGE.parent / "dashboards" / "mlflow"
+
+_NOTE = "mlflow.note.content"
+_VIEW = "mlflow.sharedViewState."
+# A key that starts with this is ours: to be renewed, and removed when its file is gone.
+_OURS = "skinml-"
+
+# The UI makes a chart of every metric that a view does not show, in the section of this name. It
+# is there from the start, closed, below ours.
+_OTHER_SECTIONS = ("epoch", "Model metrics", "System metrics")
+
+# Without these the UI shows ten runs, sorts the sections by name and smooths the curves.
+_STATE = {
+    "runsHiddenMode": "SHOW_ALL",
+    "isAccordionReordered": True,
+    "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0},
+}
+
+View = dict[str, Any]
+
+
+def install_views(experiment_id: str) -> dict[str, str]:
+    """Give an experiment its note and saved views; returns each view's URL within the UI.
+
+    Writes only what differs. A note that a person wrote or changed stays, and so do their views.
+    Without a checkout there are no files: returns {}.
+    """
+    from mlflow import MlflowClient
+
+    if not FOLDER.is_dir():
+        return {}
+    views = _read_views()
+    client = MlflowClient()
+    experiment = client.get_experiment(experiment_id)
+    now = int(time.time() * 1000)
+    for key, view in views.items():
+        old = _saved(experiment.tags.get(_VIEW + _OURS + key, ""))
+        new = {"name": view["name"], "state": json.dumps(_state(key, view))}
+        if {name: old.get(name) for name in new} != new:
+            # The menu shows the latest made at the top.
+            times = {"createdAt": old.get("createdAt", now - view["order"]), "updatedAt": now}
+            client.set_experiment_tag(experiment_id, _VIEW + _OURS + key, json.dumps(new | times))
+    for tag in experiment.tags:
+        if tag.startswith(_VIEW + _OURS) and tag.removeprefix(_VIEW + _OURS) not in views:
+            client.delete_experiment_tag(experiment_id, tag)
+    urls = {key: _url(experiment_id, key, view["mode"]) for key, view in views.items()}
+    note = _note(experiment.name, urls)
+    present = experiment.tags.get(_NOTE)
+    if present != note and (present is None or _is_our_note(present)):
+        client.set_experiment_tag(experiment_id, _NOTE, note)
+    return urls
+
+
+def _read_views() -> dict[str, View]:
+    """The views of `FOLDER` by key, in the order of the menu."""
+    views = {}
+    for path in (FOLDER / "views").glob("*.json"):
+        try:
+            view = views[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            view["name"], view["order"], _state(path.stem, view)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: {type(error).__name__} {error}; expected JSON with name, order, mode and "
+                "state, and a name and charts in each of its sections"
+            ) from None
+    return dict(sorted(views.items(), key=lambda item: item[1]["order"]))
+
+
+def _state(key: str, view: View) -> dict[str, Any]:
+    """What the UI is to show, in its own words."""
+    state = _STATE | view["state"]
+    if view["mode"] == "TABLE":
+        return state
+    sections, charts = [], []
+    for index, section in enumerate(view["sections"]):
+        uuid = f"{_OURS}{key}-{index}"
+        charts += [_chart(f"{uuid}-{n}", uuid, c) for n, c in enumerate(section["charts"])]
+        sections.append(_section(uuid, **{k: v for k, v in section.items() if k != "charts"}))
+    for name in _OTHER_SECTIONS:
+        sections.append(_section(f"{_OURS}{key}-{name}", name=name, display=False))
+    return state | {"compareRunSections": sections, "compareRunCharts": charts}
+
+
+def _section(uuid: str, **given: Any) -> dict[str, Any]:
+    return {"uuid": uuid, "display": True, "isReordered": False, "deleted": False} | given
+
+
+def _chart(uuid: str, section: str, given: dict[str, Any]) -> dict[str, Any]:
+    chart = {"uuid": uuid, "metricSectionId": section, "deleted": False, "isGenerated": False}
+    if given["type"] == "LINE":
+        chart |= {"xAxisKey": "step", "selectedMetricKeys": [given["metricKey"]]}
+        chart["lineSmoothness"] = 0
+    if given["type"] == "IMAGE":
+        chart["step"] = 0
+    return chart | given
+
+
+def _saved(value: str) -> dict[str, Any]:
+    """A saved view as the tag holds it; {} where it holds none."""
+    try:
+        saved = json.loads(value)
+    except ValueError:
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
+def _url(experiment_id: str, key: str, mode: str) -> str:
+    return (
+        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        f"&viewStateShareKey={_OURS}{key}&compareRunsMode={mode}"
+    )
+
+
+def _note(experiment: str, urls: dict[str, str]) -> str:
+    """The text of an experiment's note, with the mark that tells it from a person's."""
+    from jinja2 import Environment, StrictUndefined, TemplateError
+
+    def url(view: str) -> str:
+        if view not in urls:
+            raise UserError(
+                f"{path}: url({view!r}): expected one of {', '.join(urls)}, the files of views/"
+            )
+        return urls[view]
+
+    path = FOLDER / "experiment.md"
+    # The note is Markdown, which the UI turns into HTML and cleans.
+    jinja = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
+    try:
+        template = jinja.from_string(path.read_text(encoding="utf-8"))
+        text = template.render(experiment=experiment, url=url).strip()
+    except TemplateError as error:
+        raise UserError(f"{path}: {error}; expected a Jinja template") from None
+    return f"{text}\n\n<!-- skinml {_digest(text)} -->"
+
+
+def _is_our_note(note: str) -> bool:
+    """Whether a note is as we wrote it: its mark holds the digest of its text."""
+    found = re.fullmatch(r"(.*)\n\n<!-- skinml ([0-9a-f]{16}) -->", note, re.DOTALL)
+    return bool(found and found[2] == _digest(found[1]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def main(argv: list[str] | None = None) -> int:
+    import mlflow
+
+    parser = Parser(
+        prog="python -m skinml.tracking.views",
+        description="Write an experiment's note and saved views of the MLflow UI.",
+    )
+    parser.add_argument("--experiment", default="skinml", metavar="NAME", help="default: skinml")
+    name = parser.parse_args(argv).experiment
+    if not FOLDER.is_dir():
+        print("nothing done: the views lie in dashboards/mlflow of a checkout, and this is none")
+        return 0
+    try:
+        experiment = mlflow.get_experiment_by_name(name)
+        if experiment is None:
+            raise UserError(
+                f"--experiment {name}: there is none at {mlflow.get_tracking_uri()}; expected one "
+                "that a run has made (MLFLOW_TRACKING_URI)"
+            )
+        for view, url in install_views(experiment.experiment_id).items():
+            print(f"{view}: {url}")
+    except mlflow.MlflowException as error:
+        raise UserError(
+            f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0]}; expected a tracking "
+            "server that lets you edit the experiment (MLFLOW_TRACKING_URI)"
+        ) from None
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

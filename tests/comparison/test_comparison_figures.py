@@ -1,0 +1,52 @@
+"""The figures of a comparison: what they show, and that the same runs give the same picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skinml.comparison.analysis import Comparison, analyse
+from skinml.comparison.figures import FIGURES, draw_figures, pareto_front
+from skinml.comparison.runs import runs_in_folder, select
+from skinml.data.isic2017 import NOTICE
+from skinml.evaluation.drawing import drawing
+from tests.comparison.conftest import made_up, write_grid, write_run
+
+
+@pytest.fixture(scope="module")
+def comparison(nine: Path) -> Comparison:
+    return analyse(select(runs_in_folder(nine)), 200)
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    costs = np.array([3.0, 1.0, 2.0, 2.0, 5.0])
+    gains = np.array([0.9, 0.5, 0.7, 0.8, 0.9])
+    assert pareto_front(costs, gains).tolist() == [1, 3, 0]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_shows_every_cell(comparison: Comparison, name: str) -> None:
+    with drawing():
+        figure = FIGURES[name][0](comparison)
+        figure.draw_without_rendering()
+    texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert NOTICE in texts
+    for row in comparison.rows:
+        expected = row.cell.model if name == "pareto" else str(row.cell)
+        assert expected in texts
+
+
+def test_the_same_runs_give_the_same_bytes(comparison: Comparison, tmp_path: Path) -> None:
+    first, second = (draw_figures(comparison, tmp_path / name) for name in "ab")
+    assert [path.stem for path in first] == list(FIGURES)
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+        assert a.with_suffix(".pdf").read_bytes() == b.with_suffix(".pdf").read_bytes()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_other_grids_can_be_drawn_too(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    write_grid(tmp_path / "runs", seeds=seeds, models=("mobilenet",), sizes=(16, 32))
+    write_run(tmp_path / "runs", made_up(1, [5]), model="efficientnetb0", test_fraction=0.2)
+    found = analyse(select(runs_in_folder(tmp_path / "runs")), 50)
+    assert all(path.stat().st_size > 5000 for path in draw_figures(found, tmp_path / "out"))

@@ -1,0 +1,127 @@
+"""One report, the same in every format, and nothing in it that a format takes for its own."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from skinml.comparison.document import (
+    Cell,
+    Code,
+    Document,
+    Heading,
+    Items,
+    Pictures,
+    Table,
+    Text,
+    latex_text,
+    to_html,
+    to_latex,
+    to_markdown,
+    to_terminal,
+)
+from skinml.data.isic2017 import NOTICE
+
+NASTY = r"a_b & 50 % of {x} <script>alert(1)</script> $\alpha$ #1 ~ ^ | “q” − ± ≥ 日"
+
+
+@pytest.fixture
+def document() -> Document:
+    table = Table(
+        f"Title {NASTY}",
+        ("model", "batch", "accuracy %"),
+        [
+            [Cell("mobile_net"), Cell("16"), Cell("80.36", "76.0–84.2", bold=True)],
+            [Cell(NASTY), Cell("32"), Cell("–")],
+        ],
+        labels=2,
+    )
+    return Document(
+        f"A report of {NASTY}",
+        [
+            Text("No winner.", strong=True),
+            Heading("What & why"),
+            Text(NASTY),
+            Items(("one", NASTY)),
+            Code(("mlflow run . -P model=mobilenet -P weights=…",)),
+            table,
+            Pictures("Figures", {"roc": "ROC <curves>"}),
+        ],
+    )
+
+
+def pictures(folder: Path) -> Path:
+    Image.new("RGB", (4, 3), "red").save(folder / "roc.png")
+    return folder
+
+
+def to_wide_terminal(document: Document) -> str:
+    return to_terminal(document, width=200)
+
+
+@pytest.mark.parametrize("kind", [to_markdown, to_latex, to_html, to_wide_terminal])
+def test_every_format_says_everything(document: Document, kind: Callable[[Document], str]) -> None:
+    text = kind(document)
+    for part in ("No winner.", "80.36", "76.0", "mlflow run .", NOTICE):
+        assert part in text
+
+
+def test_markdown_tables_keep_their_columns(document: Document) -> None:
+    rows = [line for line in to_markdown(document).splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
+    assert "| **80.36**<br><sub>76.0–84.2</sub> |" in rows[2]
+
+
+def test_figures_are_only_where_they_can_be_seen(document: Document) -> None:
+    assert "roc" not in to_markdown(document).replace("ROC", "")
+    assert "![ROC <curves>](figures/roc.png)" in to_markdown(document, "figures")
+    assert "Figures" not in to_terminal(document)
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_is_one_file_that_runs_nothing(document: Document, tmp_path: Path) -> None:
+    page = _Page()
+    page.feed(to_html(document, pictures(tmp_path)))
+    names = [tag for tag, _ in page.tags]
+    assert "script" not in names and "link" not in names
+    [image] = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert str(image["src"]).startswith("data:image/png;base64,") and image["alt"]
+    assert names.count("td") == 6 and names.count("th") == 3
+
+
+def test_latex_text_is_plain_ascii_without_commands_of_its_own() -> None:
+    text = latex_text(NASTY)
+    assert text.isascii()
+    assert r"a\_b \& 50 \% of \{x\}" in text and r"\textbackslash{}alpha" in text
+
+
+def test_the_latex_document_compiles(document: Document, tmp_path: Path) -> None:
+    if not shutil.which("pdflatex"):
+        pytest.skip("pdflatex is missing: install texlive-latex-base")
+    (tmp_path / "report.tex").write_text(to_latex(document))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert (tmp_path / "report.pdf").stat().st_size > 1000
+
+
+def test_the_terminal_shows_a_note_below_its_value(document: Document) -> None:
+    lines = to_terminal(document, width=200).splitlines()
+    [index] = [number for number, line in enumerate(lines) if "80.36" in line]
+    assert "76.0–84.2" in lines[index + 1]
+    assert "\x1b" not in "".join(lines)
+    assert "\x1b" in to_terminal(document, width=200, colour=True)

@@ -1,0 +1,158 @@
+"""Which runs stand in one table, and which never do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from skinml.comparison.runs import (
+    CellName,
+    RunRecord,
+    command_for,
+    paper_grid,
+    portable_params,
+    runs_in_folder,
+    select,
+)
+from skinml.config import Config
+from skinml.errors import UserError
+from tests.comparison.conftest import made_up, write_grid, write_run
+
+
+def test_the_grid_of_the_paper_is_in_the_order_of_its_table() -> None:
+    assert [str(cell) for cell in paper_grid()] == [
+        "mobilenet-16", "mobilenet-32", "mobilenet-64",
+        "mobilenetv2-16", "mobilenetv2-32", "mobilenetv2-64",
+        "nasnetmobile-16", "nasnetmobile-32", "nasnetmobile-64",
+    ]  # fmt: skip
+
+
+def test_a_full_grid_is_selected_in_that_order(nine: Path) -> None:
+    selection = select(runs_in_folder(nine))
+    assert list(selection.cells) == paper_grid()
+    assert (selection.missing, selection.left_out, selection.differences) == ((), (), {})
+
+
+def test_missing_cells_are_named(tmp_path: Path, nine: Path) -> None:
+    shutil.copytree(nine, tmp_path / "eight")
+    [gone] = (tmp_path / "eight").glob("nasnetmobile-32-*")
+    shutil.rmtree(gone)
+    assert select(runs_in_folder(tmp_path / "eight")).missing == (CellName("nasnetmobile", 32),)
+
+
+def test_a_cell_beyond_the_grid_is_kept_at_the_end(tmp_path: Path, nine: Path) -> None:
+    shutil.copytree(nine, tmp_path / "ten")
+    write_run(tmp_path / "ten", made_up(1, [1]), model="efficientnetb0", test_fraction=0.2)
+    assert list(select(runs_in_folder(tmp_path / "ten")).cells)[-1].model == "efficientnetb0"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"data_digest": "another"}, {"protocol": "challenge"}, {"test_fraction": 0.15}],
+    ids=str,
+)
+def test_runs_of_another_test_set_never_stand_in_the_same_table(
+    tmp_path: Path, nine: Path, other: dict[str, object]
+) -> None:
+    """The newest run is of another test set, but its grid is not complete."""
+    shutil.copytree(nine, tmp_path / "runs")
+    options = {"test_fraction": 0.2, **other}
+    write_run(tmp_path / "runs", made_up(3, [1]), started=1000, model="mobilenet", **options)
+    selection = select(runs_in_folder(tmp_path / "runs"))
+    assert len(selection.runs) == 9
+    assert "1 of another test set" in selection.left_out[0]
+
+
+def test_the_newest_test_set_is_taken_where_none_is_complete(tmp_path: Path) -> None:
+    write_run(tmp_path, made_up(1, [1]), started=1, protocol="challenge")
+    write_run(tmp_path, made_up(1, [1]), started=2)
+    [run] = select(runs_in_folder(tmp_path)).runs
+    assert run.tags["protocol"] == "paper"
+
+
+def test_of_repeated_runs_the_newest_counts_once(tmp_path: Path) -> None:
+    for started in (5, 9, 7):
+        write_run(tmp_path, made_up(1, [1]), started=started)
+    selection = select(runs_in_folder(tmp_path))
+    assert [run.started for run in selection.runs] == [9]
+    assert "2 older ones" in selection.left_out[0]
+
+
+def test_seeds_of_other_settings_are_not_averaged_with_it(tmp_path: Path) -> None:
+    write_run(tmp_path, made_up(1, [1]), started=1, seed=1, epochs_finetune=100)
+    write_run(tmp_path, made_up(1, [2]), started=2, seed=2, epochs_finetune=3)
+    write_run(tmp_path, made_up(1, [3]), started=3, seed=3, epochs_finetune=3)
+    selection = select(runs_in_folder(tmp_path))
+    assert [run.tags["seed"] for run in selection.runs] == ["2", "3"]
+    assert selection.left_out
+
+
+def test_settings_that_differ_between_cells_are_told(tmp_path: Path) -> None:
+    write_run(tmp_path, made_up(1, [1]), model="mobilenet", epochs_finetune=3)
+    write_run(tmp_path, made_up(1, [2]), model="mobilenetv2", epochs_finetune=9)
+    assert select(runs_in_folder(tmp_path)).differences == {
+        "epochs_finetune": {
+            "3": (CellName("mobilenet", 16),),
+            "9": (CellName("mobilenetv2", 16),),
+        }
+    }
+
+
+def test_a_split_that_one_cell_lacks_is_left_out_for_all(tmp_path: Path) -> None:
+    write_grid(tmp_path, splits=(0, 1), models=("mobilenet",), sizes=(16,))
+    write_grid(tmp_path, splits=(1,), models=("mobilenetv2",), sizes=(16,))
+    selection = select(runs_in_folder(tmp_path))
+    assert {run.setting("split_seed") for run in selection.runs} == {"1"}
+    assert "split" in selection.left_out[-1]
+
+
+def test_cells_without_a_common_split_are_refused(tmp_path: Path) -> None:
+    write_grid(tmp_path, splits=(0,), models=("mobilenet",), sizes=(16,))
+    write_grid(tmp_path, splits=(1,), models=("mobilenetv2",), sizes=(16,))
+    with pytest.raises(UserError, match="no split in common"):
+        select(runs_in_folder(tmp_path))
+
+
+def test_nothing_to_compare_is_said() -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        select([])
+
+
+def test_the_command_for_a_missing_cell_repeats_the_settings_of_the_others(tmp_path: Path) -> None:
+    write_run(tmp_path, made_up(1, [1]), model="mobilenet", epochs_finetune=3, seed=4)
+    [run] = runs_in_folder(tmp_path)
+    assert command_for(CellName("mobilenet", 64), run) == (
+        "mlflow run . -P model=mobilenet -P batch_size=64 -P seed=4 -P weights=none "
+        "-P epochs_finetune=3"
+    )
+
+
+def test_a_command_does_not_hand_one_network_the_weights_of_another(tmp_path: Path) -> None:
+    write_run(tmp_path, made_up(1, [1]), model="mobilenet")
+    [run] = runs_in_folder(tmp_path)
+    ours = {**run.params, "weights": "mobilenet.weights.h5"}
+    of_file = RunRecord("a", 0, ours, {**run.tags, "weights_kind": "file"}, {}, run.load)
+    assert "weights=mobilenet.weights.h5" in command_for(CellName("mobilenet", 64), of_file)
+    assert "weights=…" in command_for(CellName("nasnetmobile", 64), of_file)
+
+
+def test_published_parameters_name_no_folder_of_this_machine() -> None:
+    config = Config(data_dir="/home/me/isic", output_dir="/scratch/me", weights="/home/me/w.h5")
+    kept = portable_params({name: str(value) for name, value in config.as_dict().items()})
+    assert not [value for value in kept.values() if "/" in value]
+    assert kept["weights"] == "w.h5" and kept["model"] == config.model
+
+
+@pytest.mark.parametrize("damage", ["metrics.json", "run.json"])
+def test_a_damaged_folder_is_named(tmp_path: Path, damage: str) -> None:
+    own = write_run(tmp_path, made_up(1, [1]))
+    (own / damage).write_text("{")
+    with pytest.raises(UserError, match=own.name):
+        runs_in_folder(tmp_path)
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match="no run in it"):
+        runs_in_folder(tmp_path)

@@ -1,0 +1,266 @@
+"""The comparison as a command: from a store or a folder to a table, a page, a run in MLflow."""
+
+import csv
+import io
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from skinml.compare import FORMATS, main
+from skinml.comparison.figures import FIGURES
+from skinml.comparison.runs import paper_grid
+from skinml.data.isic2017 import NOTICE
+from skinml.errors import UserError
+from tests.comparison.conftest import made_up, write_grid, write_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@pytest.fixture(scope="module")
+def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_grid(tmp_path_factory.mktemp("nine"))
+
+
+_started = itertools.count(1_700_000_000_000)
+
+
+def log_run(client: "MlflowClient", folder: Path, **tags: str) -> str:
+    """A run in MLflow as a training leaves it, from an exported one; each newer than the last."""
+    from mlflow.entities import Metric, Param
+
+    found = client.get_experiment_by_name("skinml")
+    experiment_id = found.experiment_id if found else client.create_experiment("skinml")
+    description = json.loads((folder / "run.json").read_text())
+    status = tags.pop("status", "FINISHED")
+    run = client.create_run(
+        experiment_id, start_time=next(_started), tags=description["tags"] | tags
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    client.log_batch(
+        run.info.run_id,
+        [Metric(name, value, 1, 0) for name, value in metrics.items()],
+        [Param(name, value) for name, value in description["params"].items()],
+    )
+    client.log_artifact(run.info.run_id, str(folder / "predictions_test.csv"))
+    client.set_terminated(run.info.run_id, status)
+    return str(run.info.run_id)
+
+
+def log_grid(client: "MlflowClient", nine: Path, **tags: str) -> list[str]:
+    return [log_run(client, path.parent, **tags) for path in sorted(nine.glob("*/run.json"))]
+
+
+def test_nine_runs_in_mlflow_become_the_table(
+    store: "MlflowClient", nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_grid(store, nine)
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert "Results in the form of the paper's Table III" in shown and NOTICE in shown
+    assert "missing" not in shown
+    assert shown.rstrip().splitlines()[-1].startswith("AUC (weighted): no winner.")
+    for cell in paper_grid():
+        assert str(cell) in shown
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
+def test_a_run_that_did_not_finish_is_missing_with_its_command(
+    store: "MlflowClient", nine: Path, status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in nine.glob("*/run.json"):
+        gone = "mobilenet-32" in path.parent.name
+        log_run(store, path.parent, status=status if gone else "FINISHED")
+    main([])
+    shown = capsys.readouterr().out
+    assert "1 cell is missing" in shown
+    assert "mlflow run . -P model=mobilenet -P batch_size=32 -P test_fraction=0.2" in shown
+
+
+def test_only_trainings_are_compared(store: "MlflowClient", nine: Path) -> None:
+    log_run(store, next(iter(nine.glob("*/run.json"))).parent, kind="sweep")
+    with pytest.raises(UserError, match="no finished run"):
+        main([])
+
+
+def test_filters_choose_the_runs(
+    store: "MlflowClient", nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = log_grid(store, nine, **{"mlflow.parentRunId": "one", "note": "it's"})
+    log_grid(store, nine, **{"mlflow.parentRunId": "two"})
+    for arguments in (["--sweep", "one"], ["--tag", "note=it's"]):
+        main([*arguments, "--format", "json"])
+        cells = json.loads(capsys.readouterr().out)["cells"]
+        assert {run for cell in cells for run in cell["runs"]} == set(old)
+    with pytest.raises(UserError, match="no finished run"):
+        main(["--protocol", "challenge"])
+
+
+def test_of_many_sweeps_only_the_newest_is_read(
+    store: "MlflowClient", nine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading stops once a page of older runs adds nothing: 36 runs, 20 looked at."""
+    from skinml.tracking import read
+
+    for _ in range(4):
+        log_grid(store, nine)
+    monkeypatch.setattr(read, "PAGE", 10)
+    pages = []
+    search = type(store).search_runs
+    monkeypatch.setattr(
+        type(store), "search_runs", lambda *a, **k: pages.append(1) or search(*a, **k)
+    )
+    main(["--format", "csv"])
+    assert len(pages) == 2
+
+
+def test_an_experiment_that_is_not_there_is_named(store: "MlflowClient") -> None:
+    with pytest.raises(UserError, match=r"experiment='no-such'.*expected one of.*Default"):
+        main(["--experiment", "no-such"])
+
+
+def test_a_run_without_its_predictions_is_named(store: "MlflowClient", nine: Path) -> None:
+    [run_id, *_] = log_grid(store, nine)
+    artifacts = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+    (artifacts / "predictions_test.csv").unlink()
+    with pytest.raises(UserError, match=rf"run {run_id}: predictions_test.csv cannot be read"):
+        main([])
+
+
+def test_a_comparison_is_stored_as_a_run_of_its_own(
+    store: "MlflowClient", nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_grid(store, nine)
+    main(["--log"])
+    run_id = capsys.readouterr().err.split()[-1]
+    run = store.get_run(run_id)
+    assert run.info.status == "FINISHED" and run.data.tags["kind"] == "comparison"
+    assert "no winner" in run.data.tags["verdict_accuracy"]
+    assert "Table III" in run.data.tags["mlflow.note.content"]
+    assert {"report.html", "comparison.json", "figures", "runs"} <= {
+        item.path for item in store.list_artifacts(run_id)
+    }
+    best = [v for k, v in run.data.metrics.items() if k.startswith("probability_best_accuracy/")]
+    assert len(best) == 9 and sum(best) == pytest.approx(1)
+    # It is no training: the next comparison does not see it.
+    main(["--format", "json"])
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 9
+
+
+def test_a_folder_holds_everything_and_rebuilds_itself(
+    nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    main(["--from", str(nine), "--out", str(first)])
+    main(["--from", str(first), "--out", str(second)])
+    names = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()}
+    assert {"report.md", "report.tex", "report.html", "table.csv", "comparison.json"} <= names
+    assert {f"figures/{name}.png" for name in FIGURES} <= names
+    assert len([name for name in names if name.endswith("predictions_test.csv")]) == 9
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert "![" in (first / "report.md").read_text()
+
+
+def test_committed_results_need_no_server(
+    nine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert main(["--from", str(nine)]) == 0
+    assert "no winner" in capsys.readouterr().out
+
+
+def test_the_data_formats_hold_the_same_figures(
+    nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--from", str(nine), "--format", "json"])
+    data = json.loads(capsys.readouterr().out)
+    main(["--from", str(nine), "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == len(data["cells"]) == 9
+    for row, cell in zip(rows, data["cells"], strict=True):
+        assert row["model"] == cell["model"]
+        accuracy = cell["metrics"]["accuracy"]
+        assert float(row["accuracy"]) == accuracy["value"]
+        assert float(row["accuracy_low"]) == accuracy["low"]
+        assert row["accuracy_sd_seeds"] == "" and accuracy["sd_seeds"] is None
+
+
+def test_undefined_figures_are_null_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = made_up(1, [1])
+    keep = table.labels != 0
+    write_run(tmp_path, type(table)(table.image_ids[keep], table.labels[keep], table.scores[keep]))
+    main(["--from", str(tmp_path), "--format", "json"])
+    [cell] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["cells"]
+    assert cell["metrics"]["melanoma_auc"]["value"] is None
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_ending_of_a_file_names_its_format(nine: Path, tmp_path: Path, kind: str) -> None:
+    from skinml.compare import SUFFIXES
+
+    [suffix] = [suffix for suffix, name in SUFFIXES.items() if name == kind]
+    path = tmp_path / "new folder" / f"table{suffix}"
+    main(["--from", str(nine), "--out", str(path)])
+    assert path.stat().st_size > 1000
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_an_unknown_ending_is_refused_before_anything_is_written(
+    nine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"table\.docx: expected one of the endings"):
+        main(["--from", str(nine), "--out", str(tmp_path / "table.docx")])
+    assert not list(tmp_path.glob("*.docx*"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--paper", "--from", "x"], ["--tag", "novalue"], ["--format", "word"]]
+)
+def test_contradictions_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UserError):
+        main(arguments)
+
+
+def test_the_papers_own_table_carries_no_winner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--paper"]) == 0
+    shown = capsys.readouterr().out
+    assert "550" in shown and "no winner" in shown.lower()
+    main(["--paper", "--out", str(tmp_path / "paper")])
+    assert {"report.md", "report.json", "intervals.png"} <= {
+        path.name for path in (tmp_path / "paper").iterdir()
+    }
+
+
+def test_any_published_table_can_be_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "table.csv").write_text("name,accuracy_percent\nours,91.0\ntheirs,70.5\n")
+    main(["--published", str(tmp_path / "table.csv"), "--n", "1000", "--format", "json"])
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_a_comparison_never_loads_tensorflow(nine: Path, tmp_path: Path) -> None:
+    """Neither reading a folder, nor drawing, nor logging does."""
+    shutil.copytree(nine, tmp_path / "runs")
+    code = (
+        "import sys\n"
+        "from skinml.compare import main\n"
+        "main(['--from', 'runs', '--out', 'out', '--log'])\n"
+        "loaded = {'tensorflow', 'keras', 'jax'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,129 @@
+"""Processes that are told apart for ever, and that do not outlive whoever started them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from skinml.processes import end_process, is_dead, process_name
+
+ROOT = Path(__file__).parent.parent
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(300)"]
+
+
+def test_a_process_is_alive_until_it_ends() -> None:
+    process = subprocess.Popen(SLEEPER)
+    name = process_name(process.pid)
+    assert not is_dead(name)
+    process.kill()
+    # Nobody has waited for it yet: it still has its id, as a zombie.
+    while process_is_running(process.pid):
+        time.sleep(0.01)
+    assert is_dead(name)
+    process.wait()
+    assert is_dead(name)
+
+
+def process_is_running(pid: int) -> bool:
+    import psutil
+
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_an_id_that_another_process_has_now_is_not_the_old_one() -> None:
+    host, pid, start = process_name().rsplit(" ", 2)
+    assert not is_dead(f"{host} {pid} {start}")
+    assert is_dead(f"{host} {pid} {float(start) - 3600}")
+
+
+@pytest.mark.parametrize("name", ["", "elsewhere 1 2", "elsewhere 4000000000 5.0", "no name"])
+def test_of_what_is_not_known_nothing_is_said_to_be_dead(name: str) -> None:
+    assert not is_dead(name)
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); "
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_process_is_ended_by_its_name(stubborn: bool) -> None:
+    code = (STUBBORN if stubborn else "print(); import time; ") + "time.sleep(300)"
+    process = subprocess.Popen([sys.executable, "-uc", code], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    name, begun = process_name(process.pid), time.monotonic()
+    end_process(name, 0.5)
+    assert is_dead(name)
+    # One that does not react is given its time.
+    assert (time.monotonic() - begun >= 0.5) == stubborn
+    process.wait()
+    process.stdout.close()
+
+
+def test_another_hosts_process_of_the_same_id_is_left_alone() -> None:
+    process = subprocess.Popen(SLEEPER)
+    _, pid, start = process_name(process.pid).rsplit(" ", 2)
+    end_process(f"elsewhere {pid} {start}", 0.1)
+    end_process(f"{process_name().rsplit(' ', 2)[0]} {pid} {float(start) - 3600}", 0.1)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
+WATCHED = """
+import signal, sys, time
+from skinml.processes import stop_with_stdin
+
+stubborn = sys.argv[1] == "stubborn"
+signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(7))
+stop_with_stdin(grace=0.5)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize(("kind", "code"), [("ready", 7), ("stubborn", 143)])
+def test_a_process_ends_when_its_starter_is_killed(kind: str, code: int, tmp_path: Path) -> None:
+    """By its own handler, or by force where that does nothing. The starter gets SIGKILL."""
+    (tmp_path / "watched.py").write_text(WATCHED)
+    starter = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.PIPE,"
+        " stdout=open('out', 'w'))\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    process = subprocess.Popen(
+        # A process between the two keeps the exit code of the one whose starter is gone.
+        [sys.executable, "-c", starter, "-c", RECORDER, str(tmp_path / "watched.py"), kind],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while "ready" not in (tmp_path / "out").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    while not (tmp_path / "code").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (tmp_path / "code").read_text() == str(code)
+
+
+# Passes its stdin on, and writes down how its child ended.
+RECORDER = """
+import os, subprocess, sys
+child = subprocess.run([sys.executable, *sys.argv[1:]])
+with open("part", "w") as file:
+    file.write(str(child.returncode))
+os.rename("part", "code")
+"""

@@ -1,0 +1,693 @@
+"""A sweep: which cells it trains, in what processes, and what stands when it is stopped.
+
+Three kinds of cells. QUICK ones, a script without any library, for how they are scheduled. HONEST
+ones, the real `skinml.run` with its MLflow run but no network to train, for what is left of a
+sweep that is stopped or killed. And one that trains a real network, started by `mlflow run`.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from pytest import CaptureFixture, MonkeyPatch
+
+from skinml.config import Config
+from skinml.data.prepared import PreparedSet
+from skinml.errors import UserError
+from skinml.sweep import cell_command, cores_of, main, only_one, visible_gpus
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ROOT = Path(__file__).parent.parent
+
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+
+# What a cell does, by its name without seeds, stands in plan.json: "fail", "sigkill", "silent",
+# "wait" (for the file go) or nothing.
+QUICK = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+options = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if "=" in a)
+name = f"{options['model']}-{options['batch_size']}"
+plan = json.loads(Path("plan.json").read_text()).get(name, "")
+seen = Path("seen")
+seen.mkdir(exist_ok=True)
+record = {"start": time.time(), "pid": os.getpid(), "session": os.getsid(0),
+          "cores": sorted(os.sched_getaffinity(0)), "options": options,
+          "variables": {k: v for k, v in os.environ.items() if "MLFLOW" in k or "SKINML" in k
+                        or k == "CUDA_VISIBLE_DEVICES"}}
+(seen / f"{name}.json").write_text(json.dumps(record))
+print("a first line")
+if plan == "fail":
+    print("Traceback (most recent call last):\\n  ...\\n\\x1b[31mValueError: no luck\\x1b[0m\\n")
+    sys.exit(1)
+if plan == "sigkill":
+    os.kill(os.getpid(), signal.SIGKILL)
+while plan == "wait" and not Path("go").exists():
+    time.sleep(0.05)
+time.sleep(0.3)
+record["end"] = time.time()
+(seen / f"{name}.json").write_text(json.dumps(record))
+if plan == "silent":
+    sys.exit(0)
+folder = Path(options["output_dir"]) / f"run-{time.time_ns()}"
+folder.mkdir()
+row = {"epoch": 1, "step": "finetune", "val_auc_macro": 0.9, "time": int(time.time() * 1000)}
+(folder / "history.csv").write_text(f"{','.join(row)}\\n{','.join(map(str, row.values()))}\\n")
+(folder / "metrics.json").write_text('{"test_accuracy": 0.75, "test_auc_macro": 0.875}')
+(folder / "mlflow_run_id").write_text("f" * 32)
+(folder / "FINISHED").touch()
+"""
+
+# The real command with a made-up network: SLOW is the model whose epochs never end.
+HONEST = """
+import json, os, sys, time
+from skinml import backend, registry, run
+from skinml.errors import run_command
+
+def train(config, data, parts, on_epoch):
+    for epoch in range(1, 4):
+        if config.model == os.environ.get("SLOW") and epoch == 2:
+            time.sleep(600)
+        numbers = {f"{part}_{name}": 0.5 for part in ("train", "val")
+                   for name in ("loss", "accuracy", "auc_macro")}
+        on_epoch({"epoch": epoch, "step": "finetune", **numbers, "learning_rate": 1e-3,
+                  "seconds": 0.1, "images_per_second": 9.0, "time": int(time.time() * 1000)})
+    return None, None, 0.1
+
+def evaluate(folder, *others):
+    folder.write_metrics({"test_accuracy": 0.75, "test_auc_macro": 0.875})
+    folder.write_text("note.md", "a note")
+    folder.finish()
+
+backend.configure = lambda *given: backend.Device("none", "cpu", "none", 1)
+run._train, run._evaluate = train, evaluate
+registry.log_models = lambda folder, register: {"model": "", "serving": ""}
+sys.exit(run_command(run.main))
+"""
+
+# A sweep in a process of its own, with the cells of a script.
+DRIVER = """
+import sys
+from skinml.errors import run_command
+from skinml.sweep import cell_command, main
+
+def command(config):
+    return [sys.executable, sys.argv[1], *cell_command(config)[3:]]
+
+code = run_command(lambda: main(sys.argv[2:], command))
+assert not {"tensorflow", "keras", "jax", "torch"} & set(sys.modules)
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def options(toy_set: PreparedSet) -> list[str]:
+    """Two models at two batch sizes on the toy set."""
+    given = {
+        "models": "mobilenet,mobilenetv2",
+        "batch_sizes": "16,32",
+        "data": "demo",
+        "data_dir": str(toy_set.folder),
+        "protocol": "challenge",
+        "weights": "none",
+        "epochs_finetune": "3",
+    }
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+Sweep = Callable[..., int]
+
+
+@pytest.fixture
+def sweep(store: "MlflowClient", options: list[str], tmp_path: Path) -> Sweep:
+    """Runs a sweep of QUICK cells in this process; keywords say what a cell does."""
+    (tmp_path / "quick.py").write_text(QUICK)
+
+    def sweep(*more: str, **plan: str) -> int:
+        by_name = {name.replace("_", "-"): what for name, what in plan.items()}
+        (tmp_path / "plan.json").write_text(json.dumps(by_name))
+        return main(
+            [*options, *more],
+            lambda config: [sys.executable, "quick.py", *cell_command(config)[3:]],
+        )
+
+    return sweep
+
+
+def seen() -> dict[str, dict[str, Any]]:
+    """What the cells that were started wrote down."""
+    return {path.stem: json.loads(path.read_text()) for path in Path("seen").glob("*.json")}
+
+
+def sweep_runs(experiment: str = "skinml-demo") -> "list[Run]":
+    """The runs that stand for sweeps."""
+    return [run for run in all_runs(experiment) if run.data.tags.get("kind") == "sweep"]
+
+
+def all_runs(experiment: str = "skinml-demo") -> "list[Run]":
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    found = client.get_experiment_by_name(experiment)
+    assert found
+    return list(client.search_runs([found.experiment_id]))
+
+
+ALL = {"mobilenet-16", "mobilenet-32", "mobilenetv2-16", "mobilenetv2-32"}
+
+
+# Every cell, each in a process of its own
+
+
+def test_every_cell_is_trained_below_one_run(sweep: Sweep, capsys: CaptureFixture[str]) -> None:
+    assert sweep() == 0
+    cells = seen()
+    assert set(cells) == ALL
+    [run] = sweep_runs()
+    assert run.info.status == "FINISHED"
+    key = run.data.tags["sweep_key"]
+    for name, cell in cells.items():
+        assert cell["session"] == cell["pid"] != os.getsid(0), "a Ctrl-C would reach it"
+        assert cell["variables"]["SKINML_PARENT_RUN_ID"] == run.info.run_id
+        assert cell["variables"]["MLFLOW_EXPERIMENT_ID"] == run.info.experiment_id
+        folder = Path("runs") / f"sweep-{key}" / f"{name}-seed0-split0"
+        assert cell["options"]["output_dir"] == str(folder)
+        assert list(folder.glob("log-*.txt"))
+    assert "4 of 4 done" in run.data.tags["mlflow.note.content"]
+    assert run.data.tags["mlflow.note.content"].count("| 0.7500 | 0.8750 |") == 4
+    captured = capsys.readouterr()
+    assert captured.out.count("0.750") == 4
+    assert "python -m skinml.compare --experiment skinml-demo" in captured.err
+    assert "go on" not in captured.err
+
+
+def test_a_cell_gets_every_option_of_the_sweep_and_its_models_own(sweep: Sweep) -> None:
+    setting = "mobilenetv2.epochs_frozen=30 mobilenetv2.dense_units=64,32,16"
+    assert sweep("--dropout", "0.5", "--set", setting, "--models=mobilenet,mobilenetv2") == 0
+    for name, cell in seen().items():
+        own = name.startswith("mobilenetv2")
+        assert set(cell["options"]) == set(Config.__dataclass_fields__)
+        assert cell["options"]["dropout"] == "0.5"
+        assert cell["options"]["epochs_frozen"] == ("30" if own else "auto")
+        assert cell["options"]["dense_units"] == ("64,32,16" if own else "256,128,64")
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_as_many_cells_train_at_a_time_as_there_are_jobs(sweep: Sweep, jobs: int) -> None:
+    assert sweep(f"--jobs={jobs}") == 0
+    spans = [(cell["start"], cell["end"]) for cell in seen().values()]
+    at_once = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
+    assert max(at_once) == jobs
+
+
+def test_jobs_with_threads_of_their_own_get_cores_of_their_own() -> None:
+    """`skinml.run --threads 1` takes the first core that it may use."""
+    cores = sorted(os.sched_getaffinity(0))
+    assert cores_of(0, 0) == set()
+    assert cores_of(0, len(cores) + 1) == set(), "the cell says that it cannot be"
+    assert cores_of(1, len(cores)) == set(cores)
+    for slot in range(2 * len(cores)):
+        assert cores_of(slot, 1) == {cores[slot % len(cores)]}
+
+
+def test_a_cell_starts_on_its_cores_and_the_sweep_keeps_its_own(
+    sweep: Sweep, capsys: CaptureFixture[str]
+) -> None:
+    before = os.sched_getaffinity(0)
+    assert sweep("--jobs=2", "--threads=1") == 0
+    assert os.sched_getaffinity(0) == before
+    used = Counter(tuple(cell["cores"]) for cell in seen().values())
+    assert all(len(cores) == 1 for cores in used)
+    assert len(used) == min(2, len(before))
+
+
+def test_jobs_that_share_cores_are_warned_of(sweep: Sweep, capsys: CaptureFixture[str]) -> None:
+    assert sweep("--jobs=2", "--device=cpu") == 0
+    assert "2 jobs of" in capsys.readouterr().err
+    assert {cell["options"]["threads"] for cell in seen().values()} == {"0"}
+
+
+def test_gpus_are_those_that_are_there_and_visible() -> None:
+    assert visible_gpus({}, lambda: 2) == ["0", "1"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3, 1"}, lambda: 4) == ["3", "1"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1a2b"}, lambda: 4) == ["GPU-1a2b"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1,-1,0"}, lambda: 4) == ["1"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, lambda: 4) == []
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0"}, lambda: 0) == []
+
+
+def test_each_job_has_one_of_several_gpus(sweep: Sweep, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr("skinml.sweep.visible_gpus", lambda variables: ["4", "7"])
+    assert sweep("--jobs=2") == 0
+    chosen = [cell["variables"]["CUDA_VISIBLE_DEVICES"] for cell in seen().values()]
+    assert set(chosen) == {"4", "7"}
+
+
+# Failures
+
+
+@needs_signals
+def test_a_failing_cell_does_not_stop_the_others(sweep: Sweep, capsys: CaptureFixture[str]) -> None:
+    code = sweep(mobilenet_16="fail", mobilenet_32="sigkill", mobilenetv2_16="silent")
+    assert code == 1
+    assert set(seen()) == ALL
+    captured = capsys.readouterr()
+    [run] = sweep_runs()
+    log = Path("runs") / f"sweep-{run.data.tags['sweep_key']}" / "mobilenet-16-seed0-split0"
+    [log] = log.glob("log-*.txt")
+    assert f"mobilenet-16-seed0-split0 failed: ValueError: no luck; its log: {log}" in captured.err
+    assert "a first line" in log.read_text()
+    assert "mobilenet-32-seed0-split0 failed: killed by SIGKILL" in captured.err
+    assert "mobilenetv2-16-seed0-split0 failed: ended without a finished run" in captured.err
+    assert "1 of 4 done, 3 failed" in captured.err
+    assert "go on (what is done stays done) with: python -m skinml.sweep --models" in captured.err
+    assert run.info.status == "FAILED"
+    assert run.data.tags["skinml.reason"] == "3 of 4 cells failed"
+    assert "failed: killed by SIGKILL" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_run_of_a_sweep_that_goes_on_is_kept(sweep: Sweep) -> None:
+    assert sweep(mobilenet_16="fail") == 1
+    [first] = sweep_runs()
+    assert sweep("--jobs=4") == 0
+    [second] = sweep_runs()
+    assert second.info.run_id == first.info.run_id
+    assert second.info.status == "FINISHED"
+    assert "skinml.reason" not in second.data.tags
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--jobs=0"], "jobs='0': expected a whole number of at least 1"),
+        (["--rerun=perhaps"], "rerun='perhaps': expected true or false"),
+        (["--models=mobilenet,resnet", "--batch_sizes=0"], "model='resnet'"),
+        (["--models=mobilenet,resnet", "--batch_sizes=0"], "batch_size=0: expected at least 1"),
+        (["--batch_sizes=16,16"], "are one configuration"),
+        (["--weights=missing.h5"], "weights='missing.h5'"),
+        (["--set=mobilenet.no=1"], "set='mobilenet.no=1'"),
+        (["--data=isic2017", "--data_dir=nowhere"], "neither a prepared set"),
+        (["--output_dir=a-file"], "output_dir=a-file: cannot make the sweep's folder"),
+        (["--no_such=1"], "unrecognized arguments: --no_such=1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_before_anything_starts(
+    sweep: Sweep, more: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a-file").touch()
+    with pytest.raises(UserError) as caught:
+        sweep(*more)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "seen").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+# What is done already
+
+
+def finished_run(store: "MlflowClient", tags: dict[str, str], status: str = "FINISHED") -> str:
+    experiment = store.get_experiment_by_name("skinml-demo")
+    made = experiment.experiment_id if experiment else store.create_experiment("skinml-demo")
+    run_id = store.create_run(made, tags=tags).info.run_id
+    store.log_metric(run_id, "test_accuracy", 0.625)
+    store.log_metric(run_id, "test_auc_macro", 0.6875)
+    store.set_terminated(run_id, status)
+    return str(run_id)
+
+
+@pytest.fixture
+def identities(options: list[str], toy_set: PreparedSet) -> dict[str, dict[str, str]]:
+    """The tags that runs of the cells have, by the cell's name without seeds."""
+    from skinml.run import identity
+
+    shared: dict[str, Any] = {"data": "demo", "protocol": "challenge", "weights": "none"}
+    return {
+        f"{model}-{batch_size}": identity(
+            Config(model=model, batch_size=batch_size, epochs_finetune=3, **shared), toy_set.digest
+        )
+        for model in ("mobilenet", "mobilenetv2")
+        for batch_size in (16, 32)
+    }
+
+
+@pytest.fixture
+def known(store: "MlflowClient", identities: dict[str, dict[str, str]]) -> str:
+    """Runs as they may stand in the experiment: one of them does a cell; its id."""
+    done = finished_run(store, identities["mobilenet-16"])
+    finished_run(store, identities["mobilenet-32"] | {"code_digest": "another"})
+    finished_run(store, identities["mobilenet-32"] | {"data_digest": "another"})
+    reason = {"skinml.reason": "out of memory"}
+    finished_run(store, identities["mobilenetv2-16"] | reason, "FAILED")
+    return done
+
+
+def test_only_a_finished_run_of_the_same_configuration_data_and_code_is_done(
+    sweep: Sweep, known: str, capsys: CaptureFixture[str]
+) -> None:
+    assert sweep() == 0
+    assert set(seen()) == ALL - {"mobilenet-16"}
+    captured = capsys.readouterr()
+    assert f"mobilenet-16-seed0-split0 done before; run {known}" in captured.err
+    assert "0.625" in captured.out
+    assert "4 of 4 done (1 before)" in captured.err
+
+
+def test_rerun_repeats_all(sweep: Sweep, known: str) -> None:
+    assert sweep("--rerun") == 0
+    assert set(seen()) == ALL
+
+
+def test_a_dry_run_lists_every_cell_and_writes_nothing(
+    sweep: Sweep, known: str, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        store = list(connection.iterdump())
+    assert sweep("--dry-run") == 0
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert list(connection.iterdump()) == store
+    after = set(tmp_path.rglob("*"))
+    assert after - set(before) == {tmp_path / "plan.json"}
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["mobilenet-16-seed0-split0", f"done: run {known}"],
+        ["mobilenet-32-seed0-split0", "missing"],
+        ["mobilenetv2-16-seed0-split0", "failed before: out of memory"],
+        ["mobilenetv2-32-seed0-split0", "missing"],
+        ["1", "of 4 done, 3 to train"],
+    ]
+
+
+def test_a_dry_run_of_a_rerun_says_that_nothing_is_done(
+    sweep: Sweep, known: str, capsys: CaptureFixture[str]
+) -> None:
+    assert sweep("--dry-run", "--rerun") == 0
+    assert "0 of 4 done, 4 to train" in capsys.readouterr().out
+
+
+def test_a_cell_that_someone_else_finishes_meanwhile_is_not_trained_again(
+    sweep: Sweep,
+    identities: dict[str, dict[str, str]],
+    store: "MlflowClient",
+    monkeypatch: MonkeyPatch,
+) -> None:
+    from skinml import sweep as module
+
+    start = module.Worker.start
+
+    def start_and_finish_another(*given: Any) -> Any:
+        worker = start(*given)
+        if not seen_by_others:
+            seen_by_others.append(finished_run(store, identities["mobilenetv2-32"]))
+        return worker
+
+    seen_by_others: list[str] = []
+    monkeypatch.setattr(module.Worker, "start", start_and_finish_another)
+    assert sweep() == 0
+    assert set(seen()) == ALL - {"mobilenetv2-32"}
+
+
+# One at a time
+
+
+def test_a_second_sweep_of_the_same_cells_is_refused_while_the_first_runs(
+    sweep: Sweep, store: "MlflowClient"
+) -> None:
+    assert sweep() == 0
+    [run] = sweep_runs()
+    with only_one(run.data.tags["sweep_key"]), pytest.raises(UserError) as caught:
+        sweep("--rerun")
+    assert f"is running on this machine already (process {os.getpid()})" in str(caught.value)
+    assert [run.info.status for run in sweep_runs()] == ["FINISHED"]
+    assert sweep() == 0, "the lock is lifted"
+
+
+# Under `mlflow run`
+
+
+def test_the_words_to_go_on_are_of_mlflow_run_where_that_started_it(
+    sweep: Sweep, store: "MlflowClient", monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    experiment = store.create_experiment("skinml-demo")
+    run_id = store.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    assert sweep("--set", "mobilenet.dropout=0.1 mobilenet.pooling=2x2", mobilenet_16="fail") == 1
+    [run] = sweep_runs()
+    assert (run.info.run_id, run.info.status) == (run_id, "FAILED")
+    assert all("MLFLOW_RUN_ID" not in cell["variables"] for cell in seen().values())
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "go on" in line]
+    command = line.partition(" with: ")[2]
+    assert command.startswith(
+        f"mlflow run . -e sweep --env-manager local --experiment-id {experiment} "
+        "-P models=mobilenet,mobilenetv2 -P batch_sizes=16,32 -P "
+    )
+    assert "'set=mobilenet.dropout=0.1 mobilenet.pooling=2x2'" in command
+    assert "epochs_finetune=3" in command
+    assert "epochs_frozen" not in command, "a default"
+
+
+# Stopped and killed: real processes, honest runs
+
+
+class Started:
+    """A sweep of HONEST cells in a process and a terminal group of its own."""
+
+    def __init__(self, options: list[str], folder: Path, **variables: str) -> None:
+        (folder / "honest.py").write_text(HONEST)
+        (folder / "driver.py").write_text(DRIVER)
+        self.log = folder / f"sweep-{time.time_ns()}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "driver.py", "honest.py", *options],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self, seconds: float = 300) -> int:
+        code = self.process.wait(seconds)
+        assert "Traceback" not in self.log.read_text()
+        return code
+
+    def until(self, condition: Callable[[], Any], seconds: float = 300) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.2)
+        return found
+
+
+@pytest.fixture
+def start(
+    store: "MlflowClient", options: list[str], tmp_path: Path
+) -> Iterator[Callable[..., Started]]:
+    """Starts sweeps of two cells; the epochs of MobileNetV2, the second, never end if SLOW."""
+    started: list[Started] = []
+    few = [*options, "--batch_sizes=16"]
+
+    def start(*more: str, **variables: str) -> Started:
+        started.append(Started([*few, *more], tmp_path, **variables))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+def slow_run() -> "Run | None":
+    """The run of the cell that never ends, once it has trained an epoch."""
+    from mlflow import MlflowClient
+
+    if MlflowClient().get_experiment_by_name("skinml-demo") is None:
+        return None
+    found = [
+        run
+        for run in all_runs()
+        if run.info.status == "RUNNING"
+        and run.data.tags.get("model") == "mobilenetv2"
+        and "epoch/train_loss" in run.data.metrics
+    ]
+    return found[0] if found else None
+
+
+def statuses() -> dict[str, list[str]]:
+    """Statuses of the runs of every model, sorted, and of the sweeps."""
+    found: dict[str, list[str]] = {}
+    for run in all_runs():
+        found.setdefault(run.data.tags.get("model", "sweep"), []).append(run.info.status)
+    return {name: sorted(values) for name, values in found.items()}
+
+
+def pid_of(run: "Run") -> int:
+    return int(run.data.tags["process"].rsplit(" ", 2)[1])
+
+
+FINISHED_AFTER_ALL = {
+    "sweep": ["FINISHED"],
+    "mobilenet": ["FINISHED"],
+    "mobilenetv2": ["FINISHED", "KILLED"],
+}
+
+
+@needs_signals
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_that_is_stopped_stops_its_cells_and_goes_on_later(
+    start: Callable[..., Started], signum: int, code: int
+) -> None:
+    first = start(SLOW="mobilenetv2")
+    child = first.until(slow_run)
+    # As a terminal does with Ctrl-C: to the whole group.
+    os.killpg(first.process.pid, signum)
+    assert first.wait() == code
+    assert not psutil.pid_exists(pid_of(child))
+    assert statuses() == {
+        "sweep": ["KILLED"],
+        "mobilenet": ["FINISHED"],
+        "mobilenetv2": ["KILLED"],
+    }
+    [run] = sweep_runs()
+    assert run.data.tags["skinml.reason"] == f"stopped by {signal.Signals(signum).name}"
+    assert child.info.run_id in run.data.tags["mlflow.note.content"]
+    text = first.log.read_text()
+    assert "mobilenetv2-16-seed0-split0 stopped: after epoch 1/3" in text
+    assert "go on (what is done stays done) with: python -m skinml.sweep --models" in text
+    # It was the sweep's SIGTERM that the cell got, not the terminal's Ctrl-C.
+    reasons = {r.info.run_id: r.data.tags.get("skinml.reason") for r in all_runs()}
+    assert reasons[child.info.run_id] == "143"
+
+    assert start().wait() == 0
+    assert statuses() == FINISHED_AFTER_ALL
+    [again] = sweep_runs()
+    assert again.info.run_id == run.info.run_id
+
+
+@needs_signals
+@pytest.mark.slow
+def test_a_second_ctrl_c_kills_at_once(start: Callable[..., Started], tmp_path: Path) -> None:
+    """A cell that does not react to SIGTERM is given 20 seconds, but not after a second Ctrl-C."""
+    first = start(SLOW="mobilenetv2")
+    child = psutil.Process(pid_of(first.until(slow_run)))
+    child.suspend()
+    first.process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert first.process.poll() is None
+    assert child.status() == psutil.STATUS_STOPPED
+    first.process.send_signal(signal.SIGINT)
+    child.wait(10)
+    assert first.wait() == 130
+    assert statuses() == {
+        "sweep": ["KILLED"],
+        "mobilenet": ["FINISHED"],
+        "mobilenetv2": ["KILLED"],
+    }
+
+
+@needs_signals
+@pytest.mark.slow
+@pytest.mark.parametrize("with_its_cells", [False, True])
+def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_later(
+    start: Callable[..., Started], with_its_cells: bool
+) -> None:
+    """SIGKILL of the sweep alone, and of all its cells too, as when the machine goes down."""
+    first = start(SLOW="mobilenetv2")
+    child = first.until(slow_run)
+    process = psutil.Process(pid_of(child))
+    if with_its_cells:
+        process.suspend()  # It cannot close its run.
+    first.process.kill()
+    first.process.wait()
+    if with_its_cells:
+        process.kill()
+    process.wait(30)
+    assert statuses()["mobilenetv2"] == ["RUNNING" if with_its_cells else "KILLED"]
+    assert statuses()["sweep"] == ["RUNNING"]
+    [run] = sweep_runs()
+
+    second = start()
+    assert second.wait() == 0
+    assert "(1 before)" in second.log.read_text()
+    assert ("closed run" in second.log.read_text()) == with_its_cells
+    assert statuses() == FINISHED_AFTER_ALL
+    [again] = sweep_runs()
+    assert again.info.run_id == run.info.run_id
+    parents = {r.data.tags.get("mlflow.parentRunId") for r in all_runs()}
+    assert parents == {None, run.info.run_id}
+
+
+@needs_signals
+@pytest.mark.slow
+def test_a_cell_that_is_killed_is_closed_and_the_sweep_goes_on(
+    start: Callable[..., Started],
+) -> None:
+    first = start(SLOW="mobilenetv2")
+    os.kill(pid_of(first.until(slow_run)), signal.SIGKILL)
+    assert first.wait() == 1
+    assert "mobilenetv2-16-seed0-split0 failed: killed by SIGKILL" in first.log.read_text()
+    assert statuses() == {
+        "sweep": ["FAILED"],
+        "mobilenet": ["FINISHED"],
+        "mobilenetv2": ["KILLED"],
+    }
+
+
+# A real network, started by `mlflow run`
+
+
+@pytest.mark.slow
+def test_mlflow_run_trains_a_sweep_and_later_goes_on_with_it(
+    toy_set: PreparedSet, tmp_path: Path
+) -> None:
+    parameters = {
+        "models": "mobilenetv3small",
+        "batch_sizes": "16",
+        "data": "demo",
+        "data_dir": str(toy_set.folder),
+        "protocol": "challenge",
+        "set": "mobilenetv3small.weights=none, mobilenetv3small.epochs_finetune=1",
+        "register": "false",
+        "output_dir": str(tmp_path / "runs"),
+    }
+    words = [f"{name}={value}" for name, value in parameters.items()]
+    command = ["mlflow", "run", str(ROOT), "-e", "sweep", "--env-manager", "local"]
+    command += ["--experiment-name", "mine", *(w for word in words for w in ("-P", word))]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    for start in (1, 2):
+        result = subprocess.run(
+            [sys.executable, "-m", *command],
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert f"1 of 1 done{' (1 before)' * (start - 1)}" in result.stderr
+    second, *others = sorted(all_runs("mine"), key=lambda run: -run.info.start_time)
+    assert all(run.info.status == "FINISHED" for run in (second, *others))
+    [first] = [run for run in others if run.data.tags["kind"] == "sweep"]
+    [cell] = [run for run in others if run.data.tags["kind"] == "training"]
+    assert cell.data.tags["mlflow.parentRunId"] == first.info.run_id
+    assert "test_auc_macro" in cell.data.metrics
+    assert second.data.tags["continues"] == first.info.run_id
+    assert cell.info.run_id in first.data.tags["mlflow.note.content"]

@@ -1,0 +1,412 @@
+"""How an experiment opens in the MLflow UI: its note and views as tags, and in a real browser."""
+
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
+
+from skinml.data.isic2017 import NOTICE
+from skinml.errors import UserError
+from skinml.evaluation.figures import FIGURES
+from skinml.evaluation.metrics import METRICS
+from skinml.tracking import publish, views
+from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.publish import curve_metrics, open_run
+from skinml.tracking.views import install_views, main
+
+ROOT = Path(__file__).parents[2]
+VIEWS = (
+    "results-table",
+    "curves",
+    "parallel-coordinates",
+    "by-model",
+    "roc-grid",
+    "confusion-grid",
+)
+NOTE = "mlflow.note.content"
+TAG = "mlflow.sharedViewState."
+
+MODELS = ("mobilenet", "mobilenetv2", "nasnetmobile")
+BATCH_SIZES = (16, 32, 64)
+EPOCHS = 3
+
+
+def tags(store: MlflowClient, experiment_id: str) -> dict[str, str]:
+    return dict(store.get_experiment(experiment_id).tags)
+
+
+def saved(store: MlflowClient, experiment_id: str, key: str) -> dict[str, Any]:
+    return json.loads(tags(store, experiment_id)[TAG + key])
+
+
+def state(store: MlflowClient, experiment_id: str, key: str) -> dict[str, Any]:
+    return json.loads(saved(store, experiment_id, key)["state"])
+
+
+@pytest.fixture
+def experiment(store: MlflowClient) -> str:
+    return str(store.create_experiment("skinml"))
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one view and a note, in place of dashboards/mlflow."""
+    folder = tmp_path / "dashboards"
+    (folder / "views").mkdir(parents=True)
+    (folder / "views" / "one.json").write_text(
+        json.dumps({"name": "One", "order": 1, "mode": "TABLE", "state": {"orderByAsc": True}})
+    )
+    (folder / "experiment.md").write_text("{{ experiment }}: [one]({{ url('one') }})\n")
+    monkeypatch.setattr(views, "FOLDER", folder)
+    return folder
+
+
+# The tags
+
+
+def test_every_view_and_the_note_are_installed(store: MlflowClient, experiment: str) -> None:
+    urls = install_views(experiment)
+    assert tuple(urls) == VIEWS
+    present = tags(store, experiment)
+    assert {key for key in present if key.startswith(TAG)} == {f"{TAG}skinml-{v}" for v in VIEWS}
+    for view, url in urls.items():
+        assert url.startswith(f"#/experiments/{experiment}/runs?")
+        assert f"viewStateShareKey=skinml-{view}&" in url
+        assert f"]({url})" in present[NOTE]
+        assert len(present[f"{TAG}skinml-{view}"]) < MAX_EXPERIMENT_TAG_VAL_LENGTH
+    # The menu of the UI has the latest made on top.
+    made = [saved(store, experiment, f"skinml-{view}")["createdAt"] for view in VIEWS]
+    assert made == sorted(made, reverse=True) and len(set(made)) == len(made)
+    assert NOTICE.removesuffix(".") in present[NOTE]
+    assert "{" not in present[NOTE] and "generated" not in present[NOTE]
+
+
+def test_the_demo_says_that_it_says_nothing_about_skin(store: MlflowClient) -> None:
+    demo = store.create_experiment("skinml-demo")
+    install_views(demo)
+    first = tags(store, demo)[NOTE].splitlines()[0]
+    assert "say nothing about skin lesions" in first
+
+
+def test_a_view_shows_only_what_runs_log(store: MlflowClient, experiment: str) -> None:
+    """A metric, figure or parameter that is renamed does not leave an empty chart behind."""
+    row = {name: 0.0 for name in ("learning_rate", "seconds", "images_per_second")}
+    row |= {f"{p}_{n}": 0.0 for p in ("train", "val") for n in ("loss", "accuracy", "auc_macro")}
+    metrics = {*curve_metrics(dict(row)), *(f"{p}_{n}" for p in ("test", "val") for n in METRICS)}
+    source = (ROOT / "skinml/run.py").read_text()
+    metrics |= set(re.findall(r'^        "(\w+)": ', source, re.M))
+    install_views(experiment)
+    for view in VIEWS:
+        text = json.dumps(state(store, experiment, f"skinml-{view}"))
+        named = re.findall(r"metrics\.`([^`]+)`|\"metricKey\": \"([^\"]+)\"", text)
+        named += re.findall(r'"key": "([^"]+)(), "type": "METRIC"', text)
+        assert {"".join(pair) for pair in named} <= metrics
+        for keys in re.findall(r'"imageKeys": (\[.*?\])', text):
+            assert set(json.loads(keys)) <= set(FIGURES)
+
+
+def test_installing_again_writes_nothing(
+    store: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = install_views(experiment)
+    before = tags(store, experiment)
+    for method in ("set_experiment_tag", "delete_experiment_tag"):
+        monkeypatch.setattr(MlflowClient, method, lambda *_: pytest.fail("something is written"))
+    assert install_views(experiment) == urls
+    assert tags(store, experiment) == before
+
+
+def test_a_changed_file_renews_its_view_and_nothing_else(
+    files: Path, store: MlflowClient, experiment: str
+) -> None:
+    install_views(experiment)
+    old = saved(store, experiment, "skinml-one")
+    path = files / "views" / "one.json"
+    path.write_text(path.read_text().replace('"One"', '"First"'))
+    install_views(experiment)
+    new = saved(store, experiment, "skinml-one")
+    assert new == old | {"name": "First", "updatedAt": new["updatedAt"]}
+
+
+def test_a_view_whose_file_is_gone_goes_and_a_persons_stays(
+    files: Path, store: MlflowClient, experiment: str
+) -> None:
+    path = files / "views" / "one.json"
+    (files / "views" / "two.json").write_text(path.read_text())
+    store.set_experiment_tag(experiment, f"{TAG}3f1c", "theirs")
+    install_views(experiment)
+    (files / "views" / "two.json").unlink()
+    install_views(experiment)
+    present = tags(store, experiment)
+    assert {key for key in present if key.startswith(TAG)} == {f"{TAG}skinml-one", f"{TAG}3f1c"}
+    assert present[f"{TAG}3f1c"] == "theirs"
+
+
+def test_a_broken_tag_of_ours_is_mended(files: Path, store: MlflowClient, experiment: str) -> None:
+    for broken in ("", "no JSON", "[]"):
+        store.set_experiment_tag(experiment, f"{TAG}skinml-one", broken)
+        install_views(experiment)
+        assert saved(store, experiment, "skinml-one")["name"] == "One"
+
+
+def test_our_note_is_renewed(files: Path, store: MlflowClient, experiment: str) -> None:
+    install_views(experiment)
+    (files / "experiment.md").write_text("another text\n")
+    install_views(experiment)
+    assert tags(store, experiment)[NOTE].startswith("another text\n")
+
+
+@pytest.mark.parametrize("edit", ["theirs", "", "{ours} and theirs", "Theirs.\n\n{ours}"])
+def test_a_note_that_a_person_wrote_or_edited_stays(
+    edit: str, files: Path, store: MlflowClient, experiment: str
+) -> None:
+    install_views(experiment)
+    note = edit.format(ours=tags(store, experiment)[NOTE])
+    store.set_experiment_tag(experiment, NOTE, note)
+    (files / "experiment.md").write_text("another text\n")
+    install_views(experiment)
+    assert tags(store, experiment).get(NOTE, "") == note
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("views/one.json", "{", "one.json: JSONDecodeError"),
+        ("views/one.json", '{"name": "One", "order": 1, "state": {}}', "one.json: KeyError 'mode'"),
+        ("experiment.md", "{{ url('three') }}", "'three'.*expected one of one"),
+        ("experiment.md", "{{ nothing }}", "experiment.md: 'nothing' is undefined"),
+        ("experiment.md", "{% if %}", "experiment.md: .*expected a Jinja template"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(
+    name: str, text: str, reason: str, files: Path, experiment: str
+) -> None:
+    (files / name).write_text(text)
+    with pytest.raises(UserError, match=reason) as caught:
+        install_views(experiment)
+    assert "\n" not in str(caught.value)
+
+
+# When they are installed
+
+
+def test_a_training_installs_them_once_a_process(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def install(experiment_id: str) -> dict[str, str]:
+        asked.append(experiment_id)
+        return install_views(experiment_id)
+
+    monkeypatch.setattr("skinml.tracking.views.install_views", install)
+    description = Description("a", {}, {"data": "demo"}, {})
+    for _ in range(2):
+        with open_run(description, system_metrics=False):
+            pass
+    found = store.get_experiment_by_name("skinml-demo")
+    assert found is not None and asked == [found.experiment_id]
+    assert "say nothing about skin lesions" in found.tags[NOTE]
+
+
+def test_a_server_that_refuses_them_does_not_fail_a_training(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(experiment_id: str) -> dict[str, str]:
+        raise RuntimeError("permission denied\nand more")
+
+    monkeypatch.setattr("skinml.tracking.views.install_views", refuse)
+    publish._install_views.cache_clear()
+    with open_run(Description("a", {}, {"data": "demo"}, {}), system_metrics=False) as run:
+        pass
+    assert store.get_run(run.id).info.status == "FINISHED"
+    assert "warning: the experiment has no saved views: permission denied\n" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_command_prints_where_the_views_are(
+    experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in out] == list(VIEWS)
+
+
+def test_the_command_names_an_experiment_that_is_not_there(store: MlflowClient) -> None:
+    with pytest.raises(UserError, match=r"--experiment mine: there is none at sqlite://"):
+        main(["--experiment", "mine"])
+
+
+def test_without_a_checkout_the_command_does_nothing_and_says_so(
+    store: MlflowClient,
+    experiment: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(views, "FOLDER", tmp_path / "nowhere")
+    assert install_views(experiment) == {}
+    assert main([]) == 0
+    assert "nothing done" in capsys.readouterr().out
+    assert tags(store, experiment).keys().isdisjoint({NOTE, f"{TAG}skinml-curves"})
+
+
+# In a browser
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+browsing = _load(ROOT / "docs" / "screenshot_views.py")
+
+in_a_browser = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="the server is stopped by its process group"),
+    pytest.mark.skipif(
+        not browsing.CHROMIUM.exists(),
+        reason=f"no {browsing.CHROMIUM}: apt-get install chromium, as .ci/run does",
+    ),
+]
+
+
+def _finished_folder(parent: Path, model: str, batch_size: int, auc: float) -> RunFolder:
+    """The folder of a finished run, written by hand: no network is in it."""
+    from PIL import Image
+
+    name = f"{model}-{batch_size}-seed0"
+    split = "paper test=0.15 val=0.2 seed=0"
+    config = {"model": model, "batch_size": str(batch_size), "seed": "0"}
+    folder = RunFolder(parent / name)
+    folder.figures.mkdir(parents=True)
+    folder.write_description(
+        Description(
+            name,
+            config | {"protocol": "paper"},
+            config | {"kind": "training", "data": "isic2017", "split": split},
+            {"name": "isic2017", "digest": "0123", "source": "prepared", "counts": {}},
+        )
+    )
+    for epoch in range(1, EPOCHS + 1):
+        numbers = {
+            f"{part}_{curve}": auc * epoch / EPOCHS
+            for part in ("train", "val")
+            for curve in ("loss", "accuracy", "auc_macro")
+        }
+        folder.append_epoch(
+            {
+                "epoch": epoch,
+                "step": "frozen",
+                **numbers,
+                "learning_rate": 1e-3 / epoch,
+                "seconds": 2.5,
+                "images_per_second": 40.0,
+                "time": 1_700_000_000_000 + 60_000 * epoch,
+            }
+        )
+    metrics = {f"{part}_{metric}": auc for part in ("val", "test") for metric in METRICS}
+    cost = ("parameters_millions", "model_size_mb", "latency_ms", "training_seconds")
+    folder.write_metrics(metrics | dict.fromkeys(cost, 10 * auc))
+    for figure in FIGURES:
+        Image.new("RGB", (46, 56), "white").save(folder.figures / f"{figure}.png")
+    folder.write_text("note.md", "a note\n")
+    folder.finish()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    """The nine runs, the best first."""
+    return [f"{model}-{batch}-seed0" for model in MODELS for batch in BATCH_SIZES]
+
+
+@pytest.fixture(scope="module")
+def server(
+    empty_store: Path, names: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A server over nine published runs below a sweep, with what a view must not show."""
+    folder = tmp_path_factory.mktemp("views")
+    store = f"sqlite:///{folder}/mlflow.db"
+    (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "skinml")
+        monkeypatch.setenv("MLFLOW_ARTIFACT_ROOT", str(folder / "artifacts"))
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+        monkeypatch.chdir(folder)
+        client = MlflowClient()
+        experiment = client.create_experiment("skinml")
+        sweep = client.create_run(experiment, run_name="the-sweep", tags={"kind": "sweep"})
+        monkeypatch.setenv("SKINML_PARENT_RUN_ID", sweep.info.run_id)
+        for index, name in enumerate(names):
+            model, batch, _ = name.split("-")
+            made = _finished_folder(folder / "runs", model, int(batch), 0.9 - index / 50)
+            description = made.read_description()
+            with open_run(description, system_metrics=False) as run:
+                run.describe(description)
+                run.log_epochs(made.read_history())
+                run.log_results(made)
+        client.set_terminated(sweep.info.run_id)
+        for name, tag, status in (
+            ("the-comparison", "comparison", "FINISHED"),
+            ("a-failure", "training", "FAILED"),
+        ):
+            other = client.create_run(experiment, run_name=name, tags={"kind": tag})
+            client.set_terminated(other.info.run_id, status)
+        with browsing.mlflow_server(store) as address:
+            yield address
+
+
+@pytest.fixture(scope="module")
+def browser(server: str) -> Iterator[Any]:
+    with browsing.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def urls(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The view's URLs, from an installation over HTTP that finds everything in place."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    for method in ("set_experiment_tag", "delete_experiment_tag"):
+        monkeypatch.setattr(MlflowClient, method, lambda *_: pytest.fail("something is written"))
+    found = MlflowClient().get_experiment_by_name("skinml")
+    assert found is not None
+    return {view: f"{server}/{url}" for view, url in install_views(found.experiment_id).items()}
+
+
+@pytest.fixture
+def page(browser: Any, urls: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page of the view that the test names."""
+    page = browsing.open_page(browser, urls[request.param])
+    yield page
+    page.close()
+
+
+def _card(page: Any, title: str) -> Any:
+    """A chart's card, in sight, since the UI draws only what is in sight."""
+    card = page.locator('[data-testid="experiment-view-compare-runs-card"]').filter(
+        has=page.get_by_text(title, exact=True)
+    )
+    card.first.wait_for(timeout=60_000)
+    card.first.scroll_into_view_if_needed()
+    return card.first
+
+
+def _run_names(page: Any) -> list[str]:
+    page.locator(".ag-row a").first.wait_for(timeout=60_000)
+    return [name for name in page.locator(".ag-row a").all_inner_texts() if name.strip()]
