@@ -15,7 +15,6 @@ import os
 import platform
 import resource
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -216,7 +215,7 @@ def main() -> None:
             row: dict[str, Any] = {"runs": size}
             for side, answers in found.items():
                 row[side] = {
-                    key: statistics.median(answer[key] for answer in answers)
+                    key: float(np.median([answer[key] for answer in answers]))
                     for key in ("seconds", "peak_mb")
                 }
                 times = [answer["seconds"] for answer in answers]

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+import psutil
 
+from skinml.comparison.analysis import metric_title
 from skinml.comparison.paired import (
     ALPHA,
     POWER,
@@ -626,15 +628,18 @@ def power_in_theory(true_difference: float, error: float) -> float:
     return float(norm.sf(edge - shift) + norm.cdf(-edge - shift))
 
 
+def _targets(metric: str) -> list[float]:
+    """The true differences to find. In AUC about half of that in accuracy is found as often."""
+    return [aim if metric == "accuracy" else aim / 2 for aim in GRID]
+
+
 def _prepare_power(design: Design) -> Callable[[Settings], Any]:
     def prepare(settings: Settings) -> Any:
         points: list[tuple[str, str, Gap]] = []
         for metric in POWER_METRICS:
             same = gap(design, 1.0, metric, settings.seed, settings.truth_images)
             points.append((metric, "difference 0.00", same._replace(difference=0.0)))
-            for target in GRID[1:]:
-                # In AUC half the difference in accuracy is found as often.
-                aim = target if metric == "accuracy" else target / 2
+            for aim in _targets(metric)[1:]:
                 found = gap_of(design, metric, partial(_constant, aim), settings)
                 points.append((metric, f"difference {aim:.2f}", found))
             least = gap_of(design, metric, lambda g: smallest_detectable(g.error), settings)
@@ -1017,7 +1022,8 @@ SECTIONS = {
     "power": (
         "Power",
         "The share of tests that find a true difference, against the normal theory with the true "
-        "standard error: within 4 points. At the smallest detectable difference it must be 80 %.",
+        "standard error: within 4 points. At the smallest detectable difference (hollow in the "
+        "figure) it must be 80 %, within the same.",
     ),
     "best": (
         "Who is the best",
@@ -1112,6 +1118,12 @@ def _number(value: float, kind: str) -> str:
     return f"{value:.3f}" if kind == "ratio" else f"{value:.1e}"
 
 
+def _title(name: str) -> str:
+    """A check's name with its metric as a reader writes it."""
+    metric = next((part for part in name.split(", ") if part in (*TESTED, *BOOTSTRAPPED)), None)
+    return name.replace(metric, metric_title(metric)) if metric else name
+
+
 def _expected(check: Check) -> str:
     low, high = (
         None if bound is None else _number(bound, check.kind) for bound in (check.low, check.high)
@@ -1131,9 +1143,9 @@ def _table(checks: Sequence[Check]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for group, members in itertools.groupby(checks, key=lambda check: check.group):
-        lines.append(f"| **{group}** | | | | | |")
+        lines.append(f"| **{_title(group)}** | | | | | |")
         lines += [
-            f"| {c.name} | {_expected(c)} "
+            f"| {_title(c.name)} | {_expected(c)} "
             f"| {'–' if c.theory is None else _number(c.theory, c.kind)} "
             f"| {_number(c.observed, c.kind)} | {_number(c.error, c.kind)} | {_verdict(c)} |"
             for c in members
@@ -1142,12 +1154,16 @@ def _table(checks: Sequence[Check]) -> list[str]:
 
 
 def report(
-    checks: Sequence[Check], seconds: dict[str, float], settings: Settings, command: str
+    checks: Sequence[Check],
+    seconds: dict[str, float],
+    settings: Settings,
+    command: str,
+    state: tuple[str, str],
 ) -> str:
-    """The report in Markdown."""
+    """The report in Markdown. `state` is that of the source tree when the run began."""
     judged = [check for check in checks if check.judged]
     failed = [check for check in judged if not check.passed]
-    commit, clean = git_state()
+    commit, clean = state
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "scipy"))
     lines = [
         "# The statistics, proved by simulation",
@@ -1165,7 +1181,8 @@ def report(
         f"- Commit {commit}, " + {"true": "clean tree", "false": "changed tree"}.get(
             clean, "state of the tree unknown") + ".",
         f"- {sum(seconds.values()) / 60:.1f} minutes on {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} cores; Python {platform.python_version()}, {libraries}.",
+        f"{os.cpu_count()} cores, load average {psutil.getloadavg()[2]:.1f} at the end; "
+        f"Python {platform.python_version()}, {libraries}.",
         "- Population: test parts of 550 images with the class shares of all of ISIC 2017 "
         f"({', '.join(f'{share:.1%}' for share in POOLED.shares)} {', '.join(CLASSES)}) and of 600 "
         f"with those of the official test part ({', '.join(f'{s:.1%}' for s in OFFICIAL.shares)}). "
@@ -1214,7 +1231,7 @@ def draw_shares(checks: Sequence[Check], path: Path, label: str) -> None:
             for check in of:
                 y += 1
                 _dot(axes, check, y)
-                ticks.append((y, check.name))
+                ticks.append((y, _title(check.name)))
             y += 1.6
         axes.set_yticks(*zip(*ticks, strict=True), fontsize=7)
         axes.set_ylim(y - 0.8, -0.8)
@@ -1243,14 +1260,19 @@ def draw_power(checks: Sequence[Check], path: Path) -> None:
         figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
         panels = figure.subplots(1, len(POWER_METRICS), sharey=True)
         for axes, metric in zip(panels, POWER_METRICS, strict=True):
-            for design, line, marker in ((POOLED, "-", "o"), (OFFICIAL, "--", "s")):
+            # The same differences side by side.
+            for design, line, marker, aside in (
+                (POOLED, "-", "o", -0.01),
+                (OFFICIAL, "--", "s", 0.01),
+            ):
                 group = f"{metric}, {design.name}"
                 points = [check for check in checks if check.group == group]
                 if points:
-                    _curve(axes, points, line, marker, design.name)
+                    _curve(axes, points, line, marker, aside * _targets(metric)[-1])
             axes.axhline(100 * POWER, color="0.8", linewidth=0.7, zorder=0)
             axes.axhline(100 * ALPHA, color="0.8", linewidth=0.7, zorder=0)
-            axes.set_xlabel(f"true difference in {metric.replace('auc_weighted', 'weighted AUC')}")
+            axes.set_xlabel(f"true difference, {metric_title(metric)}")
+            axes.set_xticks(_targets(metric))
             axes.set_ylim(0, 102)
         panels[0].set_ylabel("tests that reject (%)")
         panels[0].set_yticks([5, 20, 40, 60, 80, 100])
@@ -1258,14 +1280,14 @@ def draw_power(checks: Sequence[Check], path: Path) -> None:
         save(figure, path)
 
 
-def _curve(axes: "Axes", points: Sequence[Check], line: str, marker: str, label: str) -> None:
+def _curve(axes: "Axes", points: Sequence[Check], line: str, marker: str, aside: float) -> None:
     """Theory as a line, its standard error interpolated; the smallest detectable one is hollow."""
     points = sorted(points, key=lambda check: check.difference or 0.0)
+    label = points[0].group.split(", ")[1]
     at = np.array([check.difference for check in points], dtype=float)
     errors = np.array([check.standard_error for check in points], dtype=float)
     fine = np.linspace(0, at.max(), 200)
-    theory = [power_in_theory(x, error) for x, error in zip(fine, np.interp(fine, at, errors),
-                                                            strict=True)]  # fmt: skip
+    theory = [power_in_theory(x, np.interp(x, at, errors)) for x in fine]
     shade = "black" if line == "-" else GREY
     axes.plot(
         fine, 100 * np.array(theory), line, color=shade, linewidth=1, label=f"theory, {label}"
@@ -1273,7 +1295,7 @@ def _curve(axes: "Axes", points: Sequence[Check], line: str, marker: str, label:
     for least in (False, True):
         chosen = [check for check in points if check.name.startswith(LEAST) == least]
         axes.errorbar(
-            [check.difference for check in chosen],
+            np.array([check.difference for check in chosen]) + aside,
             [100 * check.observed for check in chosen],
             yerr=[200 * check.error for check in chosen],
             fmt=marker, color=shade, markersize=4, linewidth=0.8,
@@ -1320,13 +1342,15 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     settings = Settings(_whole(options.draws, CHUNK, "--draws"), _whole(options.seed, 0, "--seed"))
     jobs = _whole(options.jobs, 1, "--jobs")
+    # Before the run: whoever works in the tree meanwhile changes nothing that is loaded.
+    state = git_state()
     checks, seconds = run(tuple(options.only or SECTIONS), settings, jobs)
     only = "".join(f" --only {name}" for name in options.only or ())
     command = (
         f"python benchmarks/statistics.py --draws {settings.draws} --seed {settings.seed} "
         f"--jobs {jobs}{only}"
     )
-    write(checks, report(checks, seconds, settings, command), options.out)
+    write(checks, report(checks, seconds, settings, command, state), options.out)
     failed = [check for check in checks if not check.passed]
     if options.json:
         print(json.dumps([{**asdict(c), "passed": c.passed} for c in checks], indent=1))

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from skinml.comparison.analysis import Comparison
     from skinml.comparison.document import Document
-    from skinml.comparison.runs import RunRecord, Selection
+    from skinml.comparison.runs import CellName, RunRecord, Selection
 
 SUFFIXES = {
     ".txt": "terminal",
@@ -42,7 +42,12 @@ FORMATS = tuple(SUFFIXES.values())
 _WIDTH = 120
 
 
-def from_tracking(experiment: str, filters: dict[str, str], folder: Path) -> "Selection":
+def from_tracking(
+    experiment: str,
+    filters: dict[str, str],
+    folder: Path,
+    grid: "Sequence[CellName] | None" = None,
+) -> "Selection":
     """Choose the runs to compare among those of an experiment; their tables go to `folder`.
 
     Reads from the newest run backwards, until the grid is complete and a whole page of older runs
@@ -56,11 +61,11 @@ def from_tracking(experiment: str, filters: dict[str, str], folder: Path) -> "Se
     for run in finished_runs(experiment_id(experiment), filters):
         records.append(_record(run, folder))
         if len(records) % PAGE == 0:
-            selection = select(records)
+            selection = select(records, grid)
             if not selection.missing and len(selection.runs) == known:
                 return selection
             known = len(selection.runs)
-    return select(records)
+    return select(records, grid)
 
 
 def _record(run: "Run", folder: Path) -> "RunRecord":
@@ -281,6 +286,10 @@ def _parser() -> Parser:
         help="only runs with this tag; may be repeated",
     )  # fmt: skip
     source.add_argument(
+        "--grid", choices=("paper", "none"), default="paper",
+        help="the cells expected: the paper's nine, or whatever there is (default: paper)",
+    )  # fmt: skip
+    source.add_argument(
         "--from", dest="folder", type=Path, metavar="FOLDER",
         help="no server: committed predictions tables, as --out FOLDER writes them",
     )  # fmt: skip
@@ -297,12 +306,32 @@ def _parser() -> Parser:
         "--out", type=Path, metavar="PATH",
         help="a file (its ending names the format), or a folder for everything with the figures",
     )  # fmt: skip
-    output.add_argument("--log", action="store_true", help="store the comparison in MLflow")
+    output.add_argument(
+        "--log", nargs="?", const="true", default="false", type=_truth, metavar="true|false",
+        help="store the comparison in MLflow as a run of its own",
+    )  # fmt: skip
     return parser
 
 
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected true or false")
+    return text.lower() == "true"
+
+
+def _without_empty(arguments: list[str]) -> list[str]:
+    """Without the options whose value is empty: so MLproject says that one was not given."""
+    kept: list[str] = []
+    for argument in arguments:
+        if argument == "" and kept and kept[-1].startswith("--"):
+            kept.pop()
+        else:
+            kept.append(argument)
+    return kept
+
+
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(_without_empty(sys.argv[1:] if argv is None else argv))
     # Nine bars for nine small tables would push the table that is asked for off the screen.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     modes = [options.paper, options.published is not None, options.folder is not None]
@@ -315,13 +344,15 @@ def main(argv: list[str] | None = None) -> int:
         from skinml.comparison.analysis import analyse
         from skinml.comparison.runs import runs_in_folder, select
 
+        # The paper's nine cells are expected by default.
+        grid: list[CellName] | None = [] if options.grid == "none" else None
         if options.folder:
-            selection = select(runs_in_folder(options.folder))
+            selection = select(runs_in_folder(options.folder), grid)
         else:
             filters = dict(options.tag)
             filters |= {"protocol": options.protocol} if options.protocol else {}
             filters |= {"mlflow.parentRunId": options.sweep} if options.sweep else {}
-            selection = from_tracking(experiment, filters, Path(scratch))
+            selection = from_tracking(experiment, filters, Path(scratch), grid)
         comparison = analyse(selection)
         _output(comparison, options)
         if options.log:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -113,9 +113,12 @@ def test_of_many_sweeps_only_the_newest_is_read(
     monkeypatch.setattr(read, "PAGE", 10)
     pages = []
     search = type(store).search_runs
-    monkeypatch.setattr(
-        type(store), "search_runs", lambda *a, **k: pages.append(1) or search(*a, **k)
-    )
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        pages.append(1)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(type(store), "search_runs", counted)
     main(["--format", "csv"])
     assert len(pages) == 2
 
@@ -264,3 +267,21 @@ def test_a_comparison_never_loads_tensorflow(nine: Path, tmp_path: Path) -> None
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_empty_options_of_mlproject_are_as_if_they_were_not_given(
+    nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--sweep", "", "--protocol", "", "--out", "", "--from", str(nine), "--log", "False"])
+    assert "no winner" in capsys.readouterr().out
+
+
+def test_without_a_grid_no_cell_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_grid(tmp_path, seeds=(1, 2, 3), models=("mobilenetv2",), sizes=(16,))
+    main(["--from", str(tmp_path)])
+    assert "8 cells are missing" in capsys.readouterr().out
+    main(["--from", str(tmp_path), "--grid", "none"])
+    shown = capsys.readouterr().out
+    assert "missing" not in shown and "±" in shown

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from skinml.compare import _parser as compare_parser
+from skinml.compare import _without_empty as without_empty
 from skinml.config import Config
 from skinml.grid import AXES
 from skinml.sweep import PAPER, parser
@@ -105,6 +107,17 @@ def test_mlproject_sweep_passes_its_parameters_by_their_names() -> None:
     row = read_yaml("MLproject")["entry_points"]["sweep"]
     options = [f"--{name} {{{name}}}" for name in row["parameters"]]
     assert row["command"] == " ".join(["python -m skinml.sweep", *options])
+
+
+def test_the_comparison_takes_what_mlproject_passes_it() -> None:
+    """Its defaults there are the command's own."""
+    row = read_yaml("MLproject")["entry_points"]["compare"]
+    assert row["command"].startswith("python -m skinml.compare ")
+    words = row["command"].split()[3:]
+    defaults = {name: str(value["default"]) for name, value in row["parameters"].items()}
+    given = [word.format_map(defaults) if word.startswith("{") else word for word in words]
+    options = compare_parser().parse_args(without_empty(given))
+    assert options == compare_parser().parse_args([])
 
 
 def entry_points() -> list[str]:

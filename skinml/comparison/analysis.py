@@ -81,10 +81,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell of the table."""
+    """A cell of the table; `by_run` has the metrics of each of its runs."""
 
     cell: CellName
     runs: tuple[RunRecord, ...]
+    by_run: tuple[dict[str, float], ...]
     values: dict[str, Value]
     costs: dict[str, float]
 
@@ -156,7 +157,8 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         for cell, runs in selection.cells.items():
             points, redrawn = [], []
             for run in runs:
-                points.append(evaluate(run.predictions, names=REPORTED))
+                point = evaluate(run.predictions, names=REPORTED)
+                points.append({name: float(value) for name, (value,) in point.items()})
                 where = images.rows(run)
                 redrawn.append(resampled(run.predictions, weights[:, where], REPORTED))
                 estimates[run] = {
@@ -247,7 +249,7 @@ class _Images:
 def _row(
     cell: CellName,
     runs: tuple[RunRecord, ...],
-    points: list[dict[str, np.ndarray]],
+    points: list[dict[str, float]],
     draws: dict[str, np.ndarray],
 ) -> Row:
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
@@ -255,11 +257,11 @@ def _row(
     for name in REPORTED:
         by_split: dict[str, list[float]] = {}
         for run, point in zip(runs, points, strict=True):
-            by_split.setdefault(run.tags["split"], []).append(float(point[name][0]))
+            by_split.setdefault(run.tags["split"], []).append(point[name])
         finite = draws[name][np.isfinite(draws[name])]
         low, high = np.quantile(finite, tails) if len(finite) else (np.nan, np.nan)
         values[name] = Value(
-            float(np.mean([point[name][0] for point in points])),
+            float(np.mean([point[name] for point in points])),
             float(low),
             float(high),
             _pooled_sd(list(by_split.values())),
@@ -270,7 +272,7 @@ def _row(
         for name in COSTS
         if all(name in run.metrics for run in runs)
     }
-    return Row(cell, runs, values, costs)
+    return Row(cell, runs, tuple(points), values, costs)
 
 
 def _sd(values: list[float]) -> float | None:

@@ -24,7 +24,8 @@ def _sheet(heading: str, width: float, height: float, rows: int = 1, columns: in
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(heading, linespacing=1.4)
+    if heading:
+        figure.suptitle(heading, linespacing=1.4)
     figure.supxlabel(NOTICE, fontsize=6, color=GREY)
     figure.subplots(rows, columns, squeeze=False)
     return figure
@@ -134,7 +135,7 @@ def _pareto(comparison: Comparison) -> "Figure":
     heading = (
         "Accuracy against cost (number: batch size; bar: 95 % interval; dashed: best for its cost)"
     )
-    figure = _sheet(heading, PAGE, 3.6, 1, 2)
+    figure = _sheet("", PAGE, 3.6, 1, 2)
     models = list(dict.fromkeys(row.cell.model for row in comparison.rows))
     titles = {"latency_ms": "latency, ms an image", "model_size_mb": "size of the saved model, MB"}
     for axes, (name, title) in zip(figure.axes, titles.items(), strict=True):
@@ -164,11 +165,17 @@ def _pareto(comparison: Comparison) -> "Figure":
                           textcoords="offset points", fontsize=6.5)  # fmt: skip
         axes.set(xlabel=title, ylabel="accuracy, %")
         axes.label_outer(remove_inner_ticks=False)
-    handles = [
-        figure.axes[0].plot([], [], _MARKERS[i], color="black", markersize=5, label=model)[0]
-        for i, model in enumerate(models)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(models))
+    # In the legend's title: matplotlib sets a legend outside the axes upon a figure's title.
+    figure.legend(
+        handles=[
+            figure.axes[0].plot([], [], _MARKERS[i], color="black", markersize=5, label=model)[0]
+            for i, model in enumerate(models)
+        ],
+        loc="outside upper center",
+        ncols=len(models),
+        title=heading,
+        title_fontsize=9,
+    )
     return figure
 
 

@@ -62,6 +62,9 @@ _COSTS = {
 }
 
 
+_OF_A_RUN = {"accuracy": "accuracy", "auc_macro": "AUC macro", "challenge_auc": "chall. AUC"}
+
+
 def make_report(comparison: Comparison) -> Document:
     """The whole report of a comparison."""
     selection = comparison.selection
@@ -412,7 +415,7 @@ def _cells(cells: Sequence[CellName]) -> str:
 def _runs_table(comparison: Comparison) -> Table:
     rows = []
     for row in comparison.rows:
-        for run in row.runs:
+        for run, values in zip(row.runs, row.by_run, strict=True):
             epochs = f"{run.setting('epochs_frozen')} + {run.setting('epochs_finetune')}"
             kept = run.metrics.get("best_epoch", math.nan)
             rows.append(
@@ -423,14 +426,17 @@ def _runs_table(comparison: Comparison) -> Table:
                     Cell(run.tags.get("weights_kind", "?")),
                     Cell(epochs),
                     Cell(_number(kept, 0)),
+                    *(Cell(_number(values[name], 3)) for name in _OF_A_RUN),
                     Cell(run.params.get("device_kind", "?")),
                     Cell(run.params.get("git_commit", "?")[:10]),
                 ]
             )
+    columns = (
+        "cell", "run", "seed", "weights", "epochs", "kept", *_OF_A_RUN.values(), "device", "commit",
+    )  # fmt: skip
     return Table(
-        "The runs",
-        ("cell", "run", "seed", "initial weights", "epochs frozen + fine-tuning", "kept epoch",
-         "device", "commit"),
+        "The runs: initial weights, epochs (frozen + fine-tuning) and the one kept, figures",
+        columns,
         rows,
         labels=2,
-    )  # fmt: skip
+    )

@@ -138,7 +138,7 @@ def test_a_command_does_not_hand_one_network_the_weights_of_another(tmp_path: Pa
 
 
 def test_published_parameters_name_no_folder_of_this_machine() -> None:
-    config = Config(data_dir="/home/me/isic", output_dir="/scratch/me", weights="/home/me/w.h5")
+    config = Config(data_dir="/data/me/isic", output_dir="/scratch/me", weights="/data/me/w.h5")
     kept = portable_params({name: str(value) for name, value in config.as_dict().items()})
     assert not [value for value in kept.values() if "/" in value]
     assert kept["weights"] == "w.h5" and kept["model"] == config.model

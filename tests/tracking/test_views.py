@@ -410,3 +410,131 @@ def _card(page: Any, title: str) -> Any:
 def _run_names(page: Any) -> list[str]:
     page.locator(".ag-row a").first.wait_for(timeout=60_000)
     return [name for name in page.locator(".ag-row a").all_inner_texts() if name.strip()]
+
+
+def on_page_of(view: str) -> list[pytest.MarkDecorator]:
+    return [*in_a_browser, pytest.mark.parametrize("page", [view], indirect=True)]
+
+
+def marked(marks: list[pytest.MarkDecorator]) -> Any:
+    """A decorator that gives a test all of some marks."""
+
+    def decorate(test: Any) -> Any:
+        for mark in marks:
+            test = mark(test)
+        return test
+
+    return decorate
+
+
+@marked(on_page_of("results-table"))
+def test_the_table_shows_the_nine_trainings_best_first(page: Any, names: list[str]) -> None:
+    assert _run_names(page) == names
+    columns = [text for text in page.locator(".ag-header-cell").all_inner_texts() if text]
+    wanted = ["model", "batch_size", "seed", "test_accuracy", "test_precision_weighted"]
+    assert columns[: 2 + len(wanted)] == ["Run Name", "Created", *wanted]
+    assert page.locator('[col-id="metrics.`test_auc_macro`"]').nth(1).inner_text() == "0.9"
+    assert page.get_by_test_id("saved-views-trigger").inner_text() == "Results table"
+
+
+@marked(on_page_of("curves"))
+def test_the_curves_have_a_line_a_run_as_it_was_logged(page: Any, names: list[str]) -> None:
+    assert sorted(_run_names(page)) == sorted(names)
+    for part in ("val", "train"):
+        for name in ("loss", "accuracy", "auc_macro"):
+            card = _card(page, f"epoch/{part}_{name}")
+            card.locator(".point").first.wait_for(state="attached")
+            assert card.locator(".point").count() == len(names) * EPOCHS
+    for name in ("learning_rate", "images_per_second", "seconds"):
+        card = _card(page, f"epoch/{name}")
+        card.locator(".point").first.wait_for(state="attached")
+        assert card.locator(".point").count() == len(names) * EPOCHS
+    legend = _card(page, "epoch/val_loss").inner_text()
+    assert all(f"{name} (epoch/val_loss)" in legend for name in names)
+
+
+@marked(on_page_of("parallel-coordinates"))
+def test_settings_and_cost_are_drawn_against_results(page: Any, names: list[str]) -> None:
+    assert _run_names(page) == names
+    axes = _card(page, "Parallel Coordinates")
+    axes.locator(".parcoords canvas").first.wait_for()
+    text = axes.inner_text()
+    for axis in ("model", "batch_size", "seed", "test_accuracy", "test_auc_macro"):
+        assert axis in text
+    assert all(model in text for model in MODELS)
+    for cost in ("latency_ms", "model_size_mb"):
+        card = _card(page, f"{cost} vs. test_accuracy")
+        card.locator(".point").first.wait_for(state="attached")
+        assert card.locator(".point").count() == len(names)
+
+
+@marked(on_page_of("by-model"))
+def test_networks_are_compared_by_means(page: Any) -> None:
+    for metric, factor in (
+        *((name, 1) for name in ("test_accuracy", "test_auc_macro", "test_f1_weighted")),
+        ("test_precision_weighted", 1),
+        *((name, 10) for name in ("parameters_millions", "model_size_mb", "latency_ms")),
+        ("training_seconds", 10),
+    ):
+        card = _card(page, metric)
+        card.locator(".point").first.wait_for(state="attached")
+        assert card.locator(".point").count() == len(MODELS)
+        # 0.9, 0.88, 0.86 and so on: the middle run of each three is their mean.
+        means = [f"{factor * mean:.2f}" for mean in (0.88, 0.82, 0.76)]
+        assert sorted(card.locator(".bartext").all_inner_texts(), reverse=True) == means
+        text = card.inner_text()
+        assert all(f"model: {model}" in text for model in MODELS)
+    # Two networks of one colour could not be told apart.
+    bars = _card(page, "test_accuracy").locator(".point path")
+    assert len({bars.nth(n).evaluate("bar => bar.style.fill") for n in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("page", "figures"),
+    [
+        ("roc-grid", ["roc"]),
+        ("confusion-grid", ["confusion_matrix_normalised", "confusion_matrix"]),
+    ],
+    indirect=["page"],
+)
+@marked(in_a_browser)
+def test_the_grid_shows_every_runs_figure_best_first(
+    page: Any, figures: list[str], names: list[str]
+) -> None:
+    for figure in figures:
+        card = _card(page, figure)
+        images = card.locator("img")
+        page.wait_for_function(
+            "([card, n]) => [...card.querySelectorAll('img')].filter(i => i.naturalWidth).length"
+            " === n",
+            arg=[card.element_handle(), len(names)],
+        )
+        sources = [images.nth(n).get_attribute("src") for n in range(len(names))]
+        assert all(f"/{figure}%2Bstep" in source or figure in source for source in sources)
+        lines = card.inner_text().splitlines()
+        assert [line for line in lines if line in names] == names
+    assert "the-sweep" not in page.inner_text("body")
+
+
+@marked(in_a_browser)
+def test_the_notes_links_lead_to_the_views(browser: Any, server: str, urls: dict[str, str]) -> None:
+    """The note's first line, which shows before it is unfolded, and the UI's menu of views."""
+    page = browsing.open_page(browser, re.sub(r"\?.*", "", urls["curves"]))
+    for view, url in urls.items():
+        link = page.locator(f'a[href="{url.removeprefix(server + "/")}"]')
+        link.wait_for()
+        assert link.is_visible(), view
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="networks compared").click()
+    other = opened.value
+    other.get_by_role("button", name="Networks compared (means)").wait_for(timeout=120_000)
+    other.close()
+    page.get_by_test_id("saved-views-trigger").click()
+    menu = page.get_by_role("menu").inner_text()
+    places = [menu.index(json.loads(path.read_text())["name"]) for path in _files_in_order()]
+    assert places == sorted(places)
+    page.close()
+
+
+def _files_in_order() -> list[Path]:
+    return [ROOT / "dashboards" / "mlflow" / "views" / f"{view}.json" for view in VIEWS]
