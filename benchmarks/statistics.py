@@ -166,7 +166,12 @@ class Check:
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
         # A NaN is in no range.
-        return not self.judged or low <= self.observed <= high
+        return not self.judged or bool(low <= self.observed <= high)
+
+    def row(self) -> dict[str, Any]:
+        """All that is known of it, None where there is no number."""
+        found = {**asdict(self), "passed": self.passed}
+        return {name: None if value != value else value for name, value in found.items()}
 
 
 Outcomes = dict[str, np.ndarray]
@@ -1208,9 +1213,9 @@ def report(
 def write_csv(checks: Sequence[Check], path: Path) -> None:
     """Every check with all its numbers, one a row."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*asdict(checks[0]), "passed"], lineterminator="\n")
+        writer = csv.DictWriter(file, list(checks[0].row()), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**asdict(check), "passed": check.passed} for check in checks)
+        writer.writerows(check.row() for check in checks)
 
 
 def draw_shares(checks: Sequence[Check], path: Path, label: str) -> None:
@@ -1253,55 +1258,47 @@ def _dot(axes: "Axes", check: Check, y: float) -> None:
 
 
 def draw_power(checks: Sequence[Check], path: Path) -> None:
-    """Observed power against theory: a panel a metric, dots with two Monte Carlo errors."""
+    """Observed power against theory: dots with two Monte Carlo errors upon a line."""
     from matplotlib.figure import Figure
 
+    groups = [list(of) for _, of in itertools.groupby(checks, key=lambda check: check.group)]
     with drawing():
-        figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
-        panels = figure.subplots(1, len(POWER_METRICS), sharey=True)
-        for axes, metric in zip(panels, POWER_METRICS, strict=True):
-            # The same differences side by side.
-            for design, line, marker, aside in (
-                (POOLED, "-", "o", -0.01),
-                (OFFICIAL, "--", "s", 0.01),
-            ):
-                group = f"{metric}, {design.name}"
-                points = [check for check in checks if check.group == group]
-                if points:
-                    _curve(axes, points, line, marker, aside * _targets(metric)[-1])
-            axes.axhline(100 * POWER, color="0.8", linewidth=0.7, zorder=0)
-            axes.axhline(100 * ALPHA, color="0.8", linewidth=0.7, zorder=0)
-            axes.set_xlabel(f"true difference, {metric_title(metric)}")
-            axes.set_xticks(_targets(metric))
-            axes.set_ylim(0, 102)
-        panels[0].set_ylabel("tests that reject (%)")
-        panels[0].set_yticks([5, 20, 40, 60, 80, 100])
+        figure = Figure(figsize=(PAGE, 5.0), layout="constrained")
+        panels = figure.subplots(2, 2, sharey=True).T.flat
+        # One metric a column, one size a row.
+        for axes, points in zip(panels, sorted(groups, key=lambda of: of[0].group), strict=True):
+            _curve(axes, points)
         panels[0].legend(loc="lower right")
+        for axes in panels[:2]:
+            axes.set_ylabel("tests that reject (%)")
         save(figure, path)
 
 
-def _curve(axes: "Axes", points: Sequence[Check], line: str, marker: str, aside: float) -> None:
-    """Theory as a line, its standard error interpolated; the smallest detectable one is hollow."""
+def _curve(axes: "Axes", points: Sequence[Check]) -> None:
+    """One panel. The theory's standard error is interpolated between the points."""
     points = sorted(points, key=lambda check: check.difference or 0.0)
-    label = points[0].group.split(", ")[1]
+    metric, design = points[0].group.split(", ")
     at = np.array([check.difference for check in points], dtype=float)
     errors = np.array([check.standard_error for check in points], dtype=float)
-    fine = np.linspace(0, at.max(), 200)
+    fine = np.linspace(0, 1.04 * at.max(), 200)
     theory = [power_in_theory(x, np.interp(x, at, errors)) for x in fine]
-    shade = "black" if line == "-" else GREY
-    axes.plot(
-        fine, 100 * np.array(theory), line, color=shade, linewidth=1, label=f"theory, {label}"
-    )
-    for least in (False, True):
+    axes.axhline(100 * POWER, color="0.8", linewidth=0.7, zorder=0)
+    axes.axhline(100 * ALPHA, color="0.8", linewidth=0.7, zorder=0)
+    axes.plot(fine, 100 * np.array(theory), color=GREY, linewidth=1, label="theory")
+    for least, label in ((False, "observed"), (True, LEAST)):
         chosen = [check for check in points if check.name.startswith(LEAST) == least]
         axes.errorbar(
-            np.array([check.difference for check in chosen]) + aside,
+            [check.difference for check in chosen],
             [100 * check.observed for check in chosen],
             yerr=[200 * check.error for check in chosen],
-            fmt=marker, color=shade, markersize=4, linewidth=0.8,
-            markerfacecolor="white" if least else shade,
-            label=None if least else f"observed, {label}",
+            fmt="o", color="black", markersize=4, linewidth=0.8,
+            markerfacecolor="white" if least else "black", label=label,
         )  # fmt: skip
+    axes.set_title(f"{metric_title(metric)}, {design}", loc="left")
+    axes.set_xlabel("true difference")
+    axes.set_xticks(_targets(metric))
+    axes.set_ylim(0, 102)
+    axes.set_yticks([5, 20, 40, 60, 80, 100])
 
 
 def write(checks: Sequence[Check], text: str, folder: Path) -> None:
@@ -1353,7 +1350,7 @@ def main(argv: list[str] | None = None) -> int:
     write(checks, report(checks, seconds, settings, command, state), options.out)
     failed = [check for check in checks if not check.passed]
     if options.json:
-        print(json.dumps([{**asdict(c), "passed": c.passed} for c in checks], indent=1))
+        print(json.dumps([check.row() for check in checks], indent=1))
     else:
         for check in failed:
             found = f"{_number(check.observed, check.kind)}, expected {_expected(check)}"
