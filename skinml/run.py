@@ -176,14 +176,10 @@ def run(config: Config, offline: bool = False) -> RunFolder:
         classifier, result, seconds = _train(resolved, data, parts, on_epoch)
         _evaluate(folder, resolved, description, data, parts, classifier, result, seconds)
         if tracked:
-            from skinml.registry import log_models
+            from skinml.sync import publish
 
             print("skinml: logging figures and models", file=sys.stderr)
-            # Once more in full: what is there already is not counted twice.
-            tracked.log_epochs(folder.read_history())
-            tracked.log_results(folder)
-            uris = log_models(folder, config.register)
-            (folder.path / "mlflow_run_id").write_text(tracked.id + "\n")
+            uris = publish(tracked, folder, config.register)
             print(f"run {tracked.id}, model {uris['model']}, serving model {uris['serving']}")
     print(folder.read_text("note.md"))
     return folder

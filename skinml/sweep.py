@@ -151,16 +151,19 @@ def visible_gpus(variables: Mapping[str, str], count: Callable[[], int] = nvidia
     )
 
 
+def _own_cores() -> list[int]:
+    """The cores that this process may use; none where the system does not let us choose."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def cores_of(slot: int, threads: int) -> set[int]:
     """The cores for the cell in a slot where each has so many threads; empty: leave it all.
 
     `skinml.run --threads N` keeps the first N of the cores that it may use: cells side by side
     would all choose the same ones.
     """
-    if not threads or not hasattr(os, "sched_getaffinity"):
-        return set()
-    cores = sorted(os.sched_getaffinity(0))
-    if threads > len(cores):
+    cores = _own_cores()
+    if not threads or threads > len(cores):
         return set()
     return {cores[(slot * threads + index) % len(cores)] for index in range(threads)}
 
@@ -171,7 +174,7 @@ def _warn_of_sharing(cells: Sequence[Cell], jobs: int, gpus: Sequence[str]) -> N
         if gpus and at_once > len(gpus):
             print(f"skinml: warning: {at_once} jobs share {len(gpus)} GPUs", file=sys.stderr)
         return
-    cores = os.cpu_count() or 1
+    cores = len(_own_cores()) or os.cpu_count() or 1
     threads = max(cell.config.threads for cell in cells) or cores
     if at_once * threads > cores:
         print(
@@ -204,7 +207,7 @@ class Worker:
         folder = state.cell.folder
         folder.mkdir(parents=True, exist_ok=True)
         state.log = folder / time.strftime("log-%Y%m%d-%H%M%S.txt")
-        earlier = {path for path in folder.iterdir() if path.is_dir()}
+        earlier = set(_folders_in(folder))
         started = time.time()
         with state.log.open("wb") as log, _on(cores_of(slot, state.cell.config.threads)):
             process = subprocess.Popen(
@@ -220,8 +223,7 @@ class Worker:
 
     @property
     def run_folder(self) -> RunFolder | None:
-        folders = [path for path in self.state.cell.folder.iterdir() if path.is_dir()]
-        new = sorted(set(folders) - self.earlier)
+        new = sorted(set(_folders_in(self.state.cell.folder)) - self.earlier)
         return RunFolder(new[-1]) if new else None
 
     def look(self) -> None:
@@ -265,6 +267,10 @@ class Worker:
             self.process.kill()
 
 
+def _folders_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.is_dir()]
+
+
 @contextmanager
 def _on(cores: set[int]) -> Iterator[None]:
     """What is started within runs on these cores alone; on all where there are none."""
@@ -296,14 +302,15 @@ def _why(code: int, log: Path | None) -> str:
 
 @dataclass
 class Stop:
-    """Ctrl-C, SIGTERM or a closed terminal: the first asks the cells to end, the next kills."""
+    """Ctrl-C, SIGTERM or a closed terminal: the first ends the cells, a further Ctrl-C kills."""
 
     workers: list[Worker] = field(default_factory=list)
-    signal: int = 0
+    received: int = 0
+    """The first signal; 0 before it."""
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if not self.signal:
-            self.signal = signum
+        if not self.received:
+            self.received = signum
         # Not SIGTERM: `mlflow run` sends one after the terminal's Ctrl-C.
         elif signum == signal.SIGINT:
             for worker in self.workers:
@@ -330,17 +337,18 @@ class Stop:
 
     def end_workers(self) -> None:
         """Ask all that still train to end, wait up to PATIENCE seconds, kill what is left."""
-        for worker in self.workers:
+        asked = [worker for worker in self.workers if worker.process.poll() is None]
+        for worker in asked:
             worker.process.terminate()
         deadline = time.monotonic() + PATIENCE
-        while any(worker.process.poll() is None for worker in self.workers):
+        while any(worker.process.poll() is None for worker in asked):
             if time.monotonic() > deadline:
-                for worker in self.workers:
+                for worker in asked:
                     worker.kill()
             time.sleep(0.05)
         for worker in self.workers:
             worker.finish()
-            if worker.state.status == "failed":
+            if worker in asked and worker.state.status == "failed":
                 row, epochs = worker.state.row, worker.state.cell.epochs
                 where = f"after epoch {row['epoch']}/{epochs}" if row else "before its first epoch"
                 worker.state.status, worker.state.reason = "stopped", where
@@ -351,22 +359,28 @@ class Sweep:
     """The cells on their way: what waits, what trains, and what is told to MLflow."""
 
     def __init__(
-        self, states: list[State], jobs: int, run: SweepRun, command: Command, rerun: bool
+        self,
+        states: list[State],
+        jobs: int,
+        run: SweepRun,
+        command: Command = cell_command,
+        rerun: bool = False,
+        gpus: Sequence[str] = (),
     ) -> None:
         self.states = states
         self._jobs = jobs
         self._run = run
         self._command = command
         self._rerun = rerun
-        self._gpus = visible_gpus(os.environ)
+        self._gpus = gpus
 
     def train(self, stop: Stop, show: Show) -> None:
         """Train every waiting cell, at most `jobs` at a time, until all are or `stop` says so."""
         waiting = deque(state for state in self.states if state.status == "waiting")
         free = list(range(self._jobs))
         try:
-            while (waiting or stop.workers) and not stop.signal:
-                while waiting and free and not stop.signal:
+            while (waiting or stop.workers) and not stop.received:
+                while waiting and free and not stop.received:
                     state = waiting.popleft()
                     if not self._found_done(state):
                         stop.workers.append(self._start(state, free.pop(0)))
@@ -492,9 +506,10 @@ def sweep(
                 f"MLflow run {run.id}",
                 file=sys.stderr,
             )
-            _warn_of_sharing(cells, jobs, visible_gpus(os.environ))
+            gpus = visible_gpus(os.environ)
+            _warn_of_sharing(cells, jobs, gpus)
             with display(jobs) as show:
-                Sweep(states, jobs, run, command, rerun).train(stop, show)
+                Sweep(states, jobs, run, command, rerun, gpus).train(stop, show)
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             with _mlflow_may_fail():
@@ -502,11 +517,11 @@ def sweep(
                     "KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}"[:500]
                 )
             raise
-        status, reason, code = _outcome(states, stop.signal)
+        status, reason, code = _outcome(states, stop.received)
         with _mlflow_may_fail():
             run.close(status, reason)
     print_closing(states)
-    for line in _closing_words(states, jobs, stop.signal, run, go_on):
+    for line in _closing_words(states, jobs, stop.received, run, go_on):
         print(f"skinml: {line}", file=sys.stderr)
     return code
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,20 @@ def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     # MLflow puts artifacts beside where it is called from.
     monkeypatch.chdir(tmp_path)
+
+
+@contextmanager
+def surroundings(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """What `own_surroundings` does, for longer than a test."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("SKINML_CACHE_DIR", str(folder / "cache"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+            # Set first, so that what MLflow sets meanwhile is undone as well.
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        monkeypatch.chdir(folder)
+        yield monkeypatch
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from skinml.evaluation.metrics import HEADLINE, METRICS, point_metrics
 from skinml.evaluation.predictions import read_predictions
 from skinml.run import run
 from skinml.tracking.folder import RunFolder
+from tests.conftest import surroundings
 
 pytestmark = pytest.mark.slow
 
@@ -55,20 +54,6 @@ def toy_config(toy_files: Path, **options: Any) -> Config:
         "device": "cpu",
     }
     return Config(**values | options)
-
-
-@contextmanager
-def surroundings(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """What `own_surroundings` does, for longer than a test."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("SKINML_CACHE_DIR", str(folder / "cache"))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-            # Set first, so that what MLflow sets meanwhile is undone as well.
-            monkeypatch.setenv(name, "")
-            monkeypatch.delenv(name)
-        monkeypatch.chdir(folder)
-        yield monkeypatch
 
 
 @dataclass
@@ -445,13 +430,13 @@ def test_an_offline_run_does_not_need_mlflow(repeated: RunFolder) -> None:
     assert not (repeated.path / "mlflow_run_id").exists()
 
 
-def test_an_offline_run_is_published_later_as_if_it_had_been_tracked(
+def test_an_offline_run_is_synced_later_as_if_it_had_been_tracked(
     finished: Finished, repeated: RunFolder, client: Any
 ) -> None:
-    from skinml.sync import publish
+    from skinml.sync import sync
 
-    run_id = publish(repeated.path)
-    assert publish(repeated.path) == run_id, "published twice"
+    run_id = sync(repeated.path)
+    assert sync(repeated.path) == run_id, "published twice"
     first, second = client.get_run(finished.id), client.get_run(run_id)
     assert second.info.status == "FINISHED"
     assert second.data.params == first.data.params

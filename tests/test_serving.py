@@ -19,6 +19,7 @@ import pytest
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
 from skinml.run import run
+from tests.conftest import surroundings
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,13 +58,7 @@ def server(
     """The port of a server of the champion that one run with a tiny network registered."""
     store = tmp_path_factory.mktemp("serving")
     port = free_port()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("SKINML_CACHE_DIR", str(store / "cache"))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-            monkeypatch.setenv(name, "")
-            monkeypatch.delenv(name)
-        monkeypatch.chdir(store)
+    with surroundings(store):
         run(
             Config(
                 model=tiny_backbone,

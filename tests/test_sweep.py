@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
+needs_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="this system cannot choose cores"
+)
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
 # What a cell does, by its name without seeds, stands in plan.json: "fail", "sigkill", "silent",
@@ -46,7 +49,7 @@ plan = json.loads(Path("plan.json").read_text()).get(name, "")
 seen = Path("seen")
 seen.mkdir(exist_ok=True)
 record = {"start": time.time(), "pid": os.getpid(), "session": os.getsid(0),
-          "cores": sorted(os.sched_getaffinity(0)), "options": options,
+          "cores": sorted(getattr(os, "sched_getaffinity", lambda _: [])(0)), "options": options,
           "variables": {k: v for k, v in os.environ.items() if "MLFLOW" in k or "SKINML" in k
                         or k == "CUDA_VISIBLE_DEVICES"}}
 (seen / f"{name}.json").write_text(json.dumps(record))
@@ -214,6 +217,7 @@ def test_as_many_cells_train_at_a_time_as_there_are_jobs(sweep: Sweep, jobs: int
     assert max(at_once) == jobs
 
 
+@needs_cores
 def test_jobs_with_threads_of_their_own_get_cores_of_their_own() -> None:
     """`skinml.run --threads 1` takes the first core that it may use."""
     cores = sorted(os.sched_getaffinity(0))
@@ -224,6 +228,7 @@ def test_jobs_with_threads_of_their_own_get_cores_of_their_own() -> None:
         assert cores_of(slot, 1) == {cores[slot % len(cores)]}
 
 
+@needs_cores
 def test_a_cell_starts_on_its_cores_and_the_sweep_keeps_its_own(
     sweep: Sweep, capsys: CaptureFixture[str]
 ) -> None:
@@ -436,6 +441,24 @@ def test_a_second_sweep_of_the_same_cells_is_refused_while_the_first_runs(
     assert f"is running on this machine already (process {os.getpid()})" in str(caught.value)
     assert [run.info.status for run in sweep_runs()] == ["FINISHED"]
     assert sweep() == 0, "the lock is lifted"
+
+
+def test_what_an_earlier_start_left_behind_is_ended_before_anything_starts(
+    sweep: Sweep, store: "MlflowClient", capsys: CaptureFixture[str]
+) -> None:
+    """A cell that outlived its killed sweep would train beside the one that replaces it."""
+    from skinml.processes import process_name
+
+    assert sweep() == 0
+    [run] = sweep_runs()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    tags = {"mlflow.parentRunId": run.info.run_id, "process": process_name(sleeper.pid)}
+    left = store.create_run(run.info.experiment_id, tags=tags).info.run_id
+    assert sweep() == 0
+    assert not psutil.pid_exists(sleeper.pid)
+    sleeper.wait()
+    assert store.get_run(left).info.status == "KILLED"
+    assert f"closed run {left}, whose process is gone" in capsys.readouterr().err
 
 
 # Under `mlflow run`

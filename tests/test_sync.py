@@ -23,8 +23,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
 def test_a_folder_is_published_once(
     store: MlflowClient, finished_folder: RunFolder, logged: list[tuple[Path, bool]]
 ) -> None:
-    run_id = sync.publish(finished_folder.path)
-    assert sync.publish(finished_folder.path) == run_id
+    run_id = sync.sync(finished_folder.path)
+    assert sync.sync(finished_folder.path) == run_id
     assert logged == [(finished_folder.path, True)]
     experiment = store.get_experiment_by_name("skinml")
     assert experiment is not None
@@ -46,7 +46,7 @@ def test_the_load_of_the_publishing_machine_is_not_the_runs(
     monkeypatch.setattr(
         sync, "log_models", lambda *_: seen.extend(thread.name for thread in threading.enumerate())
     )
-    sync.publish(finished_folder.path)
+    sync.sync(finished_folder.path)
     assert seen and "SystemMetricsMonitor" not in seen
 
 
@@ -60,9 +60,9 @@ def test_a_publication_that_failed_is_repeated(
 
     monkeypatch.setattr(sync, "log_models", fail)
     with pytest.raises(RuntimeError):
-        sync.publish(finished_folder.path)
+        sync.sync(finished_folder.path)
     monkeypatch.setattr(sync, "log_models", lambda folder, register: {})
-    run_id = sync.publish(finished_folder.path, register=False)
+    run_id = sync.sync(finished_folder.path, register=False)
     experiment = store.get_experiment_by_name("skinml")
     assert experiment is not None
     runs = store.search_runs([experiment.experiment_id])
@@ -76,7 +76,7 @@ def test_an_unfinished_folder_is_refused_before_mlflow_sees_it(
     (finished_folder.path / "FINISHED").unlink()
     monkeypatch.setattr(sync, "open_run", lambda *_, **__: pytest.fail("a run was opened"))
     with pytest.raises(UserError, match="did not finish"):
-        sync.publish(finished_folder.path)
+        sync.sync(finished_folder.path)
 
 
 def test_the_command_names_the_run_of_each_folder(

@@ -10,6 +10,7 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     classification_report.txt, model_summary.txt, note.md
     model.keras               the trained network, written last but one
     FINISHED                  an empty file, written last
+    mlflow_run_id             the MLflow run that it was published to, once that is done
 """
 
 import csv
@@ -29,6 +30,7 @@ HISTORY = "history.csv"
 METRICS = "metrics.json"
 MODEL = "model.keras"
 FINISHED = "FINISHED"
+PUBLISHED = "mlflow_run_id"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,15 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return (self.path / FINISHED).is_file()
+
+    @property
+    def published(self) -> str:
+        """The id of the MLflow run that holds all of it, empty before."""
+        marker = self.path / PUBLISHED
+        return marker.read_text().strip() if marker.is_file() else ""
+
+    def mark_published(self, run_id: str) -> None:
+        (self.path / PUBLISHED).write_text(run_id + "\n")
 
     @property
     def model(self) -> Path:

@@ -98,7 +98,7 @@ def test_the_demo_says_that_it_says_nothing_about_skin(store: MlflowClient) -> N
 
 def test_a_view_shows_only_what_runs_log(store: MlflowClient, experiment: str) -> None:
     """A metric, figure or parameter that is renamed does not leave an empty chart behind."""
-    row = {name: 0.0 for name in ("learning_rate", "seconds", "images_per_second")}
+    row = dict.fromkeys(("learning_rate", "seconds", "images_per_second"), 0.0)
     row |= {f"{p}_{n}": 0.0 for p in ("train", "val") for n in ("loss", "accuracy", "auc_macro")}
     metrics = {*curve_metrics(dict(row)), *(f"{p}_{n}" for p in ("test", "val") for n in METRICS)}
     source = (ROOT / "skinml/run.py").read_text()
