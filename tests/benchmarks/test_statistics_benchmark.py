@@ -19,6 +19,9 @@ from skinml.comparison.paired import Estimate
 from skinml.evaluation.metrics import point_metrics
 from skinml.evaluation.predictions import Predictions
 
+# Enough where what is tested is the benchmark, not the metrics.
+TWO = {metric: paired.TESTED[metric] for metric in ("accuracy", "melanoma_auc")}
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "statistics.py"
 
 
@@ -50,15 +53,16 @@ def failed(checks: list[Any]) -> set[str]:
 def test_a_quick_round_passes(benchmark: ModuleType, only: Callable[..., None]) -> None:
     """Coverage of the normal intervals, size of the contrasts and of McNemar's test."""
     only("intervals, 550 images", "batch sizes", "McNemar, 550 images")
-    checks, seconds = benchmark.run(("coverage", "size"), benchmark.Settings(draws=100))
+    checks, seconds = benchmark.run(("coverage", "size"), benchmark.Settings(draws=60))
     assert len(checks) == 2 * 12 + 2 + 2 and len(seconds) == 3
     assert failed(checks) == set()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_study_passes_with_few_draws(benchmark: ModuleType) -> None:
-    """Each study of the report, its bands widened for a tenth of the draws."""
-    checks, seconds = benchmark.run(tuple(benchmark.SECTIONS), benchmark.Settings(draws=200))
+    """Each study of the report, its bands widened for a twentieth of the draws."""
+    checks, seconds = benchmark.run(tuple(benchmark.SECTIONS), benchmark.Settings(draws=100))
     assert {check.section for check in checks} == set(benchmark.SECTIONS)
     assert set(seconds) == {*benchmark.STUDIES, "references"}
     assert failed(checks) == set()
@@ -75,10 +79,11 @@ def test_an_error_that_is_too_small_is_noticed(
         return Estimate(found.value, found.influence / 2)
 
     monkeypatch.setattr(benchmark, "estimate", bold)
+    monkeypatch.setattr(benchmark, "TESTED", TWO)
     only("intervals, 550 images", "batch sizes")
     checks, _ = benchmark.run(("coverage", "size"), benchmark.Settings(draws=100))
-    # The contrasts by accuracy and by the weighted AUC go by the names of their metrics alone.
-    assert len(failed(checks)) == 12 + 2
+    # Single and differences, coverage and spread of each; the contrasts by two metrics.
+    assert sum(not check.passed for check in checks) == len(checks) == 2 * 4 + 2
 
 
 def test_a_biased_value_is_noticed(
@@ -92,11 +97,10 @@ def test_a_biased_value_is_noticed(
         return Estimate(found.value + 2 * found.standard_error, found.influence)
 
     monkeypatch.setattr(benchmark, "estimate", biased)
+    monkeypatch.setattr(benchmark, "TESTED", TWO)
     only("intervals, 550 images")
     checks, _ = benchmark.run(("coverage",), benchmark.Settings(draws=100))
-    assert {name for name in failed(checks) if name.endswith("one network")} == {
-        f"{metric}, one network" for metric in paired.TESTED
-    }
+    assert {f"{metric}, one network" for metric in TWO} <= failed(checks)
 
 
 @pytest.mark.parametrize("name", ["holm", "mcnemar", "smallest_detectable", "auc_influence"])

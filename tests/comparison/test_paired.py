@@ -38,7 +38,7 @@ every_metric = pytest.mark.parametrize("metric", TESTED)
 
 
 def made_up(
-    rng: np.random.Generator, counts: Sequence[int] = COUNTS, decimals: int = 9
+    rng: np.random.Generator, counts: Sequence[int] | np.ndarray = COUNTS, decimals: int = 9
 ) -> Predictions:
     """A network that is right more often than not; few decimals make ties."""
     labels = np.repeat(np.arange(3), counts)

@@ -398,17 +398,23 @@ def page(browser: Any, urls: dict[str, str], request: pytest.FixtureRequest) -> 
 
 
 def _card(page: Any, title: str) -> Any:
-    """A chart's card, in sight, since the UI draws only what is in sight."""
-    card = page.locator('[data-testid="experiment-view-compare-runs-card"]').filter(
+    """A chart's card, in sight: the UI fills a card only once it is."""
+    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(
         has=page.get_by_text(title, exact=True)
     )
-    card.first.wait_for(timeout=60_000)
-    card.first.scroll_into_view_if_needed()
-    return card.first
+    area = page.get_by_test_id("experiment-view-compare-runs-chart-area")
+    area.wait_for()
+    for _ in range(120):
+        if card.count():
+            card.first.scroll_into_view_if_needed()
+            return card.first
+        area.evaluate("area => area.scrollTo(0, (area.scrollTop + 200) % area.scrollHeight)")
+        page.wait_for_timeout(1_000)
+    pytest.fail(f"no chart {title!r}")
 
 
 def _run_names(page: Any) -> list[str]:
-    page.locator(".ag-row a").first.wait_for(timeout=60_000)
+    page.locator(".ag-row a").first.wait_for()
     return [name for name in page.locator(".ag-row a").all_inner_texts() if name.strip()]
 
 
@@ -440,17 +446,13 @@ def test_the_table_shows_the_nine_trainings_best_first(page: Any, names: list[st
 @marked(on_page_of("curves"))
 def test_the_curves_have_a_line_a_run_as_it_was_logged(page: Any, names: list[str]) -> None:
     assert sorted(_run_names(page)) == sorted(names)
-    for part in ("val", "train"):
-        for name in ("loss", "accuracy", "auc_macro"):
-            card = _card(page, f"epoch/{part}_{name}")
-            card.locator(".point").first.wait_for(state="attached")
-            assert card.locator(".point").count() == len(names) * EPOCHS
-    for name in ("learning_rate", "images_per_second", "seconds"):
-        card = _card(page, f"epoch/{name}")
-        card.locator(".point").first.wait_for(state="attached")
-        assert card.locator(".point").count() == len(names) * EPOCHS
     legend = _card(page, "epoch/val_loss").inner_text()
     assert all(f"{name} (epoch/val_loss)" in legend for name in names)
+    curves = [f"{p}_{n}" for p in ("val", "train") for n in ("loss", "accuracy", "auc_macro")]
+    for curve in (*curves, "learning_rate", "images_per_second", "seconds"):
+        card = _card(page, f"epoch/{curve}")
+        card.locator(".point").first.wait_for(state="attached")
+        assert card.locator(".point").count() == len(names) * EPOCHS
 
 
 @marked(on_page_of("parallel-coordinates"))
@@ -481,7 +483,7 @@ def test_networks_are_compared_by_means(page: Any) -> None:
         assert card.locator(".point").count() == len(MODELS)
         # 0.9, 0.88, 0.86 and so on: the middle run of each three is their mean.
         means = [f"{factor * mean:.2f}" for mean in (0.88, 0.82, 0.76)]
-        assert sorted(card.locator(".bartext").all_inner_texts(), reverse=True) == means
+        assert sorted(card.locator(".bartext").all_text_contents(), reverse=True) == means
         text = card.inner_text()
         assert all(f"model: {model}" in text for model in MODELS)
     # Two networks of one colour could not be told apart.
@@ -527,7 +529,7 @@ def test_the_notes_links_lead_to_the_views(browser: Any, server: str, urls: dict
     with page.expect_popup() as opened:
         page.get_by_role("link", name="networks compared").click()
     other = opened.value
-    other.get_by_role("button", name="Networks compared (means)").wait_for(timeout=120_000)
+    other.get_by_role("button", name="Networks compared (means)").wait_for(timeout=240_000)
     other.close()
     page.get_by_test_id("saved-views-trigger").click()
     menu = page.get_by_role("menu").inner_text()
