@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -31,28 +32,31 @@ def mlflow_server(store: str) -> Iterator[str]:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    # In a process group of its own: its workers outlive a parent that is killed alone.
-    server = subprocess.Popen(
-        [*command, "--workers", "1", "--backend-store-uri", store],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        patience = time.monotonic() + 240
-        while not _answers(f"{address}/health"):
-            if server.poll() is not None or time.monotonic() > patience:
-                raise RuntimeError(f"no MLflow server at {address} over {store}")
-            time.sleep(0.5)
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
+    with tempfile.TemporaryFile() as log:
+        # In a process group of its own: its workers outlive a parent that is killed alone.
+        server = subprocess.Popen(
+            [*command, "--workers", "1", "--backend-store-uri", store],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+            patience = time.monotonic() + 400
+            while not _answers(f"{address}/health"):
+                if server.poll() is not None or time.monotonic() > patience:
+                    log.seek(0)
+                    raise RuntimeError(f"no server at {address}: {log.read().decode()[-2000:]}")
+                time.sleep(0.5)
+            yield address
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
 
 
 def _answers(url: str) -> bool:

@@ -371,28 +371,23 @@ def _published(options: argparse.Namespace) -> int:
 
     rows = list(PAPER_TABLE) if options.paper else read_published(options.published)
     report = check_published(rows, options.n)
-    out = options.out
-    if out and not out.suffix and not options.format:
+
+    def data(kind: str) -> str:
+        if kind == "csv":
+            raise UserError(
+                "--format csv: expected another one, such as json, for a published table"
+            )
+        return json.dumps(report.as_dict(), indent=2) + "\n"
+
+    out, kind = options.out, options.format
+    if out and not out.suffix and not kind:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.md").write_text(report.markdown(), encoding="utf-8")
-        (out / "report.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+        for name, kind in (("report.md", "markdown"), ("report.json", "json")):
+            (out / name).write_text(write(report.document(), data, kind, None), encoding="utf-8")
         draw_intervals(report, out / "intervals.png")
         print(f"report.md, report.json and intervals.png are in {out}/", file=sys.stderr)
         return 0
-    kind = options.format or (_kind_of(out) if out else "terminal")
-    if kind == "json":
-        _emit(json.dumps(report.as_dict(), indent=2) + "\n", out)
-    elif kind == "markdown" or (kind == "terminal" and not sys.stdout.isatty()):
-        _emit(report.markdown(), out)
-    elif kind == "terminal":
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown(report.markdown()))
-    else:
-        raise UserError(
-            f"--format {kind}: expected terminal, markdown or json for a published table"
-        )
+    _emit(write(report.document(), data, kind or _kind_of(out), None), out)
     return 0
 
 

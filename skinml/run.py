@@ -6,8 +6,10 @@ The one place where data, models, training, evaluation and tracking meet.
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -210,7 +212,11 @@ def _tracked(description: Description, offline: bool) -> Iterator["Run | None"]:
 
     with open_run(description) as tracked:
         tracked.describe(description)
-        yield tracked
+        try:
+            yield tracked
+        except BaseException:
+            _stop_no_more()
+            raise
 
 
 def _train(
@@ -353,10 +359,21 @@ def _epoch_line(row: Row, config: Config) -> str:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM as an exception, so that the run is closed as KILLED on the way out."""
-    # A second one would break off the closing.
-    signal.signal(signum, signal.SIG_IGN)
+    """SIGTERM as an exception, so that the run is closed as KILLED on the way out.
+
+    Every second anew until it gets through: raised in a callback of the garbage collector (JAX
+    has one, and Keras imports JAX where it finds it) or in a destructor it is printed and lost.
+    """
+    again = threading.Timer(1.0, os.kill, (os.getpid(), signum))
+    again.daemon = True
+    again.start()
     raise SystemExit(128 + signum)
+
+
+def _stop_no_more() -> None:
+    """The exception is on its way: another would break off the closing of the run."""
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -375,7 +392,11 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     if options.stop_with_stdin:
         stop_with_stdin()
-    run(config_from_options(options), options.offline)
+    try:
+        run(config_from_options(options), options.offline)
+    except SystemExit:
+        _stop_no_more()
+        raise
     return 0
 
 
