@@ -114,6 +114,8 @@ def train(
 ) -> TrainingResult:
     """Train a network as a resolved configuration says; it ends with its best epoch's weights.
 
+    The best by validation of the last step: what two steps of training make is a fine-tuned
+    network, and among many noisy epochs of the frozen step one would now and then look better.
     `on_epoch` is told the row of each epoch as it ends. The test part is not in `data`.
     """
     result = TrainingResult()
@@ -131,6 +133,7 @@ def train(
             # Fine-tuning starts from the head that generalised best, not from the one that has
             # learned the training features by heart and leaves no gradient to the backbone.
             best.restore(classifier.model)
+            best = _Best(config.monitor)
         network, inputs, validation = prepare(classifier, config, data, done, epochs, result)
         # Compiling a view of the network leaves the network itself, which is saved, without an
         # optimizer or a metric of ours.

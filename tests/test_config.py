@@ -175,7 +175,7 @@ def test_resolved_from_pretrained_weights() -> None:
         resolved = Config(weights=weights).resolved()
         assert resolved.pretrained
         assert (resolved.epochs_frozen, resolved.epochs_finetune) == (50, 100)
-        assert (resolved.learning_rate_finetune, resolved.batch_norm) == (3e-5, "frozen")
+        assert (resolved.learning_rate_finetune, resolved.batch_norm) == (1e-4, "frozen")
 
 
 def test_resolved_from_random_weights() -> None:

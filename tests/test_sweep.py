@@ -516,7 +516,7 @@ class Started:
         while not (found := condition()):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.2)
+            time.sleep(1)  # Looking into the store costs what the cells need.
         return found
 
 
