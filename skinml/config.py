@@ -139,8 +139,8 @@ class Config:
     )
     monitor: str = _option(
         "auc_macro",
-        "validation metric that chooses the kept epoch of each step; the macro AUC needs no threshold and "
-        "gives the rare classes their say",
+        "validation metric that chooses the kept epoch of each step; the macro AUC needs no "
+        "threshold and gives the rare classes their say",
         choices=("auc_macro", "accuracy", "loss"),
     )
     device: str = _option(

@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "statistics.py"
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     """The script as a module, under a name that hides no other."""
-    spec = importlib.util.spec_from_file_location("statistics_benchmark", SCRIPT)
+    spec = importlib.util.spec_from_file_location("simulation", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -1,4 +1,4 @@
-"""Prove the project's statistics by simulation with known truth: `python benchmarks/statistics.py`.
+"""Prove the project's statistics by simulation with known truth: `python benchmarks/simulation.py`.
 
 Test parts are drawn again and again from a population of images and networks whose true figures
 are known, and everything that a comparison says of such a part is held against that truth: that
@@ -1333,7 +1333,7 @@ def _whole(text: str, least: int, name: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
-        prog="python benchmarks/statistics.py",
+        prog="python benchmarks/simulation.py",
         description="Prove the project's statistics by simulation with known truth.",
     )
     parser.add_argument("--draws", default=str(DRAWS), help="draws a study (default: %(default)s)")
@@ -1352,7 +1352,7 @@ def main(argv: list[str] | None = None) -> int:
     checks, seconds = run(tuple(options.only or SECTIONS), settings, jobs)
     only = "".join(f" --only {name}" for name in options.only or ())
     command = (
-        f"python benchmarks/statistics.py --draws {settings.draws} --seed {settings.seed} "
+        f"python benchmarks/simulation.py --draws {settings.draws} --seed {settings.seed} "
         f"--jobs {jobs}{only}"
     )
     write(checks, report(checks, seconds, settings, command, state), options.out)
