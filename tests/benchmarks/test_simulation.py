@@ -22,7 +22,7 @@ from skinml.evaluation.predictions import Predictions
 # Enough where what is tested is the benchmark, not the metrics.
 TWO = {metric: paired.TESTED[metric] for metric in ("accuracy", "melanoma_auc")}
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "statistics.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "simulation.py"
 
 
 @pytest.fixture(scope="module")
