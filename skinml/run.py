@@ -280,7 +280,7 @@ def _evaluate(
     rows = np.flatnonzero(parts == "test")
     title = (
         f"{config.model}, batch size {config.batch_size}, seed {config.seed}\n"
-        f"{config.data}, {config.protocol} protocol, test part, {len(rows)} images"
+        f"{config.data}, {config.protocol} protocol"
     )
     draw_figures(
         FigureData(
@@ -381,7 +381,6 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m skinml.run",
         description="Train one network at one batch size and track all of it in MLflow.",
         epilog=NOTICE,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--offline", action="store_true", help="train without MLflow; `skinml.sync` publishes later"

@@ -586,12 +586,15 @@ def parser() -> Parser:
         description="Train a grid of configurations, each in a process of its own, and track them "
         "below one run in MLflow. Cells that have a finished run are not trained again.",
         epilog=NOTICE,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for axis in AXES.values():
         names = dict.fromkeys((f"--{axis}", f"--{axis.replace('_', '-')}"))
         result.add_argument(
-            *names, dest=axis, default=PAPER[axis], metavar="A,B", help=f"{axis}, with commas"
+            *names,
+            dest=axis,
+            default=PAPER[axis],
+            metavar="A,B",
+            help=f"{axis}, with commas (default: %(default)s)",
         )
     result.add_argument(
         "--set",
@@ -601,7 +604,9 @@ def parser() -> Parser:
         help="an option for one model alone, such as mobilenetv2.weights=FILE or "
         "mobilenetv2.epochs_frozen=30; again for more, or several with spaces between them",
     )
-    result.add_argument("--jobs", default="1", help="cells at a time; with several GPUs one each")
+    result.add_argument(
+        "--jobs", default="1", help="cells at a time; with several GPUs one each (default: 1)"
+    )
     result.add_argument(
         "--rerun",
         nargs="?",

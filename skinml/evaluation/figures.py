@@ -53,15 +53,19 @@ _MISTAKES_A_ROW = 5
 _STEPS = {"frozen": "frozen base", "finetune": "fine-tuning"}
 
 
-def _sheet(data: FigureData, heading: str, width: float, height: float) -> "Figure":
-    """An empty figure headed by what it shows and of which run."""
+def _sheet(
+    data: FigureData, heading: str, width: float, height: float, *, of_test: bool = True
+) -> "Figure":
+    """An empty figure headed by what it shows and of which run; `of_test`: of its test part."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     # matplotlib's own wrapping is unknown to its layout; 9 point sets about 13 letters an inch.
     # A title too long for one line breaks at its parenthesis first.
     letters = int(13 * width)
-    parts = data.title.replace(" (", "\n(") if len(data.title) > letters else data.title
+    shown = f"test part, {len(data.predictions.labels):,} images" if of_test else ""
+    whole = ", ".join(filter(None, (data.title, shown)))
+    parts = whole.replace(" (", "\n(") if len(whole) > letters else whole
     title = "\n".join(textwrap.fill(part, letters) for part in parts.splitlines())
     figure.suptitle(f"{heading}\n{title}", linespacing=1.4)
     return figure
@@ -263,7 +267,7 @@ def _learning_curves(data: FigureData) -> "Figure":
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     history = data.history
-    figure = _sheet(data, "Learning curves", COLUMN, 6.6 if history else 2)
+    figure = _sheet(data, "Learning curves", COLUMN, 6.6 if history else 2, of_test=False)
     if not history:
         _say(figure, "no epochs: this network was not trained")
         return figure

@@ -22,7 +22,7 @@ from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
 from skinml.evaluation.metrics import CALIBRATION_BINS, point_metrics
 from skinml.evaluation.predictions import Predictions
 
-TITLE = "mobilenetv2, batch size 16 (challenge protocol, test part, 600 images)"
+TITLE = "mobilenetv2, batch size 16 (isic2017, challenge protocol)"
 
 
 def _predictions(counts: tuple[int, ...], strength: float = 1.0) -> Predictions:
