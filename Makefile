@@ -3,6 +3,8 @@
 # The first of these that is Python 3.11 or 3.12 makes the environment; PYTHON=… names another.
 PYTHON ?= python3.11 python3.12 python3
 PORT ?= 5000
+# Tests side by side: servers and training processes of their own leave little for more.
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -64,7 +66,7 @@ demo: $(STAMP)  ## train on generated images with `mlflow run`: no download, no 
 	  'from skinml.data.prepare import data_folder as f; print(min(f("demo").glob("*Test*/*.jpg")))')"
 
 test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
-	@$(ENV) python -m pytest -q $(ARGS)
+	@$(ENV) python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import order: what CI checks
 	$(ENV) ruff check

@@ -248,7 +248,10 @@ def to_terminal(document: Document, width: int | None = None, colour: bool | Non
                 )  # fmt: skip
                 for number, column in enumerate(columns):
                     side: Literal["left", "right"] = "left" if number < labels else "right"
-                    table.add_column(RichText(column), justify=side, no_wrap=number < labels)
+                    # Folded where the terminal is too narrow: a figure never loses its last digits.
+                    table.add_column(
+                        RichText(column), justify=side, no_wrap=number < labels, overflow="fold"
+                    )
                 for row in rows:
                     table.add_row(*(_terminal_cell(cell) for cell in row))
                 console.print(table)

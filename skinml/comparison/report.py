@@ -90,28 +90,39 @@ def make_report(comparison: Comparison) -> Document:
         Heading("Averages, as the paper discusses them"),
         _averages(comparison, "By model", lambda cell: cell.model),
         _averages(comparison, "By batch size", lambda cell: f"batch size {cell.batch_size}"),
-        Heading("The paper's own questions"),
-        *(
-            _tests_table(f"{question.capitalize()}, pooled over the rest", tests)
-            for question, tests in comparison.planned.items()
-            if tests
-        ),
-        Heading("Who is best?"),
-        _standings_table(comparison),
-        Items(tuple(_detectable(comparison))),
-        Heading("All pairs"),
-        *_pairs(comparison),
+        *(_differences(comparison) if len(comparison.rows) > 1 else ()),
         Pictures("Figures", {name: caption for name, (_, caption) in FIGURES.items()}),
         Heading("Runs"),
         _runs_table(comparison),
     ]
     first = selection.runs[0]
     kind = "generated demo images" if first.tags["data"] == "demo" else "ISIC 2017"
-    return Document(
-        f"Comparison of {len(comparison.rows)} configurations on {kind}, "
-        f"{first.tags['protocol']} protocol",
-        blocks,
-    )
+    count = len(comparison.rows)
+    what = f"Comparison of {count} configurations" if count > 1 else str(comparison.rows[0].cell)
+    return Document(f"{what} on {kind}, {first.tags['protocol']} protocol", blocks)
+
+
+def _differences(comparison: Comparison) -> list[Block]:
+    """What is asked of two or more configurations."""
+    planned = [
+        _tests_table(f"{question.capitalize()}, pooled over the rest", tests)
+        for question, tests in comparison.planned.items()
+        if tests
+    ]
+    return [
+        *([Heading("The paper's own questions")] if planned else []),
+        *planned,
+        Heading("Who is best?"),
+        _standings_table(comparison),
+        Items(tuple(_detectable(comparison))),
+        Heading("All pairs"),
+        *_pairs(comparison),
+    ]
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{100 * end:.2f}" for end in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def _any_sd(comparison: Comparison) -> bool:
@@ -140,7 +151,10 @@ def _signed(value: float, decimals: int) -> str:
 
 
 def _value_cell(value: Value, factor: float, decimals: int, best: float) -> Cell:
-    note = f"{_number(factor * value.low, decimals)}–{_number(factor * value.high, decimals)}"
+    # At most three digits, one less than the paper prints: nobody can use more.
+    ends = [_number(factor * end, max(decimals - 1, 3 if factor == 1 else 1))
+            for end in (value.low, value.high)]  # fmt: skip
+    note = "–".join(ends)
     if value.sd_seeds is not None:
         note += f" ±{_number(factor * value.sd_seeds, decimals)}"
     return Cell(_number(factor * value.value, decimals), note, value.value == best)
@@ -353,14 +367,13 @@ def _caveats(comparison: Comparison) -> list[str]:
     known = [sd for sd in spread if sd is not None]
     if known:
         lines.append(
-            f"Spread of the accuracy over seeds: standard deviation {100 * min(known):.2f} to "
-            f"{100 * max(known):.2f} points within a cell."
+            f"Spread of the accuracy over seeds: standard deviation {_range(known)} "
+            "points within a cell."
         )
     between = [sd for row in comparison.rows if (sd := row.values["accuracy"].sd_splits)]
     if between:
         lines.append(
-            f"Spread of the accuracy over splits: standard deviation {100 * min(between):.2f} to "
-            f"{100 * max(between):.2f} points."
+            f"Spread of the accuracy over splits: standard deviation {_range(between)} points."
         )
     lines += _settings_that_differ(selection)
     if first.tags["protocol"] == "challenge":
@@ -398,7 +411,7 @@ def _settings_that_differ(selection: Selection) -> list[str]:
             for number, cells in enumerate(division)
         )
         lines.append(
-            f"Not all cells were trained alike: {told}. A difference between them may come from "
+            f"Not all runs were trained alike: {told}. A difference between them may come from "
             "that."
         )
     return lines

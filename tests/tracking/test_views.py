@@ -271,7 +271,7 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-browsing = _load(ROOT / "docs" / "screenshot_views.py")
+browsing = _load(ROOT / "docs" / "screenshots.py")
 
 in_a_browser = [
     pytest.mark.slow,

@@ -1,7 +1,7 @@
-"""Picture an experiment's note and saved views: `python docs/screenshot_views.py EXPERIMENT DIR`.
+"""Picture an experiment in the MLflow UI: `python docs/screenshots.py EXPERIMENT DIR [RUN_ID]`.
 
-Starts a server on loopback over $MLFLOW_TRACKING_URI and drives Debian's Chromium, as
-tests/tracking/test_views.py does.
+Its note, its saved views and a run's page. Starts a server on loopback over $MLFLOW_TRACKING_URI
+and drives Debian's Chromium, as tests/tracking/test_views.py does.
 """
 
 import os
@@ -80,12 +80,20 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def open_page(browser: Browser, url: str, settle: int = 4_000) -> Page:
-    """A page of the UI without what covers it on a first visit, left to settle for some ms."""
+def open_page(
+    browser: Browser,
+    url: str,
+    settle: int = 4_000,
+    ready: str = "[data-testid=saved-views-trigger]",
+) -> Page:
+    """A page of the UI without what covers it on a first visit, left to settle for some ms.
+
+    `ready` selects an element that stands on the page when it is complete.
+    """
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(120_000)  # A machine that trains has little time for a browser.
     page.goto(url)
-    page.get_by_test_id("saved-views-trigger").wait_for()
+    page.locator(ready).first.wait_for()
     page.wait_for_timeout(settle)
     # Not a real click, which would wait for a panel that slides in to stand still.
     for button in page.get_by_role("button", name="Close").all():
@@ -94,19 +102,25 @@ def open_page(browser: Browser, url: str, settle: int = 4_000) -> Page:
     return page
 
 
-def main(experiment: str, folder: str) -> None:
-    """Write a PNG of 1600×1000 pixels a view, and one of the experiment as it opens."""
+def main(experiment: str, folder: str, run_id: str = "") -> None:
+    """Write PNGs of 1600×1000 pixels: the experiment as it opens, each view, a run's page."""
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:
         raise SystemExit(f"no experiment {experiment!r} at {mlflow.get_tracking_uri()}")
-    pages = {"experiment": f"#/experiments/{found.experiment_id}/runs"}
-    pages |= install_views(found.experiment_id)
+    runs = f"#/experiments/{found.experiment_id}/runs"
+    pages = {"experiment": runs} | install_views(found.experiment_id)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with mlflow_server(mlflow.get_tracking_uri()) as address, chromium() as browser:
         for name, url in pages.items():
             page = open_page(browser, f"{address}/{url}", settle=8_000)
             page.screenshot(path=Path(folder) / f"mlflow-{name}.png")
             page.close()
+        if run_id:
+            url = f"{address}/{runs}/{run_id}?workflowType=machine_learning"
+            page = open_page(browser, url, settle=8_000, ready="text=About this run")
+            page.get_by_text("Show more").first.click()
+            page.wait_for_timeout(1_000)
+            page.screenshot(path=Path(folder) / "mlflow-run.png")
 
 
 if __name__ == "__main__":
