@@ -79,6 +79,7 @@ BOOTSTRAPPED = (
     "auc_weighted",
     "auc_macro",
     "melanoma_auc",
+    "keratosis_auc",
     "challenge_auc",
 )
 POWER_METRICS = ("accuracy", "auc_weighted")
@@ -341,9 +342,11 @@ def _prepare_normal(design: Design) -> Callable[[Settings], Any]:
 def _judge_normal(outcomes: Outcomes, prepared: Any, settings: Settings) -> list[Check]:
     design, truth = prepared
     group = f"normal and DeLong intervals, {design.name}"
+    # A comparison gives one network bootstrap intervals and takes these for differences alone.
     checks = [
         _coverage(group, name, found[:, 2:], truth[name], design, settings)
         for name, found in outcomes.items()
+        if name.endswith(", difference")
     ]
     # The spread of n values is known to 1 / sqrt(2 n) of itself.
     error = 1 / math.sqrt(2 * settings.draws)
@@ -1021,7 +1024,9 @@ SECTIONS = {
         "of the standard errors over the spread that the estimates truly have: 0.95 to 1.05. The "
         "shares of the classes vary by chance, as the intervals assume; a stratified test part, "
         "like those of the paper's protocol, has less chance in it, and its intervals for one "
-        "network may only cover too often.",
+        "network may only cover too often. Normal intervals are held to this where a comparison "
+        "shows them, for differences; single networks are shown with bootstrap intervals (normal "
+        "ones covered only 92.5 % for the keratosis AUC, with 77 keratoses).",
     ),
     "size": (
         "Size of the tests",

@@ -195,7 +195,12 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
     }
     standings = {
         metric: _standing(
-            metric, rows, np.array([draw[metric] for draw in draws]), of_cell[metric], pairs
+            metric,
+            rows,
+            np.array([draw[metric] for draw in draws]),
+            of_cell[metric],
+            pairs,
+            tuple(selection.differences),
         )
         for metric in VERDICT_METRICS
     }
@@ -380,6 +385,7 @@ def _standing(
     draws: np.ndarray,
     of_cell: dict[CellName, Estimate],
     pairs: Sequence[Test],
+    unlike: Sequence[str],
 ) -> Standing:
     cells = [row.cell for row in rows]
     # A resample that lacks a class says nothing of a rank.
@@ -396,6 +402,11 @@ def _standing(
     ]
     typical = float(np.median(errors)) if errors else np.nan
     winner, verdict = _verdict(metric, rows, [test for test in pairs if test.metric == metric])
+    if winner is not None and unlike:
+        verdict += (
+            f" It was not trained like all others ({', '.join(unlike)}): a difference may come "
+            "from that, and not from network or batch size."
+        )
     return Standing(
         metric,
         dict(zip(cells, map(float, best), strict=True)),
@@ -428,12 +439,12 @@ def _verdict(
         return None, (
             f"{name}: no winner. The highest, {figure}, is not shown to be better than "
             f"{which} of the {len(own)} others (nearest to equal: {other}, difference "
-            f"{gap:.3f}, adjusted p = {format_p(closest.p_images_holm)})."
+            f"{gap:.3f}, adjusted {_p_equals(closest.p_images_holm)})."
         )
     weakest = max(own, key=lambda test: test.p_images_holm)
     sentence = (
         f"{name}: {figure} is better than each of the {len(own)} others on these test images "
-        f"(largest adjusted p = {format_p(weakest.p_images_holm)})"
+        f"(largest adjusted {_p_equals(weakest.p_images_holm)})"
     )
     pairs = min(test.pairs for test in own)
     if pairs < pairs_needed():
@@ -479,6 +490,11 @@ def metric_title(metric: str) -> str:
     }
     assert metric in METRICS
     return titles.get(metric, metric.replace("_", " ").capitalize())
+
+
+def _p_equals(p: float) -> str:
+    text = format_p(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def format_p(p: float) -> str:

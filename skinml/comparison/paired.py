@@ -42,7 +42,12 @@ class Estimate:
         return float(np.sqrt(np.sum(self.influence**2)))
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval by the normal approximation."""
+        """The 95 % interval by the normal approximation, meant for differences.
+
+        One network's AUC near 1 of few positive images is covered too rarely by it: 92.5 % of
+        2,000 simulated test parts (550 images, 77 of them keratoses). `evaluation.statistics` has
+        the bootstrap intervals that single networks are shown with.
+        """
         from scipy.stats import norm
 
         reach = float(norm.ppf(1 - ALPHA / 2)) * self.standard_error

@@ -215,7 +215,9 @@ def command_for(name: CellName, pattern: RunRecord) -> str:
     defaults = {option.name: str(option.default) for option in fields(Config)}
     for option in dataclasses.fields(Config):
         value = pattern.params.get(option.name)
-        if option.name not in options and value not in (None, defaults[option.name]):
+        if option.name in (*options, "output_dir"):
+            continue
+        if value not in (None, defaults[option.name]):
             options[option.name] = str(value)
     if pattern.tags["model"] != name.model and pattern.tags.get("weights_kind") == "file":
         # A file holds the weights of one network.

@@ -54,7 +54,7 @@ def test_a_quick_round_passes(benchmark: ModuleType, only: Callable[..., None]) 
     """Coverage of the normal intervals, size of the contrasts and of McNemar's test."""
     only("intervals, 550 images", "batch sizes", "McNemar, 550 images")
     checks, seconds = benchmark.run(("coverage", "size"), benchmark.Settings(draws=60))
-    assert len(checks) == 2 * 12 + 2 + 2 and len(seconds) == 3
+    assert len(checks) == 6 + 12 + 2 + 2 and len(seconds) == 3
     assert failed(checks) == set()
 
 
@@ -82,25 +82,25 @@ def test_an_error_that_is_too_small_is_noticed(
     monkeypatch.setattr(benchmark, "TESTED", TWO)
     only("intervals, 550 images", "batch sizes")
     checks, _ = benchmark.run(("coverage", "size"), benchmark.Settings(draws=100))
-    # Single and differences, coverage and spread of each; the contrasts by two metrics.
-    assert sum(not check.passed for check in checks) == len(checks) == 2 * 4 + 2
+    # Coverage of differences, spread of singles and differences; the contrasts by two metrics.
+    assert sum(not check.passed for check in checks) == len(checks) == 2 + 4 + 2
 
 
 def test_a_biased_value_is_noticed(
     benchmark: ModuleType, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two standard errors off: half of the intervals miss, though their width is right."""
-    honest = benchmark.estimate
+    honest = benchmark.difference
 
-    def biased(predictions: Predictions, metric: str) -> Estimate:
-        found = honest(predictions, metric)
+    def biased(first: Estimate, second: Estimate) -> Estimate:
+        found = honest(first, second)
         return Estimate(found.value + 2 * found.standard_error, found.influence)
 
-    monkeypatch.setattr(benchmark, "estimate", biased)
+    monkeypatch.setattr(benchmark, "difference", biased)
     monkeypatch.setattr(benchmark, "TESTED", TWO)
     only("intervals, 550 images")
     checks, _ = benchmark.run(("coverage",), benchmark.Settings(draws=100))
-    assert {f"{metric}, one network" for metric in TWO} <= failed(checks)
+    assert {f"{metric}, difference" for metric in TWO} <= failed(checks)
 
 
 @pytest.mark.parametrize("name", ["holm", "mcnemar", "smallest_detectable", "auc_influence"])

@@ -45,6 +45,15 @@ def test_a_far_better_network_wins_but_one_seed_is_not_a_configuration(tmp_path:
         assert "1 paired seed cannot show" in standing.verdict
 
 
+def test_a_winner_that_was_trained_otherwise_is_said_to_be_so(tmp_path: Path) -> None:
+    for name, skill, epochs in (("mobilenet", 5, 40), ("mobilenetv2", 0.5, 4)):
+        table = made_up(skill, [epochs])
+        write_run(tmp_path, table, model=name, epochs_finetune=epochs, test_fraction=0.2)
+    for standing in comparison_of(tmp_path).standings.values():
+        assert standing.winner == CellName("mobilenet", 16)
+        assert "not trained like all others (epochs_finetune)" in standing.verdict
+
+
 def test_enough_seeds_show_that_a_configuration_wins(tmp_path: Path) -> None:
     folder = write_grid(
         tmp_path, lambda model, _: 4 if model == "mobilenet" else 0.5,

@@ -131,10 +131,12 @@ def test_the_command_for_a_missing_cell_repeats_the_settings_of_the_others(tmp_p
 def test_a_command_does_not_hand_one_network_the_weights_of_another(tmp_path: Path) -> None:
     write_run(tmp_path, made_up(1, [1]), model="mobilenet")
     [run] = runs_in_folder(tmp_path)
-    ours = {**run.params, "weights": "mobilenet.weights.h5"}
+    ours = {**run.params, "weights": "mobilenet.weights.h5", "output_dir": "runs/a-cell"}
     of_file = RunRecord("a", 0, ours, {**run.tags, "weights_kind": "file"}, {}, run.load)
     assert "weights=mobilenet.weights.h5" in command_for(CellName("mobilenet", 64), of_file)
     assert "weights=…" in command_for(CellName("nasnetmobile", 64), of_file)
+    # Nor the folder of one cell of a sweep to another.
+    assert "a-cell" not in command_for(CellName("mobilenet", 64), of_file)
 
 
 def test_published_parameters_name_no_folder_of_this_machine() -> None:
