@@ -46,7 +46,8 @@ $(STAMP): requirements.lock pyproject.toml
 	    && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	      "$$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.lock)"; \
 	fi
-	@$(ENV) uv pip sync --python $(BIN)/python requirements.lock
+	@echo "installing what requirements.lock names into $(VENV)"
+	@$(ENV) uv pip sync --quiet --python $(BIN)/python requirements.lock
 	@$(ENV) uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation \
 	  --editable .
 	@touch $@

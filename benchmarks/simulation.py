@@ -1,4 +1,4 @@
-"""Prove the project's statistics by simulation with known truth: `python benchmarks/simulation.py`.
+"""Check the project's statistics by simulation with known truth: `python benchmarks/simulation.py`.
 
 Test parts are drawn again and again from a population of images and networks whose true figures
 are known, and everything that a comparison says of such a part is held against that truth: that
@@ -1184,7 +1184,7 @@ def report(
     commit, clean = state
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "scipy"))
     lines = [
-        "# The statistics, proved by simulation",
+        "# The statistics, checked by simulation",
         "",
         f"{len(judged) - len(failed)} of {len(judged)} checks passed."
         + (" Failed: " + "; ".join(f"{c.group}, {c.name}" for c in failed) + "." if failed else ""),
@@ -1339,7 +1339,7 @@ def _whole(text: str, least: int, name: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python benchmarks/simulation.py",
-        description="Prove the project's statistics by simulation with known truth.",
+        description="Check the project's statistics by simulation with known truth.",
     )
     parser.add_argument("--draws", default=str(DRAWS), help="draws a study (default: %(default)s)")
     parser.add_argument("--seed", default=str(SEED), help="default: %(default)s")

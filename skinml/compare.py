@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,12 @@ def from_tracking(
             if not selection.missing and len(selection.runs) == known:
                 return selection
             known = len(selection.runs)
+    if filters and not records:
+        told = ", ".join(f"{name}={value}" for name, value in filters.items())
+        raise UserError(
+            f"no finished run with {told} in experiment {experiment!r}; expected one at least: "
+            "leave a filter out, or look for the values there are in the UI"
+        )
     return select(records, grid)
 
 
@@ -169,12 +176,11 @@ def write(
         return to_latex(document)
     if kind == "html":
         return to_html(document, pictures)
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else _WIDTH
-    text = to_terminal(document, width, terminal)
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    text = to_terminal(document, width, sys.stdout.isatty())
     # The top of a long report has scrolled away.
     verdicts = [block.text for block in document.blocks if isinstance(block, Text) and block.strong]
-    return "\n".join([text, *verdicts, ""])
+    return "\n".join([text, *(textwrap.fill(verdict, width) for verdict in verdicts), ""])
 
 
 def numbers(comparison: "Comparison", kind: str) -> str:
@@ -211,8 +217,22 @@ def write_folder(comparison: "Comparison", folder: Path) -> None:
     for kind, name in names.items():
         text = write(document, partial(numbers, comparison), kind, figures)
         (folder / name).write_text(text, encoding="utf-8")
+    _forget_runs(folder / "runs")
     for run in comparison.selection.runs:
         _write_run(run, folder / "runs")
+
+
+_RUN_FILES = {"run.json", "metrics.json", "predictions_test.csv"}
+
+
+def _forget_runs(folder: Path) -> None:
+    """Remove the runs of an earlier comparison, which a rebuilt one would have in its table.
+
+    A folder that holds anything else was not written here, and stays.
+    """
+    for own in folder.glob("*/run.json"):
+        if {path.name for path in own.parent.iterdir()} <= _RUN_FILES:
+            shutil.rmtree(own.parent)
 
 
 def _write_run(run: "RunRecord", folder: Path) -> None:
@@ -249,10 +269,13 @@ def log_comparison(comparison: "Comparison", experiment: str) -> str:
         "mlflow.note.content": to_markdown(make_report(comparison)),
         **{f"verdict_{name}": s.verdict for name, s in comparison.standings.items()},
     }
-    mlflow.set_experiment(experiment)
+    # `mlflow run -e compare` has made the run already, in the experiment that it was given.
+    made = "MLFLOW_RUN_ID" in os.environ
+    if not made:
+        mlflow.set_experiment(experiment)
     with tempfile.TemporaryDirectory() as scratch:
         write_folder(comparison, Path(scratch))
-        with mlflow.start_run(run_name="comparison", tags=tags) as run:
+        with mlflow.start_run(run_name=None if made else "comparison", tags=tags) as run:
             mlflow.log_artifacts(scratch)
             for name, standing in comparison.standings.items():
                 mlflow.log_metrics(
@@ -337,6 +360,8 @@ def main(argv: list[str] | None = None) -> int:
     modes = [options.paper, options.published is not None, options.folder is not None]
     if sum(modes) > 1:
         raise UserError("expected one of --from, --paper and --published; they exclude each other")
+    _refuse_what_has_no_effect(options)
+    _check_out(options.out, options.format)
     if options.paper or options.published:
         return _published(options)
     experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "skinml"
@@ -399,8 +424,11 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
     if out and not out.suffix and not kind:
         write_folder(comparison, out)
         print(write(document, data, "terminal", None))
-        print(f"everything is in {out}/; rebuild: python -m skinml.compare --from {out}",
-              file=sys.stderr)  # fmt: skip
+        grid = " --grid none" if options.grid == "none" else ""
+        print(
+            f"everything is in {out}/; rebuild: python -m skinml.compare --from {out}{grid}",
+            file=sys.stderr,
+        )
         return
     kind = kind or _kind_of(out)
     with tempfile.TemporaryDirectory() as scratch:
@@ -411,6 +439,49 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
             pictures = Path(scratch)
             draw_figures(comparison, pictures)
         _emit(write(document, data, kind, pictures), out)
+
+
+def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
+    """An option that would be passed over in silence is a `UserError`."""
+    filters = ["sweep", "protocol", "tag"]
+    if options.paper or options.published:
+        source = "--paper" if options.paper else "--published"
+        useless = [*filters, "experiment", "log"]
+    elif options.folder:
+        source, useless = "--from", [*filters, "n"]
+    else:
+        source, useless = "runs in MLflow", ["n"]
+    given = [f"--{name}" for name in useless if getattr(options, name) not in (None, False, [])]
+    if given:
+        raise UserError(f"{', '.join(given)}: of no effect with {source}; expected to be left out")
+    if options.n is not None and options.n < 1:
+        raise UserError(f"n={options.n}: expected at least 1, the number of test images")
+
+
+def _check_out(out: Path | None, kind: str | None) -> None:
+    """Find out before a long computation that its result could not be written."""
+    if out is None:
+        return
+    if out.suffix and not out.is_dir():
+        if kind and SUFFIXES.get(out.suffix, kind) != kind:
+            raise UserError(
+                f"--out {out}: its ending is that of {SUFFIXES[out.suffix]}, expected {kind}'s; "
+                "leave --format out, or choose another name"
+            )
+        if not kind:
+            _kind_of(out)
+        target = out.parent
+    else:
+        target = out
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: cannot be written ({error.strerror}: {error.filename}); expected a "
+            "folder that may be written to"
+        ) from None
+    if not os.access(target, os.W_OK):
+        raise UserError(f"--out {out}: expected a folder that may be written to")
 
 
 def _kind_of(out: Path | None) -> str:
@@ -432,6 +503,7 @@ def _emit(text: str, out: Path | None) -> None:
     part = out.with_name(f".{out.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(out)
+    print(f"wrote {out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -252,7 +252,13 @@ def _convert(option: dataclasses.Field[Any], text: str) -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, as every error of skinml is."""
+    """An ArgumentParser whose errors are one line, as every error of skinml is.
+
+    It takes no abbreviations: `--seed` must not pass for `--seeds`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

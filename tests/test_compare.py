@@ -65,7 +65,7 @@ def test_nine_runs_in_mlflow_become_the_table(
     shown = capsys.readouterr().out
     assert "Results in the form of the paper's Table III" in shown and NOTICE in shown
     assert "missing" not in shown
-    assert shown.rstrip().splitlines()[-1].startswith("AUC (weighted): no winner.")
+    assert "AUC (weighted): no winner." in "\n".join(shown.splitlines()[-6:])
     for cell in paper_grid():
         assert str(cell) in shown
 
@@ -80,7 +80,7 @@ def test_a_run_that_did_not_finish_is_missing_with_its_command(
     main([])
     shown = capsys.readouterr().out
     assert "1 cell is missing" in shown
-    assert "mlflow run . -P model=mobilenet -P batch_size=32 -P test_fraction=0.2" in shown
+    assert "skinml.sweep --models mobilenet --batch_sizes 32 --test_fraction 0.2" in shown
 
 
 def test_only_trainings_are_compared(store: "MlflowClient", nine: Path) -> None:
@@ -285,3 +285,73 @@ def test_without_a_grid_no_cell_is_missing(
     main(["--from", str(tmp_path), "--grid", "none"])
     shown = capsys.readouterr().out
     assert "missing" not in shown and "±" in shown
+
+
+def test_a_folder_keeps_no_run_of_an_earlier_comparison(nine: Path, tmp_path: Path) -> None:
+    out, few = tmp_path / "out", tmp_path / "few"
+    write_grid(few, sizes=(16,))
+    (out / "runs" / "mine").mkdir(parents=True)
+    (out / "runs" / "mine" / "run.json").write_text("{}")
+    (out / "runs" / "mine" / "model.keras").write_text("not ours to remove")
+    assert main(["--from", str(nine), "--out", str(out)]) == 0
+    assert main(["--from", str(few), "--out", str(out)]) == 0
+    assert len(list((out / "runs").glob("*/predictions_test.csv"))) == 3
+    assert (out / "runs" / "mine" / "model.keras").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--from", "RUNS", "--protocol", "paper"],
+        ["--from", "RUNS", "--n", "550"],
+        ["--paper", "--sweep", "abc"],
+        ["--paper", "--log"],
+        ["--n", "550"],
+        ["--paper", "--n", "0"],
+        ["--paper", "--format", "latex", "--out", "x.md"],
+        ["--paper", "--out", "/proc/nobody/x.md"],
+    ],
+)
+def test_an_option_that_cannot_be_followed_is_refused(nine: Path, options: list[str]) -> None:
+    with pytest.raises(UserError, match="expected"):
+        main([str(nine) if option == "RUNS" else option for option in options])
+
+
+def test_a_run_without_its_predictions_table_is_named(nine: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(nine, tmp_path / "copy")
+    gone = next(copy.glob("*/predictions_test.csv"))
+    gone.unlink()
+    with pytest.raises(UserError, match=gone.parent.name):
+        main(["--from", str(copy)])
+
+
+def test_a_filter_that_nothing_fits_is_named(nine: Path, store: "MlflowClient") -> None:
+    log_grid(store, nine)
+    with pytest.raises(UserError, match="protocol=challenge"):
+        main(["--protocol", "challenge"])
+
+
+def test_a_comparison_in_a_project_run_is_logged_in_that_run(
+    nine: Path, store: "MlflowClient", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mlflow run -e compare -P log=true` has made a run, in an experiment of its own."""
+    log_grid(store, nine)
+    run = store.create_run(store.create_experiment("projects"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    assert main(["--log", "true"]) == 0
+    assert store.get_run(run.info.run_id).data.tags["kind"] == "comparison"
+    names = {file.path for file in store.list_artifacts(run.info.run_id)}
+    assert "comparison.json" in names
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_terminal_table_never_breaks_a_figure(
+    nine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["--from", str(nine)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if "skinml.sweep" not in line) <= width
+    words = " ".join(lines).split()
+    for figure in ("82.00", "0.8832", "nasnetmobile-16"):
+        assert figure in words

@@ -242,21 +242,46 @@ def to_terminal(document: Document, width: int | None = None, colour: bool | Non
             case Pictures():
                 continue
             case Table(title, columns, rows, labels):
-                table = RichTable(
-                    title=title, title_justify="left", title_style="italic", box=box.SIMPLE_HEAD,
-                    pad_edge=False, padding=(0, 1), show_lines=False,
-                )  # fmt: skip
-                for number, column in enumerate(columns):
-                    side: Literal["left", "right"] = "left" if number < labels else "right"
-                    # Folded where the terminal is too narrow: a figure never loses its last digits.
-                    table.add_column(
-                        RichText(column), justify=side, no_wrap=number < labels, overflow="fold"
-                    )
-                for row in rows:
-                    table.add_row(*(_terminal_cell(cell) for cell in row))
-                console.print(table)
+                console.print()
+                console.print(RichText(title, style="italic"))
+                for chosen in _columns_that_fit(block, console.width):
+                    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+                    for number in chosen:
+                        side: Literal["left", "right"] = "left" if number < labels else "right"
+                        table.add_column(
+                            RichText(columns[number]), justify=side, no_wrap=number < labels,
+                            min_width=_least_width(block, number),
+                        )  # fmt: skip
+                    for row in rows:
+                        table.add_row(*(_terminal_cell(row[number]) for number in chosen))
+                    console.print(table)
     console.print(RichText(NOTICE), style="dim")
     return out.getvalue()
+
+
+def _least_width(table: Table, number: int) -> int:
+    """The letters of a column's longest word, or line where it names the row: never broken."""
+    texts = [part for row in table.rows for part in (row[number].text, row[number].note)]
+    texts.append(table.columns[number])
+    words = texts if number < table.labels else [w for text in texts for w in text.split()]
+    return max(map(len, words), default=1)
+
+
+def _columns_that_fit(table: Table, width: int) -> list[list[int]]:
+    """The columns of a table as one or more that fit a terminal, each with the row's names."""
+    names = list(range(table.labels))
+    # A blank at either side of a column, and one between two.
+    widths = [_least_width(table, number) + 3 for number in range(len(table.columns))]
+    own = sum(widths[: table.labels]) + 1
+    parts: list[list[int]] = [[]]
+    room = width - own
+    for number in range(table.labels, len(table.columns)):
+        if parts[-1] and widths[number] > room:
+            parts.append([])
+            room = width - own
+        parts[-1].append(number)
+        room -= widths[number]
+    return [names + part for part in parts]
 
 
 def _terminal_cell(cell: Cell) -> "RichText":

@@ -242,12 +242,25 @@ FIGURES: dict[str, tuple[Callable[[Comparison], "Figure"], str]] = {
 }
 
 
+_OF_SEVERAL = ("ranks", "pareto")
+
+
+def captions(comparison: Comparison) -> dict[str, str]:
+    """What each figure of a comparison shows; one configuration has neither rank nor front."""
+    alone = len(comparison.rows) < 2
+    return {
+        name: caption
+        for name, (_, caption) in FIGURES.items()
+        if not (alone and name in _OF_SEVERAL)
+    }
+
+
 def draw_figures(comparison: Comparison, folder: Path) -> list[Path]:
-    """Draw every row of `FIGURES` into a folder as PNG and PDF; returns the PNGs' paths."""
+    """Draw the figures of a comparison into a folder as PNG and PDF; returns the PNGs' paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with drawing():
-        for name, (draw, _) in FIGURES.items():
+        for name in captions(comparison):
             paths.append(folder / f"{name}.png")
-            save(draw(comparison), paths[-1])
+            save(FIGURES[name][0](comparison), paths[-1])
     return paths

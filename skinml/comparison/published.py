@@ -375,7 +375,23 @@ class PublishedReport:
 
     @property
     def has_winner(self) -> bool:
-        return 0 < self.beaten == len(self.leads)
+        return 0 < self.beaten == len(self.leads) and self.certain
+
+    @cached_property
+    def certain(self) -> bool:
+        """Whether the leader wins with the fewest images right that its printed figure allows.
+
+        The others have the most that theirs allow: a winner must not come from the rounding.
+        """
+        leader, *others = self.ranked
+        samples = [
+            (leader.row.name, other.row.name, leader.fewest, other.most, self.n) for other in others
+        ]
+        samples += [
+            (a.row.name, b.row.name, a.right, b.right, self.n) for a, b in combinations(others, 2)
+        ]
+        worst = _corrected(samples)[: len(others)]
+        return all(pair.points > 0 and pair.p_holm < ALPHA for pair in worst)
 
     @cached_property
     def detectable(self) -> float | None:
@@ -394,6 +410,11 @@ class PublishedReport:
         over = f"after Holm's correction over {_number(len(self.pairs), 'pair')} (unpaired)"
         if self.has_winner:
             return f"{leader} is the winner of this test: better than each other row {over}."
+        if 0 < self.beaten == len(self.leads):
+            return (
+                f"No winner: by the printed figures {leader} is better than each other row {over}, "
+                "but not by all the figures that they may have been rounded from."
+            )
         lead = self.ranked[0].right - second.right
         first = (
             f"{leader} leads {second.row.name} by {_number(lead, 'image')} of {self.n} "

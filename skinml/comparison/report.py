@@ -25,7 +25,7 @@ from skinml.comparison.document import (
     Table,
     Text,
 )
-from skinml.comparison.figures import FIGURES
+from skinml.comparison.figures import captions
 from skinml.comparison.paired import ALPHA, pairs_needed
 from skinml.comparison.runs import CellName, RunRecord, Selection, command_for
 
@@ -65,19 +65,30 @@ _COSTS = {
 _OF_A_RUN = {"accuracy": "accuracy", "auc_macro": "AUC macro", "challenge_auc": "chall. AUC"}
 
 
+_DEMO = "Generated demo images: these figures say nothing about skin lesions."
+
+
 def make_report(comparison: Comparison) -> Document:
     """The whole report of a comparison."""
     selection = comparison.selection
+    several = len(comparison.rows) > 1
+    demo = selection.runs[0].tags["data"] == "demo"
+    verdicts = [standing.verdict for standing in comparison.standings.values()]
     blocks: list[Block] = [
-        *(Text(standing.verdict, strong=True) for standing in comparison.standings.values()),
+        *([Text(_DEMO, strong=True)] if demo else []),
+        *(Text(verdict, strong=True) for verdict in verdicts if several),
         Text(_test_set(comparison)),
         _table_iii(comparison),
         Text(
             "Below each figure: its 95 % bootstrap interval over the test images"
             + (", ± standard deviation over seeds. " if _any_sd(comparison) else ". ")
-            + "Beside it the paper's, with the difference below. Best of a column in bold, which "
-            "is not to say that it is shown to be better. Precision, F1 and AUC are averages "
-            "weighted by class."
+            + ("" if demo else "Beside it the paper's, with the difference below. ")
+            + (
+                "Best of a column in bold, which is not to say that it is shown to be better. "
+                if several
+                else ""
+            )
+            + "Precision, F1 and AUC are averages weighted by class."
         ),
         *_missing(comparison),
         Heading("What stands behind the table"),
@@ -87,16 +98,14 @@ def make_report(comparison: Comparison) -> Document:
         _plain_table(comparison, "Areas under the ROC curve, calibration", _AUCS),
         Heading("Cost"),
         _cost_table(comparison),
-        Heading("Averages, as the paper discusses them"),
-        _averages(comparison, "By model", lambda cell: cell.model),
-        _averages(comparison, "By batch size", lambda cell: f"batch size {cell.batch_size}"),
-        *(_differences(comparison) if len(comparison.rows) > 1 else ()),
-        Pictures("Figures", {name: caption for name, (_, caption) in FIGURES.items()}),
+        *(_all_averages(comparison) if several else ()),
+        *(_differences(comparison) if several else ()),
+        Pictures("Figures", captions(comparison)),
         Heading("Runs"),
         _runs_table(comparison),
     ]
     first = selection.runs[0]
-    kind = "generated demo images" if first.tags["data"] == "demo" else "ISIC 2017"
+    kind = "generated demo images" if demo else "ISIC 2017"
     count = len(comparison.rows)
     what = f"Comparison of {count} configurations" if count > 1 else str(comparison.rows[0].cell)
     return Document(f"{what} on {kind}, {first.tags['protocol']} protocol", blocks)
@@ -150,17 +159,35 @@ def _signed(value: float, decimals: int) -> str:
     return f"{value:+.{decimals}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
+def _all_averages(comparison: Comparison) -> list[Block]:
+    return [
+        Heading("Averages, as the paper discusses them"),
+        _averages(comparison, "By model", lambda cell: cell.model),
+        _averages(comparison, "By batch size", lambda cell: f"batch size {cell.batch_size}"),
+        Text("The paper's averages are over the same cells."),
+    ]
+
+
+def _published(comparison: Comparison) -> dict[CellName, dict[str, float]]:
+    """The paper's Table III, which generated images have nothing to do with."""
+    demo = comparison.selection.runs[0].tags["data"] == "demo"
+    return {} if demo else paper_values()
+
+
 def _value_cell(value: Value, factor: float, decimals: int, best: float) -> Cell:
     # At most three digits, one less than the paper prints: nobody can use more.
     ends = [_number(factor * end, max(decimals - 1, 3 if factor == 1 else 1))
             for end in (value.low, value.high)]  # fmt: skip
-    note = "–".join(ends)
+    note = "–".join(ends) if math.isfinite(value.low) else ""
     if value.sd_seeds is not None:
-        note += f" ±{_number(factor * value.sd_seeds, decimals)}"
+        note += f"{' ' if note else ''}±{_number(factor * value.sd_seeds, decimals)}"
     return Cell(_number(factor * value.value, decimals), note, value.value == best)
 
 
 def _best(rows: Sequence[Row], metric: str) -> float:
+    """The best value of a column; NaN where there is but one."""
+    if len(rows) < 2:
+        return math.nan
     values = [row.values[metric].value for row in rows]
     finite = [value for value in values if math.isfinite(value)]
     pick = min if metric in _LOWER_IS_BETTER else max
@@ -172,11 +199,11 @@ def _names(cell: CellName) -> list[Cell]:
 
 
 def _table_iii(comparison: Comparison) -> Table:
+    published = _published(comparison)
     columns = ["model", "batch"]
     for title, *_ in TABLE_III.values():
-        columns += [title, "paper"]
+        columns += [title, "paper"] if published else [title]
     rows = []
-    published = paper_values()
     cells = [*(row.cell for row in comparison.rows), *comparison.selection.missing]
     by_cell = {row.cell: row for row in comparison.rows}
     for cell in cells:
@@ -191,7 +218,8 @@ def _table_iii(comparison: Comparison) -> Table:
             else:
                 line.append(Cell("missing"))
                 gap = ""
-            line.append(Cell(_number(printed, decimals), gap) if printed else Cell("–"))
+            if published:
+                line.append(Cell(_number(printed, decimals), gap) if printed else Cell("–"))
         rows.append(line)
     return Table("Results in the form of the paper's Table III", tuple(columns), rows, labels=2)
 
@@ -218,7 +246,9 @@ def _cost_table(comparison: Comparison) -> Table:
             value = row.costs.get(name, math.nan)
             finite = [other.costs[name] for other in comparison.rows if name in other.costs]
             shown = value / 60 if name == "training_seconds" else value
-            line.append(Cell(_number(shown, decimals), bold=bool(finite) and value == min(finite)))
+            line.append(
+                Cell(_number(shown, decimals), bold=len(finite) > 1 and value == min(finite))
+            )
         rows.append(line)
     devices = sorted({_device(run) for run in comparison.selection.runs})
     return Table(
@@ -238,9 +268,11 @@ def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]
     groups: dict[str, list[Row]] = {}
     for row in comparison.rows:
         groups.setdefault(key(row.cell), []).append(row)
+    papers = _published(comparison)
     published: dict[str, list[dict[str, float]]] = {}
-    for cell, paper in paper_values().items():
-        published.setdefault(key(cell), []).append(paper)
+    for row in comparison.rows:
+        if row.cell in papers:
+            published.setdefault(key(row.cell), []).append(papers[row.cell])
     rows = []
     for name, members in groups.items():
         line = [Cell(name), Cell(str(len(members)))]
@@ -248,11 +280,12 @@ def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]
             own = [factor * row.values[metric].value for row in members]
             line.append(Cell(_number(sum(own) / len(own), decimals)))
             printed = [paper[attribute] for paper in published.get(name, [])]
-            line.append(Cell(_number(sum(printed) / len(printed), decimals) if printed else "–"))
+            mean = _number(sum(printed) / len(printed), decimals) if printed else "–"
+            line += [Cell(mean)] if papers else []
         rows.append(line)
     columns = ["", "cells"]
     for heading, *_ in TABLE_III.values():
-        columns += [heading, "paper"]
+        columns += [heading, "paper"] if papers else [heading]
     return Table(title, tuple(columns), rows)
 
 
@@ -262,7 +295,7 @@ def _p_cell(p: float | None) -> Cell:
 
 def _tests_table(title: str, tests: Sequence[Test]) -> Table:
     columns = (
-        "metric", "difference of", "from", "value", "p (images)", "p (Holm)", "p (seeds)", "test",
+        "metric", "difference of", "from", "value", "p (images)", "Holm", "p (seeds, Holm)", "test",
     )  # fmt: skip
     rows = [
         [
@@ -270,9 +303,9 @@ def _tests_table(title: str, tests: Sequence[Test]) -> Table:
             Cell(test.first),
             Cell(test.second),
             Cell(_signed(test.difference, 4), f"{_signed(test.low, 4)} to {_signed(test.high, 4)}"),
-            _p_cell(test.p_images),
+            Cell(format_p(test.p_images)),
             _p_cell(test.p_images_holm),
-            _p_cell(test.p_seeds),
+            _p_cell(test.p_seeds_holm),
             Cell(test.method),
         ]
         for test in tests
@@ -334,9 +367,16 @@ def _missing(comparison: Comparison) -> list[Block]:
         return []
     runs = comparison.selection.runs
     commands = []
-    for cell in missing:
-        own = [run for run in runs if run.tags["model"] == cell.model]
-        commands.append(command_for(cell, (own or runs)[-1]))
+    for model in dict.fromkeys(cell.model for cell in missing):
+        own = [run for run in runs if run.tags["model"] == model]
+        pattern = (own or runs)[-1]
+        commands.append(
+            command_for(
+                model,
+                [cell.batch_size for cell in missing if cell.model == model],
+                [run for run in runs if run.cell == pattern.cell],
+            )
+        )
     return [
         Text(f"{len(missing)} cell{'s are' if len(missing) > 1 else ' is'} missing. To fill:"),
         Code(tuple(commands)),
@@ -349,20 +389,19 @@ def _caveats(comparison: Comparison) -> list[str]:
     runs = selection.runs
     first = runs[0]
     lines = []
-    if first.tags["data"] == "demo":
-        lines.append("Generated demo images: these figures say nothing about skin lesions.")
     seeds = comparison.seeds
+    uneven = len({len(row.runs) for row in comparison.rows}) > 1
     lines.append(
-        f"{len(runs)} runs, {'at least ' if len(runs) % len(comparison.rows) else ''}{seeds} "
+        f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {'at least ' if uneven else ''}{seeds} "
         f"seed{'s' if seeds > 1 else ''} a cell. Intervals and p-values over images are about "
-        "these networks as trained"
-        + (
-            f"; p-values over seeds (sign-flip, exact) need {pairs_needed()} paired runs and are "
-            "left out with fewer."
-            if any(test.p_seeds is None for test in comparison.pairs)
-            else "; those over seeds (sign-flip, exact) are about the configurations."
-        )
+        "these networks as trained."
     )
+    if comparison.pairs:
+        lines.append(
+            f"P-values over seeds (sign-flip) are about the configurations on these test images; "
+            f"they need {pairs_needed()} paired runs and are left out with fewer. Holm's "
+            "correction is over all tests of one metric in one table."
+        )
     spread = [row.values["accuracy"].sd_seeds for row in comparison.rows]
     known = [sd for sd in spread if sd is not None]
     if known:
@@ -378,10 +417,8 @@ def _caveats(comparison: Comparison) -> list[str]:
     lines += _settings_that_differ(selection)
     if first.tags["protocol"] == "challenge":
         lines.append("The paper tested on a pooled split, not on the official parts used here.")
-    elif comparison.images != 550:
-        lines.append(
-            f"The paper's figures allow a test of 550 images; here there are {comparison.images}."
-        )
+    elif (images := len(first.predictions.labels)) != 550:
+        lines.append(f"The paper's figures allow a test of 550 images; here there are {images}.")
     else:
         lines.append("As many test images as the paper's figures imply, but not the same ones.")
     dirty = sorted({str(run.cell) for run in runs if run.params.get("git_clean") == "false"})

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -114,12 +116,24 @@ def paper_grid() -> list[CellName]:
 
 
 def newest_of_each(runs: Iterable[RunRecord]) -> dict[CellName, list[RunRecord]]:
-    """The newest run of each cell, seed and split, of the settings of the cell's newest run."""
+    """The newest run of each cell, seed and split, in one recipe a cell.
+
+    Of several recipes that of most of the network's cells is taken, the newest of equals: a later
+    trial of one cell does not take the place of a sweep.
+    """
+    newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
+    trained: dict[str, dict[tuple[str, ...], set[CellName]]] = {}
+    for run in newest_first:
+        recipes = trained.setdefault(run.cell.model, {})
+        recipes.setdefault(run.recipe, set()).add(run.cell)
     cells: dict[CellName, list[RunRecord]] = {}
-    for run in sorted(runs, key=lambda run: run.started, reverse=True):
+    for run in newest_first:
+        recipes = trained[run.cell.model]
+        # `max` takes the first of equals, which is the newest.
+        recipe = max((r for r in recipes if run.cell in recipes[r]), key=lambda r: len(recipes[r]))
         chosen = cells.setdefault(run.cell, [])
-        same = not chosen or run.recipe == chosen[0].recipe
-        if same and run.repetition not in {other.repetition for other in chosen}:
+        known = {other.repetition for other in chosen}
+        if run.recipe == recipe and run.repetition not in known:
             chosen.append(run)
     return cells
 
@@ -159,14 +173,21 @@ def select(runs: Sequence[RunRecord], grid: Sequence[CellName] | None = None) ->
     kept = sum(map(len, chosen.values()))
     if len(same) > kept:
         left_out.append(
-            f"{len(same) - kept} older ones of the same cell and seed, or other settings"
+            f"{len(same) - kept} older ones of the same cell and seed, or with settings that fewer "
+            "cells have"
         )
-    shared = set.intersection(*({run.tags["split"] for run in runs} for runs in chosen.values()))
+    splits = {cell: {run.tags["split"] for run in runs} for cell, runs in chosen.items()}
+    # A cell that was not asked for has no say in the splits of those that were.
+    asked = [own for cell, own in splits.items() if cell in grid] or list(splits.values())
+    shared = set.intersection(*asked)
     if not shared:
         raise UserError(
-            "the cells have no split in common: expected runs of one split_seed; "
-            "--tag split_seed=… chooses"
+            f"the cells have no split in common, but {', '.join(sorted(set.union(*asked)))}; "
+            "expected runs of one split_seed: --tag split=… chooses one of these"
         )
+    for cell in [cell for cell, own in splits.items() if not own & shared]:
+        left_out.append(f"{cell}, of another split")
+        del chosen[cell]
     alone = [run for runs in chosen.values() for run in runs if run.tags["split"] not in shared]
     if alone:
         left_out.append(f"{len(alone)} of a split that not every cell has")
@@ -209,20 +230,30 @@ def _differences(
     return found
 
 
-def command_for(name: CellName, pattern: RunRecord) -> str:
-    """The command that fills a missing cell like the run `pattern` of another one."""
-    options = {"model": name.model, "batch_size": str(name.batch_size)}
+def command_for(model: str, batch_sizes: Sequence[int], patterns: Sequence[RunRecord]) -> str:
+    """The command that fills missing cells of a network like the runs `patterns` of another cell.
+
+    A sweep of them, with the seeds and splits of the others; weights of another network's file
+    are left to the reader.
+    """
+    pattern = patterns[-1]
+    options = {"models": model, "batch_sizes": ",".join(map(str, batch_sizes))}
+    for axis in _REPEATED:
+        values = sorted({int(run.params.get(axis, 0)) for run in patterns})
+        if values != [0]:
+            options[f"{axis}s"] = ",".join(map(str, values))
     defaults = {option.name: str(option.default) for option in fields(Config)}
     for option in dataclasses.fields(Config):
         value = pattern.params.get(option.name)
-        if option.name in (*options, "output_dir"):
+        if option.name in (*_CELL, *_REPEATED, "output_dir"):
             continue
         if value not in (None, defaults[option.name]):
             options[option.name] = str(value)
-    if pattern.tags["model"] != name.model and pattern.tags.get("weights_kind") == "file":
+    if pattern.tags["model"] != model and pattern.tags.get("weights_kind") == "file":
         # A file holds the weights of one network.
-        options["weights"] = "…"
-    return "mlflow run . " + " ".join(f"-P {key}={value}" for key, value in options.items())
+        options["weights"] = f"WEIGHTS_OF_{model}.h5"
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return shlex.join(["python", "-m", "skinml.sweep", *words])
 
 
 def portable_params(params: dict[str, str]) -> dict[str, str]:
@@ -233,16 +264,28 @@ def portable_params(params: dict[str, str]) -> dict[str, str]:
     return kept
 
 
+def _stamp(name: str) -> int:
+    """When a run folder of skinml.run was made, by its name, in ms since 1970; else 0."""
+    try:
+        when = datetime.strptime(name[:15], "%Y%m%d-%H%M%S")
+    except ValueError:
+        return 0
+    return int(when.replace(tzinfo=UTC).timestamp() * 1000)
+
+
 def runs_in_folder(folder: Path) -> list[RunRecord]:
     """The runs whose predictions tables were committed or exported to a folder.
 
     Each lies in a folder of its own, anywhere below, with run.json, metrics.json and
-    predictions_test.csv; a broken one is a `UserError`.
+    predictions_test.csv; a broken one is a `UserError`. Folders of skinml.run itself are left out
+    where their run did not finish.
     """
     found = []
     for path in sorted(folder.rglob("run.json")):
         try:
             description = json.loads(path.read_text())
+            if "run_id" not in description and not (path.parent / "metrics.json").exists():
+                continue
             metrics = json.loads((path.parent / "metrics.json").read_text())
             tags, params = description["tags"], description["params"]
         except (OSError, ValueError, KeyError) as error:
@@ -255,7 +298,7 @@ def runs_in_folder(folder: Path) -> list[RunRecord]:
         found.append(
             RunRecord(
                 description.get("run_id", path.parent.name),
-                int(description.get("started", 0)),
+                int(description.get("started", _stamp(path.parent.name))),
                 params,
                 tags,
                 metrics,

@@ -55,8 +55,14 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 
 def read_predictions(path: Path) -> Predictions:
     """Read a table that `write_predictions` wrote; a malformed one is a `UserError`."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no text'}); expected a "
+            "predictions table of skinml"
+        ) from None
     if not rows or rows[0][:2] != ["image_id", "label"] or len(rows[0]) < 4:
         raise UserError(
             f"{path}: its first line is {','.join(rows[0]) if rows else 'empty'!r}, expected "

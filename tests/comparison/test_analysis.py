@@ -42,7 +42,7 @@ def test_a_far_better_network_wins_but_one_seed_is_not_a_configuration(tmp_path:
     for standing in comparison_of(folder).standings.values():
         assert standing.winner == CellName("mobilenet", 32)
         assert standing.probability_best[CellName("mobilenet", 32)] > 0.99
-        assert "1 paired seed cannot show" in standing.verdict
+        assert "1 paired run a cell cannot show" in standing.verdict
 
 
 def test_a_winner_that_was_trained_otherwise_is_said_to_be_so(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_enough_seeds_show_that_a_configuration_wins(tmp_path: Path) -> None:
     )  # fmt: skip
     found = comparison_of(folder)
     verdict = found.standings["accuracy"].verdict
-    assert "over 7 paired seeds too" in verdict
+    assert "over 7 paired runs a cell too" in verdict
     [test] = [test for test in found.pairs if test.metric == "accuracy"]
     assert test.p_seeds == pytest.approx(2 / 2**7)
 
@@ -216,3 +216,29 @@ def test_the_papers_table_is_found_by_cell() -> None:
 )
 def test_p_values_are_printed_as_papers_do(p: float, text: str) -> None:
     assert format_p(p) == text
+
+
+def test_cells_with_unequal_seeds_a_split_are_not_told_apart_by_the_splits(tmp_path: Path) -> None:
+    """The same networks: one mostly tested on an easy split, the other on a hard one."""
+    for model, easy, hard in (("mobilenet", 3, 1), ("mobilenetv2", 1, 3)):
+        for split, seeds, skill in ((0, easy, 3.0), (1, hard, 0.3)):
+            for seed in range(seeds):
+                write_run(
+                    tmp_path, made_up(skill, [seed, split, len(model)], split), model=model,
+                    seed=seed, split_seed=split, test_fraction=0.2,
+                )  # fmt: skip
+    [test] = [test for test in comparison_of(tmp_path).pairs if test.metric == "accuracy"]
+    assert abs(test.difference) < 0.05 and test.p_images > 0.05
+
+
+def test_the_neighbour_that_is_named_is_the_nearest(equal: Comparison) -> None:
+    standing = equal.standings["accuracy"]
+    values = {str(row.cell): row.values["accuracy"].value for row in equal.rows}
+    best = max(values, key=lambda cell: values[cell])
+    own = {
+        (set(pair) - {best}).pop(): test
+        for test in equal.pairs
+        if test.metric == "accuracy" and best in (pair := (test.first, test.second))
+    }
+    nearest = max(own, key=lambda c: (own[c].p_images_holm, own[c].p_images))
+    assert f"nearest to equal: {nearest}" in standing.verdict

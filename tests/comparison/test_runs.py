@@ -122,21 +122,21 @@ def test_nothing_to_compare_is_said() -> None:
 def test_the_command_for_a_missing_cell_repeats_the_settings_of_the_others(tmp_path: Path) -> None:
     write_run(tmp_path, made_up(1, [1]), model="mobilenet", epochs_finetune=3, seed=4)
     [run] = runs_in_folder(tmp_path)
-    assert command_for(CellName("mobilenet", 64), run) == (
-        "mlflow run . -P model=mobilenet -P batch_size=64 -P seed=4 -P weights=none "
-        "-P epochs_finetune=3"
+    assert command_for("mobilenet", [32, 64], [run]) == (
+        "python -m skinml.sweep --models mobilenet --batch_sizes 32,64 --seeds 4 --weights none "
+        "--epochs_finetune 3"
     )
 
 
 def test_a_command_does_not_hand_one_network_the_weights_of_another(tmp_path: Path) -> None:
     write_run(tmp_path, made_up(1, [1]), model="mobilenet")
     [run] = runs_in_folder(tmp_path)
-    ours = {**run.params, "weights": "mobilenet.weights.h5", "output_dir": "runs/a-cell"}
+    ours = {**run.params, "weights": "my mobilenet.weights.h5", "output_dir": "runs/a-cell"}
     of_file = RunRecord("a", 0, ours, {**run.tags, "weights_kind": "file"}, {}, run.load)
-    assert "weights=mobilenet.weights.h5" in command_for(CellName("mobilenet", 64), of_file)
-    assert "weights=…" in command_for(CellName("nasnetmobile", 64), of_file)
+    assert "--weights 'my mobilenet.weights.h5'" in command_for("mobilenet", [64], [of_file])
+    assert "--weights WEIGHTS_OF_nasnetmobile" in command_for("nasnetmobile", [64], [of_file])
     # Nor the folder of one cell of a sweep to another.
-    assert "a-cell" not in command_for(CellName("mobilenet", 64), of_file)
+    assert "a-cell" not in command_for("mobilenet", [64], [of_file])
 
 
 def test_published_parameters_name_no_folder_of_this_machine() -> None:
@@ -158,3 +158,35 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match="no run in it"):
         runs_in_folder(tmp_path)
+
+
+def test_a_later_trial_of_one_cell_does_not_replace_a_sweep(tmp_path: Path) -> None:
+    write_grid(tmp_path, models=("mobilenet",))
+    write_run(tmp_path, made_up(1, [9]), started=99, model="mobilenet", epochs_finetune=1,
+              test_fraction=0.2)  # fmt: skip
+    found = select(runs_in_folder(tmp_path))
+    assert {run.params["epochs_finetune"] for run in found.runs} == {"auto"}
+    assert any("settings that fewer cells have" in words for words in found.left_out)
+
+
+def test_a_cell_beyond_the_grid_has_no_say_in_the_splits(tmp_path: Path) -> None:
+    write_grid(tmp_path)
+    write_run(tmp_path, made_up(1, [9], 5), started=99, model="efficientnetb0", split_seed=5,
+              test_fraction=0.2)  # fmt: skip
+    found = select(runs_in_folder(tmp_path))
+    assert len(found.cells) == 9
+    assert "efficientnetb0-16, of another split" in found.left_out
+
+
+def test_the_newest_run_folder_of_a_training_is_known_by_its_name(tmp_path: Path) -> None:
+    """Folders of skinml.run, which say nothing of when they started, and one that was killed."""
+    for stamp, skill in (("20261123-120000", 1), ("20261122-120000", 2), ("20261124-120000", 3)):
+        own = write_run(tmp_path / stamp, made_up(skill, [1]))
+        described = json.loads((own / "run.json").read_text())
+        kept = {name: described[name] for name in ("params", "tags")}
+        (own / "run.json").write_text(json.dumps(kept))
+        moved = own.rename(tmp_path / f"{stamp}-mobilenetv2-16-s0")
+        if skill == 3:
+            (moved / "metrics.json").unlink()
+    [run] = select(runs_in_folder(tmp_path)).runs
+    assert run.run_id.startswith("20261123")
