@@ -48,9 +48,11 @@ def from_tracking(
     filters: dict[str, str],
     folder: Path,
     grid: "Sequence[CellName] | None" = None,
+    sweep: str = "",
 ) -> "Selection":
     """Choose the runs to compare among those of an experiment; their tables go to `folder`.
 
+    `sweep` is the id of a sweep's run: its cells alone, those that it found done among them.
     Reads from the newest run backwards, until the grid is complete and a whole page of older runs
     has added nothing to it.
     """
@@ -59,13 +61,14 @@ def from_tracking(
 
     records: list[RunRecord] = []
     known = 0
-    for run in finished_runs(experiment_id(experiment), filters):
+    for run in finished_runs(experiment_id(experiment), filters, sweep):
         records.append(_record(run, folder))
         if len(records) % PAGE == 0:
             selection = select(records, grid)
             if not selection.missing and len(selection.runs) == known:
                 return selection
             known = len(selection.runs)
+    filters = filters | ({"sweep": sweep} if sweep else {})
     if filters and not records:
         told = ", ".join(f"{name}={value}" for name, value in filters.items())
         raise UserError(
@@ -376,8 +379,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             filters = dict(options.tag)
             filters |= {"protocol": options.protocol} if options.protocol else {}
-            filters |= {"mlflow.parentRunId": options.sweep} if options.sweep else {}
-            selection = from_tracking(experiment, filters, Path(scratch), grid)
+            selection = from_tracking(experiment, filters, Path(scratch), grid, options.sweep or "")
         comparison = analyse(selection)
         _output(comparison, options)
         if options.log:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,11 @@ def cell_command(config: Config) -> list[str]:
     """The command that trains one cell; it ends when its stdin does."""
     options = [f"--{name}={value}" for name, value in config.as_dict().items()]
     return [sys.executable, "-m", "skinml.run", "--stop-with-stdin", *options]
+
+
+def sync_command(folder: Path) -> list[str]:
+    """The command that publishes a finished run folder."""
+    return [sys.executable, "-m", "skinml.sync", str(folder)]
 
 
 # What is done already
@@ -267,6 +272,44 @@ class Worker:
             self.process.kill()
 
 
+def publish_finished(states: Sequence[State], run: SweepRun) -> None:
+    """Publish what an earlier start has trained, but could not bring to MLflow.
+
+    A server that was away at the end of a training costs no second one. A folder counts where it
+    has the cell's own configuration, data and code; what cannot be published is trained again.
+    """
+    for state in states:
+        if state.is_done:
+            continue
+        for path in sorted(_folders_in(state.cell.folder), reverse=True):
+            folder = RunFolder(path)
+            if not folder.finished or folder.published:
+                continue
+            try:
+                tags = folder.read_description().tags
+            except (OSError, ValueError, TypeError):
+                continue
+            if not state.cell.identity.items() <= tags.items():
+                continue
+            print(f"skinml: {state.cell.name}: publishing {path}, trained before", file=sys.stderr)
+            done = subprocess.run(
+                sync_command(path), env=_variables(run), capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:
+                break
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            print(f"skinml: warning: {path} is not published: {last[:300]}", file=sys.stderr)
+
+
+def _variables(run: SweepRun) -> dict[str, str]:
+    """The environment of a process whose run belongs below the sweep's."""
+    variables = {**os.environ, PARENT_RUN_VARIABLE: run.id, "PYTHONUNBUFFERED": "1"}
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+        variables.pop(name, None)
+    variables["MLFLOW_EXPERIMENT_ID"] = run.experiment
+    return variables
+
+
 def _folders_in(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.is_dir()]
 
@@ -393,19 +436,16 @@ class Sweep:
                     free.append(worker.slot)
                 if ended:
                     self._tell_mlflow()
-                show(self.states)
+                _shown(show, self.states)
                 if stop.workers:
                     time.sleep(POLL)
         finally:
             stop.end_workers()
-            show(self.states)
+            _shown(show, self.states)
             self._tell_mlflow()
 
     def _start(self, state: State, slot: int) -> Worker:
-        variables = {**os.environ, PARENT_RUN_VARIABLE: self._run.id, "PYTHONUNBUFFERED": "1"}
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            variables.pop(name, None)
-        variables["MLFLOW_EXPERIMENT_ID"] = self._run.experiment
+        variables = _variables(self._run)
         if len(self._gpus) > 1 and state.cell.config.device != "cpu":
             variables["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         return Worker.start(state, slot, self._command(state.cell.config), variables)
@@ -431,6 +471,27 @@ class Sweep:
                         state.run_id = runs[0].info.run_id
             link = partial(run_link, self._run.experiment)
             self._run.write_note(markdown(self.states, self._jobs, link, NOTE_LENGTH))
+
+
+def _shown(show: Show, states: Sequence[State]) -> None:
+    """Show the cells; a reader that is gone (`… | tee log` and Ctrl-C) does not end them."""
+    # rich turns a broken pipe into SystemExit.
+    with suppress(OSError, SystemExit):
+        show(states)
+
+
+@contextmanager
+def _mlflow_is_needed() -> Iterator[None]:
+    """A server that does not answer before anything trains is the user's to mend."""
+    from mlflow import MlflowException, get_tracking_uri
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(
+            f"cannot use {get_tracking_uri()} ({str(error).splitlines()[0][:200]}); expected a "
+            "tracking server that answers (MLFLOW_TRACKING_URI)"
+        ) from None
 
 
 @contextmanager
@@ -497,10 +558,16 @@ def sweep(
             "demo": str(first.data == "demo").lower(),
         }
         stop = stack.enter_context(Stop().listening())
-        run = SweepRun.open(key, f"sweep-{key[:8]}", tags, experiment)
+        with _mlflow_is_needed():
+            run = SweepRun.open(key, f"sweep-{key[:8]}", tags, experiment)
         try:
-            _end_leftovers(run)
-            states = known_states(cells, experiment, rerun)
+            with _mlflow_is_needed():
+                _end_leftovers(run)
+                states = known_states(cells, experiment, rerun)
+                if not rerun:
+                    publish_finished(states, run)
+                    states = known_states(cells, experiment)
+                run.keep_done_before([s.run_id for s in states if s.is_done])
             print(
                 f"skinml: sweep {key}: {len(cells)} cells, {jobs} at a time, in {root}; "
                 f"MLflow run {run.id}",
@@ -521,7 +588,8 @@ def sweep(
         with _mlflow_may_fail():
             run.close(status, reason)
     print_closing(states)
-    for line in _closing_words(states, jobs, stop.received, run, go_on):
+    kept = "--rerun trains all again" if rerun else "what is done stays done"
+    for line in _closing_words(states, jobs, stop.received, run, f"({kept}) with: {go_on}"):
         print(f"skinml: {line}", file=sys.stderr)
     return code
 
@@ -560,7 +628,7 @@ def _closing_words(
             lines.append(failure(state))
     if not all(state.is_done for state in states):
         mend = "" if signum else "mend the cause, then "
-        lines.append(f"{mend}go on (what is done stays done) with: {go_on}")
+        lines.append(f"{mend}go on {go_on}")
     if any(state.is_done for state in states):
         lines.append(f"compare the finished runs with: {_compare(run)}")
     return lines

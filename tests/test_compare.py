@@ -355,3 +355,20 @@ def test_a_terminal_table_never_breaks_a_figure(
     words = " ".join(lines).split()
     for figure in ("82.00", "0.8832", "nasnetmobile-16"):
         assert figure in words
+
+
+def test_a_sweeps_cells_are_those_below_it_and_those_it_found_done(
+    nine: Path, store: "MlflowClient", capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = sorted(path.parent for path in nine.glob("*/run.json"))
+    earlier = [log_run(store, folder) for folder in folders[:2]]
+    found = store.get_experiment_by_name("skinml")
+    assert found is not None
+    tags = {"kind": "sweep", "skinml.done_before": ",".join(earlier)}
+    sweep = store.create_run(found.experiment_id, tags=tags).info.run_id
+    below = [log_run(store, folder, **{"mlflow.parentRunId": sweep}) for folder in folders[2:]]
+    # Newer, and of none of the sweep's business.
+    log_run(store, folders[0])
+    assert main(["--sweep", sweep, "--format", "json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert {run for cell in cells for run in cell["runs"]} == {*earlier, *below}

@@ -7,6 +7,7 @@ sweep that is stopped or killed. And one that trains a real network, started by 
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from skinml.config import Config
 from skinml.data.prepared import PreparedSet
 from skinml.errors import UserError
 from skinml.sweep import cell_command, cores_of, main, only_one, visible_gpus
+from skinml.tracking.folder import RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -426,6 +429,72 @@ def test_a_cell_that_someone_else_finishes_meanwhile_is_not_trained_again(
     monkeypatch.setattr(module.Worker, "start", start_and_finish_another)
     assert sweep() == 0
     assert set(seen()) == ALL - {"mobilenetv2-32"}
+
+
+def test_what_was_trained_but_not_published_is_published_and_not_trained_again(
+    sweep: Sweep,
+    identities: dict[str, dict[str, str]],
+    finished_folder: RunFolder,
+    monkeypatch: MonkeyPatch,
+    capsys: CaptureFixture[str],
+) -> None:
+    """The server was away when a training ended; its folder lies where the cell writes."""
+    from skinml import sweep as module
+
+    without_models = "import sys; from skinml import sync; sync.log_models = lambda *_: {}; "
+    monkeypatch.setattr(
+        module, "sync_command",
+        lambda path: [sys.executable, "-c", f"{without_models}sync.main([{str(path)!r}])"],
+    )  # fmt: skip
+    assert sweep() == 0
+    [before] = sweep_runs()
+    root = next(Path("runs").glob("sweep-*"))
+    for name, changes in (("mobilenet-16", {}), ("mobilenet-32", {"code_digest": "another"})):
+        cell = shutil.copytree(finished_folder.path, root / f"{name}-seed0-split0" / "trained")
+        described = json.loads((cell / "run.json").read_text())
+        described["tags"] |= identities[name] | changes
+        (cell / "run.json").write_text(json.dumps(described))
+    shutil.rmtree("seen")
+    assert sweep() == 0
+    assert set(seen()) == ALL - {"mobilenet-16"}, "one of other code is trained again"
+    [published] = [
+        run for run in all_runs()
+        if run.data.tags.get("mlflow.parentRunId") == before.info.run_id
+        and run.data.tags.get("config_digest") == identities["mobilenet-16"]["config_digest"]
+    ]  # fmt: skip
+    assert published.info.status == "FINISHED"
+    assert "mobilenet-16-seed0-split0: publishing" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_one_line(sweep: Sweep, monkeypatch: MonkeyPatch) -> None:
+    from mlflow import MlflowException
+
+    from skinml import sweep as module
+
+    def fail(*_: Any) -> None:
+        raise MlflowException("no connection\nand more")
+
+    monkeypatch.setattr(module.SweepRun, "open", fail)
+    with pytest.raises(UserError, match=r"no connection\); expected a tracking server"):
+        sweep()
+
+
+def test_output_that_nobody_reads_any_more_ends_no_cell(
+    sweep: Sweep, monkeypatch: MonkeyPatch
+) -> None:
+    """`python -m skinml.sweep | tee log` and Ctrl-C: rich turns a broken pipe into SystemExit."""
+    from skinml import sweep as module
+
+    def broken(*_: Any) -> None:
+        raise SystemExit(1)
+
+    @contextmanager
+    def display(_: int) -> Iterator[Any]:
+        yield broken
+
+    monkeypatch.setattr(module, "display", display)
+    assert sweep() == 0
+    assert [run.info.status for run in sweep_runs()] == ["FINISHED"]
 
 
 # One at a time

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
+from skinml.tracking.sweeps import DONE_BEFORE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -33,20 +34,37 @@ def experiment_id(name: str) -> str:
     )
 
 
-def finished_runs(experiment: str, filters: dict[str, str]) -> "Iterator[Run]":
+def finished_runs(experiment: str, filters: dict[str, str], sweep: str = "") -> "Iterator[Run]":
     """The finished training runs of an experiment, newest first, read page by page.
 
-    `filters` are tags that a run must have. A caller that has seen enough stops reading, so that
+    `filters` are tags that a run must have. With the id of a `sweep`'s run only the runs below it,
+    and then those that it found done. A caller that has seen enough stops reading, so that
     a store of many thousand runs costs no more than the pages looked at.
     """
-    from mlflow import MlflowClient
-
     conditions = ["attributes.status = 'FINISHED'", "tags.kind = 'training'"]
     for name, value in filters.items():
         if "'" in value and '"' in value:
             raise UserError(f"tag {name}={value}: expected a value without both kinds of quotes")
         quote = '"' if "'" in value else "'"
         conditions.append(f"tags.`{name}` = {quote}{value}{quote}")
+    if not sweep:
+        yield from _search(experiment, conditions)
+        return
+    yield from _search(experiment, [*conditions, f"tags.`mlflow.parentRunId` = '{sweep}'"])
+    # Any id is looked for in a search: one that is no run's finds nothing, and raises nothing.
+    listed = ""
+    for own in _search(experiment, [f"attributes.run_id = '{sweep}'"]):
+        listed = own.data.tags.get(DONE_BEFORE, "")
+    if listed:
+        done = ", ".join(f"'{run_id}'" for run_id in listed.split(","))
+        for run in _search(experiment, [*conditions, f"attributes.run_id IN ({done})"]):
+            if run.data.tags.get("mlflow.parentRunId") != sweep:
+                yield run
+
+
+def _search(experiment: str, conditions: list[str]) -> "Iterator[Run]":
+    from mlflow import MlflowClient
+
     client, token = MlflowClient(), None
     while True:
         page: Any = client.search_runs(

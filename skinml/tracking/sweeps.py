@@ -20,6 +20,9 @@ NOTE_LENGTH = 7900
 
 _REASON = "skinml.reason"
 
+# The runs of cells that a sweep found done, with commas.
+DONE_BEFORE = "skinml.done_before"
+
 
 def find_experiment(data: str, create: bool = False) -> str | None:
     """The id of the experiment that a sweep over `data` belongs to; None where there is none yet.
@@ -146,6 +149,13 @@ class SweepRun:
                 MlflowClient().set_terminated(run.info.run_id, "KILLED")
                 closed.append(run.info.run_id)
         return closed
+
+    def keep_done_before(self, run_ids: Sequence[str]) -> None:
+        """Note the runs of cells that were done already, which are not below this run.
+
+        `compare --sweep` reads them. A tag has room for the first 240.
+        """
+        _tag(self.id, {DONE_BEFORE: ",".join(run_ids)[: 240 * 33 - 1]})
 
     def write_note(self, text: str) -> None:
         """Show a text in Markdown on the sweep's page, at most NOTE_LENGTH characters."""
