@@ -262,14 +262,18 @@ def log_comparison(comparison: "Comparison", experiment: str) -> str:
     """Store a comparison in MLflow as a run of its own; returns the run's id."""
     import mlflow
 
-    from skinml.comparison.document import to_markdown
+    from skinml.comparison.document import Heading, to_markdown
     from skinml.comparison.report import make_report
 
+    report = make_report(comparison)
+    # MLflow cuts a tag at 8,000 characters: verdict and table, the whole lies beside them.
+    end = next(n for n, block in enumerate(report.blocks) if isinstance(block, Heading))
+    head = dataclasses.replace(report, blocks=report.blocks[:end])
     tags = {
         "kind": "comparison",
         "protocol": comparison.selection.runs[0].tags["protocol"],
         "data_digest": comparison.selection.runs[0].tags["data_digest"],
-        "mlflow.note.content": to_markdown(make_report(comparison)),
+        "mlflow.note.content": to_markdown(head),
         **{f"verdict_{name}": s.verdict for name, s in comparison.standings.items()},
     }
     # `mlflow run -e compare` has made the run already, in the experiment that it was given.

@@ -1,11 +1,14 @@
 """The report says of a comparison what its tables hold, and no more."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from skinml.comparison.analysis import analyse
-from skinml.comparison.document import Cell, Document, Table, Text
+from skinml.comparison.document import Cell, Document, Table, Text, to_html, to_latex
+from skinml.comparison.figures import draw_figures
 from skinml.comparison.report import make_report
 from skinml.comparison.runs import runs_in_folder, select
 from tests.comparison.conftest import made_up, write_grid, write_run
@@ -97,3 +100,21 @@ def test_a_network_that_never_names_a_class_is_not_sure_of_it(tmp_path: Path) ->
     assert (value.low, value.high) == pytest.approx(expected)
     assert value.value == 0 < value.high < 0.1
     assert found["specificity_melanoma"].low > 0.96 and found["specificity_melanoma"].high == 1
+
+
+def test_the_latex_report_compiles(nine: Path, tmp_path: Path) -> None:
+    if not shutil.which("pdflatex"):
+        pytest.skip("pdflatex is missing: install texlive-latex-base")
+    (tmp_path / "report.tex").write_text(to_latex(report_of(nine)))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert "Overfull" not in result.stdout
+
+
+def test_the_html_report_is_one_file_with_its_figures(nine: Path, tmp_path: Path) -> None:
+    comparison = analyse(select(runs_in_folder(nine)), 200)
+    draw_figures(comparison, tmp_path)
+    page = to_html(make_report(comparison), tmp_path)
+    assert page.count('src="data:image/png;base64,') == 5
+    assert "http://" not in page and "https://" not in page
