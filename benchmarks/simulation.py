@@ -72,6 +72,8 @@ CHUNK = 50
 # power by less than the Monte Carlo error does.
 TRUTH_IMAGES = 500
 TRUTH_BLOCK = 100_000
+# A network of a wanted gap is sought on fewer: what its gap then is, is measured on all.
+SEARCH_IMAGES = 50_000
 
 BOOTSTRAPPED = (
     "accuracy",
@@ -129,7 +131,7 @@ class Settings:
 
     @property
     def truth_images(self) -> int:
-        return max(TRUTH_IMAGES * self.draws, TRUTH_BLOCK)
+        return TRUTH_IMAGES * self.draws
 
     def slack(self, share: float, errors: float = 4.0) -> float:
         """How much wider a band is for fewer draws than `DRAWS`; 0 for as many or more."""
@@ -254,8 +256,9 @@ def _population(
     """Very many images in blocks. The same images and noise for all strengths of one length."""
     rng = np.random.default_rng([seed, zlib.crc32(b"truth")])
     exact = design._replace(stratified=True)
-    for _ in range(max(1, images // TRUTH_BLOCK)):
-        yield draw_networks(exact, draw_labels(exact, rng, TRUTH_BLOCK), strengths, rng)
+    for _ in range(math.ceil(images / TRUTH_BLOCK)):
+        labels = draw_labels(exact, rng, min(images, TRUTH_BLOCK))
+        yield draw_networks(exact, labels, strengths, rng)
 
 
 def true_values(
@@ -280,12 +283,13 @@ class Gap(NamedTuple):
     error: float
 
 
-def gap(design: Design, strength: float, metric: str, seed: int, images: int = TRUTH_BLOCK) -> Gap:
+def gap(design: Design, strength: float, metric: str, seed: int, images: int) -> Gap:
     """The true difference of a network of strength 1 and a weaker one."""
     found = []
     for first, second in _population(design, (1.0, strength), images, seed):
         whole = difference(estimate(first, metric), estimate(second, metric))
-        found.append((whole.value, whole.standard_error**2 * TRUTH_BLOCK / design.images))
+        of_one_part = whole.standard_error**2 * len(first.labels) / design.images
+        found.append((whole.value, of_one_part))
     value, variance = np.mean(found, axis=0)
     return Gap(strength, float(value), math.sqrt(variance))
 
@@ -295,7 +299,7 @@ def gap_of(design: Design, metric: str, wanted: Callable[[Gap], float], settings
     from scipy.optimize import brentq
 
     def miss(strength: float) -> float:
-        found = gap(design, strength, metric, settings.seed)
+        found = gap(design, strength, metric, settings.seed, SEARCH_IMAGES)
         return found.difference - wanted(found)
 
     strength = float(brentq(miss, 0.05, 1.0, xtol=1e-3))

@@ -53,21 +53,21 @@ def from_tracking(
     """Choose the runs to compare among those of an experiment; their tables go to `folder`.
 
     `sweep` is the id of a sweep's run: its cells alone, those that it found done among them.
-    Reads from the newest run backwards, until the grid is complete and a whole page of older runs
-    has added nothing to it.
+    Reads from the newest run backwards, until a whole page of older runs has added nothing and no
+    cell that is still missing has a run that could.
     """
-    from skinml.comparison.runs import select
+    from skinml.comparison.runs import paper_grid, select
     from skinml.tracking.read import PAGE, experiment_id, finished_runs
 
+    grid = paper_grid() if grid is None else grid
+    where = experiment_id(experiment)
     records: list[RunRecord] = []
-    known = 0
-    for run in finished_runs(experiment_id(experiment), filters, sweep):
+    seen = _Seen(where, filters, sweep, grid)
+    for run in finished_runs(where, filters, sweep):
         records.append(_record(run, folder))
-        if len(records) % PAGE == 0:
-            selection = select(records, grid)
-            if not selection.missing and len(selection.runs) == known:
-                return selection
-            known = len(selection.runs)
+        seen.add(records[-1])
+        if len(records) % PAGE == 0 and seen.enough():
+            break
     filters = filters | ({"sweep": sweep} if sweep else {})
     if filters and not records:
         told = ", ".join(f"{name}={value}" for name, value in filters.items())
@@ -76,6 +76,62 @@ def from_tracking(
             "leave a filter out, or look for the values there are in the UI"
         )
     return select(records, grid)
+
+
+class _Seen:
+    """What has been read of an experiment, newest first, and whether older runs can add to it."""
+
+    def __init__(
+        self, experiment: str, filters: dict[str, str], sweep: str, grid: "Sequence[CellName]"
+    ) -> None:
+        self._experiment, self._filters, self._sweep = experiment, filters, sweep
+        self._grid = set(grid)
+        # By test set, the newest first: its cells, and whatever tells two of its runs apart.
+        self._cells: dict[tuple[str, ...], set[CellName]] = {}
+        self._kinds: dict[tuple[str, ...], set[Any]] = {}
+        self._before: Any = None
+        self._there: dict[tuple[str, ...], bool] = {}
+
+    def add(self, run: "RunRecord") -> None:
+        self._cells.setdefault(run.test_set, set()).add(run.cell)
+        kind = (run.cell, run.repetition, run.recipe)
+        self._kinds.setdefault(run.test_set, set()).add(kind)
+
+    def enough(self) -> bool:
+        """Asked once a page: it added nothing to the test set chosen, and no older run can."""
+        complete = [found for found, cells in self._cells.items() if self._grid <= cells]
+        chosen = (complete or list(self._cells))[0]
+        now = (chosen, len(self._kinds[chosen]))
+        same, self._before = now == self._before, now
+        if complete or not same:
+            return same
+        # The runs of one sweep are few, and asked for by more than tags.
+        return not self._sweep and self._never_complete(chosen)
+
+    def _never_complete(self, chosen: tuple[str, ...]) -> bool:
+        """Whether no test set at all has the whole grid, nor the chosen one more of it."""
+        missing = self._grid - self._cells[chosen]
+        if all(self._exists(cell) for cell in missing):
+            return False
+        digest, protocol, *_ = chosen
+        return not any(
+            self._exists(cell) and self._exists(cell, data_digest=digest, protocol=protocol)
+            for cell in missing
+        )
+
+    def _exists(self, cell: "CellName", **tags: str) -> bool:
+        """Whether the store has a run of a cell; asked once, as each page would ask again."""
+        from skinml.tracking.read import is_finished_run
+
+        wanted = {"model": cell.model, "batch_size": str(cell.batch_size), **tags}
+        key = tuple(wanted.values())
+        if key not in self._there:
+            # A filter of the user's for the same tag holds as well: none has both values.
+            other = any(self._filters.get(name, value) != value for name, value in wanted.items())
+            self._there[key] = not other and is_finished_run(
+                self._experiment, self._filters | wanted
+            )
+        return self._there[key]
 
 
 def _record(run: "Run", folder: Path) -> "RunRecord":

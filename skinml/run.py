@@ -26,7 +26,7 @@ from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
 from skinml.errors import run_command
-from skinml.evaluation.metrics import HEADLINE, evaluate, point_metrics
+from skinml.evaluation.metrics import HEADLINE, epoch_metrics, point_metrics
 from skinml.evaluation.predictions import Predictions, write_predictions
 from skinml.evaluation.statistics import bootstrap_intervals
 from skinml.history import Row
@@ -40,17 +40,6 @@ if TYPE_CHECKING:
     from skinml.models.classifier import Classifier
     from skinml.tracking.publish import Run
     from skinml.training import TrainingResult
-
-
-def score(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Loss, accuracy and macro AUC of one epoch, from labels (n,) and scores (n, K)."""
-    predictions = Predictions(np.arange(len(labels)).astype(str), labels, scores.astype(float))
-    values = evaluate(predictions, names=("log_loss", "accuracy", "auc_macro"))
-    return {
-        "loss": float(values["log_loss"][0]),
-        "accuracy": float(values["accuracy"][0]),
-        "auc_macro": float(values["auc_macro"][0]),
-    }
 
 
 def split_name(config: Config) -> str:
@@ -231,7 +220,7 @@ def _train(
         data.images, data.labels, rows["train"], rows["validation"], data.digest
     )
     started = time.perf_counter()
-    result = train(classifier, config, training_data, score, on_epoch)
+    result = train(classifier, config, training_data, epoch_metrics, on_epoch)
     return classifier, result, time.perf_counter() - started
 
 

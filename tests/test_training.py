@@ -12,9 +12,9 @@ import pytest
 from skinml import backend, training
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet
+from skinml.evaluation.metrics import epoch_metrics
 from skinml.history import Row
 from skinml.models.classifier import Classifier, build_classifier
-from skinml.run import score
 from skinml.training import TrainingData, TrainingResult, train
 
 MEASURED = ("seconds", "images_per_second", "time")
@@ -104,7 +104,7 @@ def fit(tiny_backbone: str, toy_set: PreparedSet) -> Iterator[Fit]:
         )
         before = weights_of(classifier)
         told: list[Row] = []
-        result = train(classifier, config, data, score, told.append)
+        result = train(classifier, config, data, epoch_metrics, told.append)
         return Trained(classifier, config, data, result, before, told)
 
     yield fit
@@ -248,7 +248,7 @@ def test_the_network_ends_as_it_was_in_its_best_epoch(
     data = trained.data
     scores = trained.classifier.model.predict_on_batch(data.images[data.validation])
     row = trained.result.history[trained.result.best_epoch - 1]
-    for name, value in score(data.labels[data.validation], scores).items():
+    for name, value in epoch_metrics(data.labels[data.validation], scores).items():
         assert value == pytest.approx(float(row[f"val_{name}"]), abs=1e-5)
 
 
@@ -402,7 +402,7 @@ def test_every_training_image_is_seen_once_an_epoch_and_no_other(fit: Fit) -> No
     trained = fit(epochs_finetune=1)
     data = trained.data
     watched = TrainingData(data.images.view(Watched), data.labels, data.train, data.validation)
-    train(trained.classifier, trained.config, watched, score, lambda row: None)
+    train(trained.classifier, trained.config, watched, epoch_metrics, lambda row: None)
     rows = np.sort(np.concatenate(seen))
     np.testing.assert_array_equal(rows, np.sort(np.r_[data.train, data.validation]))
 

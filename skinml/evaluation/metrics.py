@@ -214,3 +214,14 @@ def evaluate(
 def point_metrics(predictions: Predictions) -> dict[str, float]:
     """Every metric of a predictions table as a plain number (NaN where undefined)."""
     return {name: float(values[0]) for name, values in evaluate(predictions).items()}
+
+
+def epoch_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Loss, accuracy and macro AUC of one epoch, from labels (n,) and scores (n, K)."""
+    predictions = Predictions(np.arange(len(labels)).astype(str), labels, scores.astype(float))
+    values = evaluate(predictions, names=("log_loss", "accuracy", "auc_macro"))
+    return {
+        "loss": float(values["log_loss"][0]),
+        "accuracy": float(values["accuracy"][0]),
+        "auc_macro": float(values["auc_macro"][0]),
+    }

@@ -41,12 +41,7 @@ def finished_runs(experiment: str, filters: dict[str, str], sweep: str = "") -> 
     and then those that it found done. A caller that has seen enough stops reading, so that
     a store of many thousand runs costs no more than the pages looked at.
     """
-    conditions = ["attributes.status = 'FINISHED'", "tags.kind = 'training'"]
-    for name, value in filters.items():
-        if "'" in value and '"' in value:
-            raise UserError(f"tag {name}={value}: expected a value without both kinds of quotes")
-        quote = '"' if "'" in value else "'"
-        conditions.append(f"tags.`{name}` = {quote}{value}{quote}")
+    conditions = _conditions(filters)
     if not sweep:
         yield from _search(experiment, conditions)
         return
@@ -62,7 +57,23 @@ def finished_runs(experiment: str, filters: dict[str, str], sweep: str = "") -> 
                 yield run
 
 
-def _search(experiment: str, conditions: list[str]) -> "Iterator[Run]":
+def is_finished_run(experiment: str, filters: dict[str, str]) -> bool:
+    """Whether any finished training run of an experiment has these tags: reads one at most."""
+    return any(True for _ in _search(experiment, _conditions(filters), 1))
+
+
+def _conditions(filters: dict[str, str]) -> list[str]:
+    """What a finished training run with these tags is searched by."""
+    conditions = ["attributes.status = 'FINISHED'", "tags.kind = 'training'"]
+    for name, value in filters.items():
+        if "'" in value and '"' in value:
+            raise UserError(f"tag {name}={value}: expected a value without both kinds of quotes")
+        quote = '"' if "'" in value else "'"
+        conditions.append(f"tags.`{name}` = {quote}{value}{quote}")
+    return conditions
+
+
+def _search(experiment: str, conditions: list[str], page_size: int = PAGE) -> "Iterator[Run]":
     from mlflow import MlflowClient
 
     client, token = MlflowClient(), None
@@ -70,7 +81,7 @@ def _search(experiment: str, conditions: list[str]) -> "Iterator[Run]":
         page: Any = client.search_runs(
             [experiment],
             " and ".join(conditions),
-            max_results=PAGE,
+            max_results=page_size,
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )

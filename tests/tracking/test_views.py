@@ -421,6 +421,14 @@ def _run_names(page: Any) -> list[str]:
     return [name for name in page.locator(".ag-row a").all_inner_texts() if name.strip()]
 
 
+def _columns(page: Any) -> list[str]:
+    """The headers from left to right: the page holds them in the order of their making."""
+    headers = page.locator(".ag-header-cell").evaluate_all(
+        "cells => cells.map(cell => [cell.getBoundingClientRect().left, cell.innerText])"
+    )
+    return [text for _, text in sorted(headers) if text]
+
+
 def on_page_of(view: str) -> list[pytest.MarkDecorator]:
     return [*in_a_browser, pytest.mark.parametrize("page", [view], indirect=True)]
 
@@ -439,9 +447,13 @@ def marked(marks: list[pytest.MarkDecorator]) -> Any:
 @marked(on_page_of("results-table"))
 def test_the_table_shows_the_nine_trainings_best_first(page: Any, names: list[str]) -> None:
     assert _run_names(page) == names
-    columns = [text for text in page.locator(".ag-header-cell").all_inner_texts() if text]
     wanted = ["model", "batch_size", "seed", "test_accuracy", "test_precision_weighted"]
-    assert columns[: 2 + len(wanted)] == ["Run Name", "Created", *wanted]
+    for _ in range(30):  # the table is drawn before the view puts its columns in order
+        columns = _columns(page)[: 2 + len(wanted)]
+        if columns == ["Run Name", "Created", *wanted]:
+            break
+        page.wait_for_timeout(1_000)
+    assert columns == ["Run Name", "Created", *wanted]
     assert page.locator('[col-id="metrics.`test_auc_macro`"]').nth(1).inner_text() == "0.9"
     assert page.get_by_test_id("saved-views-trigger").inner_text() == "Results table"
 
