@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from skinml.compare import FORMATS, main
+from skinml.comparison.analysis import analyse
 from skinml.comparison.figures import FIGURES
 from skinml.comparison.runs import paper_grid
 from skinml.data.isic2017 import NOTICE
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_grid(tmp_path_factory.mktemp("nine"))
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of them where what is tested is the command: most of its time otherwise."""
+    monkeypatch.setattr(analyse, "__defaults__", (200,))
 
 
 _started = itertools.count(1_700_000_000_000)
@@ -102,25 +109,63 @@ def test_filters_choose_the_runs(
         main(["--protocol", "challenge"])
 
 
-def test_of_many_sweeps_only_the_newest_is_read(
-    store: "MlflowClient", nine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading stops once a page of older runs adds nothing: 36 runs, 20 looked at."""
+@pytest.fixture
+def searches(store: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The filters of the searches made, in pages of ten runs."""
     from skinml.tracking import read
 
-    for _ in range(4):
-        log_grid(store, nine)
-    monkeypatch.setattr(read, "PAGE", 10)
-    pages = []
+    made: list[str] = []
     search = type(store).search_runs
 
-    def counted(*arguments: Any, **options: Any) -> Any:
-        pages.append(1)
-        return search(*arguments, **options)
+    def told(client: Any, experiments: list[str], conditions: str, **options: Any) -> Any:
+        made.append(conditions)
+        return search(client, experiments, conditions, **options)
 
-    monkeypatch.setattr(type(store), "search_runs", counted)
+    monkeypatch.setattr(read, "PAGE", 10)
+    monkeypatch.setattr(type(store), "search_runs", told)
+    return made
+
+
+def test_of_many_sweeps_only_the_newest_is_read(
+    store: "MlflowClient", nine: Path, searches: list[str]
+) -> None:
+    """Reading stops once a page of older runs adds nothing: 36 runs, 20 looked at."""
+    for _ in range(4):
+        log_grid(store, nine)
     main(["--format", "csv"])
-    assert len(pages) == 2
+    assert len(searches) == 2
+
+
+def test_a_cell_that_nobody_trained_is_not_looked_for_in_every_run(
+    store: "MlflowClient", nine: Path, searches: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """45 runs of other cells: 20 are read, and the store is asked for the cell itself."""
+    for _ in range(6):
+        for path in sorted(nine.glob("*/run.json")):
+            if "nasnetmobile" not in path.parent.name and "mobilenet-64" not in path.parent.name:
+                log_run(store, path.parent)
+    main(["--format", "json"])
+    assert len(json.loads(capsys.readouterr().out)["missing"]) == 4
+    pages = [conditions for conditions in searches if "batch_size" not in conditions]
+    assert len(pages) == 2 and 1 <= len(searches) - len(pages) <= 4
+
+
+def test_an_old_cell_of_the_same_test_set_is_found_below_many_newer_runs(
+    store: "MlflowClient", nine: Path, searches: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a cell that is nowhere and one that is far down, the second is read all the same."""
+    folders = [path.parent for path in sorted(nine.glob("*/run.json"))]
+    by_cell = {"-".join(folder.name.split("-")[:2]): folder for folder in folders}
+    gone, old = by_cell.pop("nasnetmobile-64"), by_cell.pop("mobilenet-64")
+    oldest = log_run(store, old)
+    log_run(store, gone, data_digest="f" * 16, status="FAILED")
+    for _ in range(5):
+        for folder in by_cell.values():
+            log_run(store, folder)
+    main(["--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["missing"] == ["nasnetmobile-64"]
+    assert oldest in {run for cell in found["cells"] for run in cell["runs"]}
 
 
 def test_an_experiment_that_is_not_there_is_named(store: "MlflowClient") -> None:

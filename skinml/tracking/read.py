@@ -73,7 +73,7 @@ def _conditions(filters: dict[str, str]) -> list[str]:
     return conditions
 
 
-def _search(experiment: str, conditions: list[str], page_size: int = PAGE) -> "Iterator[Run]":
+def _search(experiment: str, conditions: list[str], page_size: int = 0) -> "Iterator[Run]":
     from mlflow import MlflowClient
 
     client, token = MlflowClient(), None
@@ -81,7 +81,7 @@ def _search(experiment: str, conditions: list[str], page_size: int = PAGE) -> "I
         page: Any = client.search_runs(
             [experiment],
             " and ".join(conditions),
-            max_results=page_size,
+            max_results=page_size or PAGE,
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
