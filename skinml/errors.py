@@ -23,6 +23,9 @@ class Problems:
         """Note one thing that is wrong."""
         self._found[kind].append(item)
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def raise_if_any(self, subject: str, remedy: str) -> None:
         """Raise a `UserError` that lists everything noted; nothing where there is nothing."""
         if not self._found:

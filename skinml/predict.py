@@ -92,11 +92,19 @@ def main(argv: list[str] | None = None) -> int:
         epilog=NOTICE,
     )
     parser.add_argument("model", help="URI, such as models:/skinml-mobilenetv2@champion")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE",
+        help="pictures of skin lesions (JPEG, PNG or what else Pillow reads), of any size",
+    )  # fmt: skip
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     options = parser.parse_args(argv)
+    if not any(path.is_file() for path in options.images):
+        # Before the seconds that loading a model takes.
+        shown = ", ".join(map(str, options.images[:3])) + " …" * (len(options.images) > 3)
+        raise UserError(f"{shown}: no such file; expected pictures of skin lesions, JPEG or PNG")
     answers = predict_files(load(options.model), options.images)
-    write_answers(answers, options.format, options.model, sys.stdout)
+    if options.format != "table" or any("error" not in answer for answer in answers):
+        write_answers(answers, options.format, options.model, sys.stdout)
     unreadable = [answer for answer in answers if "error" in answer]
     for answer in unreadable:
         print(f"skinml: {answer['file']}: {answer['error']}", file=sys.stderr)

@@ -43,6 +43,10 @@ _EXPECTED = (
     "from 0 to 1), or a predictions table of skinml; one line for each image of the labels; the "
     f"official labels are at {HOMEPAGE}"
 )
+_LABELS = (
+    f"{', '.join(CSV_COLUMNS)}, 0 or 1 in the last two, never 1 in both, as in the official "
+    f"{OFFICIAL_PARTS[-1].ground_truth} ({HOMEPAGE})"
+)
 _LETTERS = 120
 
 
@@ -98,8 +102,16 @@ def score_file(predictions: Path, labels: Path) -> Score:
                 f"{labels.name}: {positives} of {len(classes)} images are {task}, which leaves "
                 "no AUC",
             )
+    subject, remedy = f"{predictions} cannot be scored", _EXPECTED
+    if problems:
+        subject += f", as {labels} is no ground truth of the challenge"
+        remedy = f"expected of --labels: {_LABELS}{_maybe_swapped(predictions)}"
+    if not classes:
+        # Without an id to compare with, nothing else can be said of the predictions.
+        _read_rows(predictions, problems)
+        problems.raise_if_any(subject, remedy)
     scores = _read_scores(predictions, classes, problems)
-    problems.raise_if_any(f"{predictions} cannot be scored", _EXPECTED)
+    problems.raise_if_any(subject, remedy + _maybe_another_part(predictions, classes, scores))
     # In the order of the ids, so that the resamples are the same for the same images.
     ids = sorted(classes)
     truth = np.array([classes[image_id] for image_id in ids])
@@ -112,6 +124,31 @@ def score_file(predictions: Path, labels: Path) -> Score:
         official,
         _describe(classes, official),
         _values(truth, np.array([scores[image_id] for image_id in ids])),
+    )
+
+
+def _maybe_swapped(predictions: Path) -> str:
+    """A hint where the file given as predictions is a ground truth itself."""
+    problems = Problems()
+    if not read_ground_truth(predictions, problems) or problems:
+        return ""
+    return f"; {predictions} is one: are the two files swapped?"
+
+
+def _maybe_another_part(
+    predictions: Path, classes: dict[str, str], scores: dict[str, tuple[float, ...]]
+) -> str:
+    """A hint where a predictions table of skinml is of other images than the labels."""
+    # Read without an error before this: no score comes from a file that cannot be.
+    if not scores or scores.keys() == classes.keys():
+        return ""
+    with predictions.open(encoding="utf-8-sig") as lines:
+        if not lines.readline().startswith("image_id,label,"):
+            return ""
+    return (
+        "; a run of the `paper` protocol was tested on a part of its own: train with "
+        "--protocol challenge for the official test part (`python -m skinml.compare` shows the "
+        "challenge's AUCs of any run on its own test part)"
     )
 
 

@@ -80,6 +80,19 @@ def test_unreadable_files_are_answered_with_the_reason_and_stop_nobody(
     assert all("error" not in answer and answer["label"] for answer in answers[4:])
 
 
+def test_without_a_file_no_model_is_loaded_and_no_table_drawn(
+    pictures: list[Path], broken: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], model: keras.Model,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match=r"missing\.jpg, .*folder\.jpg: no such file; expected"):
+        predict.main([URI, str(broken["missing"]), str(broken["folder"])])
+    monkeypatch.setattr(predict, "load", lambda uri: model)
+    assert predict.main([URI, str(broken["text"])]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.endswith("text.jpg: not a JPEG or PNG picture\n")
+
+
 def test_json_is_one_document_with_a_notice(model: keras.Model, pictures: list[Path]) -> None:
     answers = predict_files(model, pictures)
     document = json.loads(written(answers, "json"))

@@ -445,6 +445,32 @@ def test_the_tables_show_each_figure_with_its_interval(
         assert rows["images of the class"] == ["2", "2", ""]
 
 
+def test_faulty_labels_are_blamed_themselves(
+    labels: Path, file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of files that were swapped, the one that is no ground truth is named, and the swap."""
+    predictions = file(*GOOD)
+    with pytest.raises(UserError) as caught:
+        score_file(labels, predictions)
+    first, *_, last = str(caught.value).splitlines()
+    assert first.startswith(f"{labels} cannot be scored, as {predictions} is no ground truth")
+    assert "expected of --labels: " in last and last.endswith("are the two files swapped?")
+    with pytest.raises(UserError) as caught:
+        score_file(predictions, tmp_path / "none.csv")
+    assert "none.csv is no ground truth" in str(caught.value)
+    assert "swapped" not in str(caught.value) and "missing ids" not in str(caught.value)
+
+
+def test_a_table_of_another_test_part_is_told_how_to_get_the_official_one(
+    refused: Callable[..., str],
+) -> None:
+    text = refused(
+        "image_id,label,melanoma,nevus,seborrheic_keratosis", "ISIC_7777777,nevus,.1,.8,.1"
+    )
+    assert "unknown ids" in text and text.splitlines()[-1].count("--protocol challenge") == 1
+    assert "--protocol challenge" not in refused("ISIC_7777777,.1,.8")
+
+
 def test_the_command_reports_a_refusal_without_a_traceback(
     labels: Path, file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,8 @@
 """A comparison → the document that a person reads."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 
 from skinml.comparison.analysis import (
     COSTS,
@@ -442,8 +443,11 @@ def _settings_that_differ(selection: Selection) -> list[str]:
         settings[setting] = list(values)
     lines = []
     for division, settings in by_division.items():
+        # The seeds of one cell may differ as well.
+        often = Counter(cell for cells in division for cell in cells)
+        split = {cell for cell, count in often.items() if count > 1}
         told = "; ".join(
-            f"{_cells(cells)} with "
+            f"{_cells(cells, split)} with "
             + ", ".join(f"{name} {values[number]}" for name, values in settings.items())
             for number, cells in enumerate(division)
         )
@@ -454,12 +458,15 @@ def _settings_that_differ(selection: Selection) -> list[str]:
     return lines
 
 
-def _cells(cells: Sequence[CellName]) -> str:
-    """Cells in few words: a network's name alone where all its batch sizes are meant."""
-    models: dict[str, list[str]] = {}
+def _cells(cells: Sequence[CellName], in_part: Container[CellName] = ()) -> str:
+    """Cells in few words, a network's batch sizes together; `in_part` are those meant so."""
+    models: dict[tuple[str, bool], list[str]] = {}
     for cell in cells:
-        models.setdefault(cell.model, []).append(str(cell.batch_size))
-    return ", ".join(f"{model}-{'/'.join(sizes)}" for model, sizes in models.items())
+        models.setdefault((cell.model, cell in in_part), []).append(str(cell.batch_size))
+    return ", ".join(
+        f"{'some runs of ' if part else ''}{model}-{'/'.join(sizes)}"
+        for (model, part), sizes in models.items()
+    )
 
 
 def _runs_table(comparison: Comparison) -> Table:
