@@ -460,21 +460,32 @@ def _published(options: argparse.Namespace) -> int:
     report = check_published(rows, options.n)
 
     def data(kind: str) -> str:
+        found = report.as_dict()
         if kind == "csv":
-            raise UserError(
-                "--format csv: expected another one, such as json, for a published table"
-            )
-        return json.dumps(report.as_dict(), indent=2) + "\n"
+            text = io.StringIO()
+            writer = csv.DictWriter(text, found["rows"][0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found["rows"])
+            return text.getvalue()
+        return json.dumps(found, indent=2) + "\n"
 
     out, kind = options.out, options.format
     if out and not out.suffix and not kind:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, kind in (("report.md", "markdown"), ("report.json", "json")):
-            (out / name).write_text(write(report.document(), data, kind, None), encoding="utf-8")
-        draw_intervals(report, out / "intervals.png")
-        print(f"report.md, report.json and intervals.png are in {out}/", file=sys.stderr)
+        pictures = draw_intervals(report, out / "figures" / "intervals.png").parent
+        for name, kind in (
+            ("report.md", "markdown"),
+            ("report.json", "json"),
+            ("report.html", "html"),
+            ("table.csv", "csv"),
+        ):
+            text = write(report.document(), data, kind, pictures)
+            (out / name).write_text(text, encoding="utf-8")
+        print(f"everything is in {out}/: report.html, report.md, figures/", file=sys.stderr)
         return 0
-    _emit(write(report.document(), data, kind or _kind_of(out), None), out)
+    kind = kind or _kind_of(out)
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn = draw_intervals(report, Path(scratch) / "intervals.png") if kind == "html" else None
+        _emit(write(report.document(), data, kind, drawn.parent if drawn else None), out)
     return 0
 
 

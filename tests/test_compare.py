@@ -286,9 +286,15 @@ def test_the_papers_own_table_carries_no_winner(
     shown = capsys.readouterr().out
     assert "550" in shown and "no winner" in shown.lower()
     main(["--paper", "--out", str(tmp_path / "paper")])
-    assert {"report.md", "report.json", "intervals.png"} <= {
-        path.name for path in (tmp_path / "paper").iterdir()
-    }
+    made = {path.name for path in (tmp_path / "paper").rglob("*") if path.is_file()}
+    assert made == {
+        "report.md", "report.json", "report.html", "table.csv", "intervals.png", "intervals.pdf"
+    }  # fmt: skip
+    assert "](figures/intervals.png)" in (tmp_path / "paper" / "report.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "paper" / "table.csv").read_text())))
+    assert len(rows) == 9 and all(float(row["ci_low"]) < float(row["ci_high"]) for row in rows)
+    main(["--paper", "--format", "html"])
+    assert capsys.readouterr().out.count('src="data:image/png;base64,') == 1
 
 
 def test_any_published_table_can_be_checked(

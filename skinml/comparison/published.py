@@ -25,6 +25,7 @@ from skinml.comparison.document import (
     Document,
     Heading,
     Items,
+    Pictures,
     Table,
     Text,
     to_markdown,
@@ -478,6 +479,9 @@ class PublishedReport:
                 *self._test(),
                 Heading("Intervals"),
                 *self._intervals(),
+                Pictures(
+                    "Figure", {"intervals": "Accuracies with 95 % intervals, the highest on top"}
+                ),
                 Heading("Differences"),
                 *self._differences(),
                 Heading("Verdict"),
