@@ -364,7 +364,7 @@ def _parser() -> Parser:
         epilog=NOTICE,
     )
     source = parser.add_argument_group("which runs (default: the newest complete comparable set)")
-    source.add_argument("--experiment", help="experiment in MLflow (default: skinml)")
+    source.add_argument("--experiment", help="experiment in MLflow (default: skinml, else Default)")
     source.add_argument("--sweep", metavar="RUN_ID", help="only the cells of this sweep run")
     source.add_argument("--protocol", choices=("paper", "challenge"))
     source.add_argument(
@@ -427,7 +427,11 @@ def main(argv: list[str] | None = None) -> int:
     _check_out(options.out, options.format)
     if options.paper or options.published:
         return _published(options)
-    experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "skinml"
+    experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
+    if not experiment:
+        from skinml.tracking.read import EXPERIMENT, default_experiment
+
+        experiment = EXPERIMENT if options.folder else default_experiment()
     with tempfile.TemporaryDirectory() as scratch:
         from skinml.comparison.analysis import analyse
         from skinml.comparison.runs import runs_in_folder, select

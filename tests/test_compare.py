@@ -42,8 +42,9 @@ def log_run(client: "MlflowClient", folder: Path, **tags: str) -> str:
     """A run in MLflow as a training leaves it, from an exported one; each newer than the last."""
     from mlflow.entities import Metric, Param
 
-    found = client.get_experiment_by_name("skinml")
-    experiment_id = found.experiment_id if found else client.create_experiment("skinml")
+    name = tags.pop("experiment", "skinml")
+    found = client.get_experiment_by_name(name)
+    experiment_id = found.experiment_id if found else client.create_experiment(name)
     description = json.loads((folder / "run.json").read_text())
     status = tags.pop("status", "FINISHED")
     run = client.create_run(
@@ -166,6 +167,29 @@ def test_an_old_cell_of_the_same_test_set_is_found_below_many_newer_runs(
     found = json.loads(capsys.readouterr().out)
     assert found["missing"] == ["nasnetmobile-64"]
     assert oldest in {run for cell in found["cells"] for run in cell["runs"]}
+
+
+def test_runs_of_a_plain_mlflow_run_are_found_in_its_default_experiment(
+    store: "MlflowClient", nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [run_id, *_] = log_grid(store, nine, experiment="Default")
+    main(["--format", "json"])
+    shown = capsys.readouterr()
+    assert "no experiment 'skinml': reading 'Default'" in shown.err
+    cells = json.loads(shown.out)["cells"]
+    assert run_id in cells[0]["runs"] and len(cells) == 9
+    # Once there is the experiment's own, it is the one.
+    log_run(store, next(iter(nine.glob("*/run.json"))).parent)
+    main(["--format", "json"])
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 1
+
+
+def test_a_mistyped_store_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlfow.db")
+    for arguments in ([], ["--experiment", "skinml"]):
+        with pytest.raises(UserError, match=r"mlfow\.db: no such database; expected the store"):
+            main(arguments)
+    assert not (tmp_path / "mlfow.db").exists()
 
 
 def test_an_experiment_that_is_not_there_is_named(store: "MlflowClient") -> None:

@@ -5,6 +5,7 @@ ones, the real `skinml.run` with its MLflow run but no network to train, for wha
 sweep that is stopped or killed. And one that trains a real network, started by `mlflow run`.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -261,8 +262,14 @@ def test_gpus_are_those_that_are_there_and_visible() -> None:
 def test_each_job_has_one_of_several_gpus(sweep: Sweep, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("skinml.sweep.visible_gpus", lambda variables: ["4", "7"])
     assert sweep("--jobs=2") == 0
-    chosen = [cell["variables"]["CUDA_VISIBLE_DEVICES"] for cell in seen().values()]
-    assert set(chosen) == {"4", "7"}
+    times: dict[str, list[tuple[float, float]]] = {}
+    for cell in seen().values():
+        gpu = cell["variables"]["CUDA_VISIBLE_DEVICES"]
+        times.setdefault(gpu, []).append((cell["start"], cell["end"]))
+    assert times.keys() == {"4", "7"} and sum(map(len, times.values())) == 4
+    # No GPU has two at a time.
+    for own in map(sorted, times.values()):
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(own))
 
 
 # Failures

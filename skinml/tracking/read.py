@@ -1,6 +1,8 @@
 """MLflow → finished runs: what is read back for a comparison."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,37 @@ if TYPE_CHECKING:
 
 PAGE = 100
 
+EXPERIMENT = "skinml"
+
+
+def default_experiment() -> str:
+    """The experiment that is read where none is named: `skinml`.
+
+    Where there is none, the one into which `mlflow run` puts its runs unless told another,
+    `Default`, if it has a training run.
+    """
+    from mlflow import MlflowClient, MlflowException, get_tracking_uri
+
+    _check_store(get_tracking_uri())
+    client = MlflowClient()
+    # Whatever is wrong with the store is told when it is read.
+    with suppress(MlflowException):
+        other = client.get_experiment_by_name("Default")
+        if (
+            client.get_experiment_by_name(EXPERIMENT) is None
+            and other is not None
+            and is_finished_run(other.experiment_id, {})
+        ):
+            print(f"skinml: no experiment {EXPERIMENT!r}: reading 'Default'", file=sys.stderr)
+            return "Default"
+    return EXPERIMENT
+
 
 def experiment_id(name: str) -> str:
     """The id of an experiment by its name, else `UserError` that names those there are."""
     from mlflow import MlflowClient, MlflowException, get_tracking_uri
 
+    _check_store(get_tracking_uri())
     client = MlflowClient()
     try:
         experiment = client.get_experiment_by_name(name)
@@ -32,6 +60,16 @@ def experiment_id(name: str) -> str:
         f"experiment={name!r}: not at {get_tracking_uri()}; expected one of "
         f"{', '.join(names)} (--experiment, MLFLOW_TRACKING_URI)"
     )
+
+
+def _check_store(uri: str) -> None:
+    """A SQLite store that is not there is a `UserError`: MLflow would make an empty one."""
+    scheme, _, path = uri.partition(":///")
+    if scheme.startswith("sqlite") and path and not Path(path.partition("?")[0]).exists():
+        raise UserError(
+            f"{uri}: no such database; expected the store that holds the runs, or the address of "
+            "a tracking server (MLFLOW_TRACKING_URI)"
+        )
 
 
 def finished_runs(experiment: str, filters: dict[str, str], sweep: str = "") -> "Iterator[Run]":
