@@ -56,18 +56,28 @@ def from_tracking(
     Reads from the newest run backwards, until a whole page of older runs has added nothing and no
     cell that is still missing has a run that could.
     """
-    from skinml.comparison.runs import paper_grid, select
+    from skinml.comparison.runs import IDENTITY, paper_grid, select
     from skinml.tracking.read import PAGE, experiment_id, finished_runs
 
     grid = paper_grid() if grid is None else grid
     where = experiment_id(experiment)
     records: list[RunRecord] = []
-    seen = _Seen(where, filters, sweep, grid)
-    for run in finished_runs(where, filters, sweep):
-        records.append(_record(run, folder))
-        seen.add(records[-1])
-        if len(records) % PAGE == 0 and seen.enough():
+    seen, foreign = _Seen(where, filters, sweep, grid), 0
+    for number, run in enumerate(finished_runs(where, filters, sweep), 1):
+        if all(name in run.data.tags for name in IDENTITY):
+            records.append(_record(run, folder))
+            seen.add(records[-1])
+        else:
+            foreign += 1
+        if number % PAGE == 0 and records and seen.enough():
             break
+    if foreign:
+        noun = "run" if foreign == 1 else "runs"
+        print(
+            f"skinml: left out {foreign} {noun} of another program (a training by skinml has "
+            f"the tags {', '.join(IDENTITY)})",
+            file=sys.stderr,
+        )
     filters = filters | ({"sweep": sweep} if sweep else {})
     if filters and not records:
         told = ", ".join(f"{name}={value}" for name, value in filters.items())

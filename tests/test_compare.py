@@ -97,6 +97,21 @@ def test_only_trainings_are_compared(store: "MlflowClient", nine: Path) -> None:
         main([])
 
 
+def test_a_run_of_another_program_is_left_out(
+    store: "MlflowClient", nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says that it is a training too, but lacks what tells a cell."""
+    log_grid(store, nine)
+    found = store.get_experiment_by_name("skinml")
+    assert found
+    foreign = store.create_run(found.experiment_id, tags={"kind": "training"})
+    store.set_terminated(foreign.info.run_id)
+    main(["--format", "json"])
+    shown = capsys.readouterr()
+    assert "left out 1 run of another program" in shown.err
+    assert len(json.loads(shown.out)["cells"]) == 9
+
+
 def test_filters_choose_the_runs(
     store: "MlflowClient", nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

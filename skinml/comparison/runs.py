@@ -19,6 +19,9 @@ PAPER_BATCH_SIZES = (16, 32, 64)
 
 _FOLDERS = ("data_dir", "output_dir")
 
+# The tags of a training by skinml that a comparison goes by.
+IDENTITY = ("model", "batch_size", "seed", "split", "protocol", "data", "data_digest")
+
 # What makes two runs of one cell repetitions of each other, and a test set its own.
 _REPEATED = ("seed", "split_seed")
 _CELL = ("model", "batch_size")
@@ -288,6 +291,8 @@ def runs_in_folder(folder: Path) -> list[RunRecord]:
                 continue
             metrics = json.loads((path.parent / "metrics.json").read_text())
             tags, params = description["tags"], description["params"]
+            for name in IDENTITY:
+                tags[name]  # a KeyError where it lacks one
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path.parent}: not a run that `compare --out` or skinml.run wrote "

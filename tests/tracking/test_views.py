@@ -9,18 +9,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
 
+from skinml import compare
 from skinml.data.isic2017 import NOTICE
 from skinml.errors import UserError
 from skinml.evaluation.figures import FIGURES
 from skinml.evaluation.metrics import METRICS
+from skinml.evaluation.predictions import write_predictions
 from skinml.tracking import publish, views
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.publish import curve_metrics, open_run
 from skinml.tracking.views import install_views, main
+from tests.comparison.conftest import made_up
 
 ROOT = Path(__file__).parents[2]
 VIEWS = (
@@ -296,7 +300,9 @@ def _finished_folder(parent: Path, model: str, batch_size: int, auc: float) -> R
         Description(
             name,
             config | {"protocol": "paper"},
-            config | {"kind": "training", "data": "isic2017", "split": split},
+            config
+            | {"kind": "training", "data": "isic2017", "split": split, "protocol": "paper"}
+            | {"data_digest": "0123"},
             {"name": "isic2017", "digest": "0123", "source": "prepared", "counts": {}},
         )
     )
@@ -322,6 +328,7 @@ def _finished_folder(parent: Path, model: str, batch_size: int, auc: float) -> R
     folder.write_metrics(metrics | dict.fromkeys(cost, 10 * auc))
     for figure in FIGURES:
         Image.new("RGB", (46, 56), "white").save(folder.figures / f"{figure}.png")
+    write_predictions(made_up(1, [batch_size]), folder.predictions("test"))
     folder.write_text("note.md", "a note\n")
     folder.finish()
     return folder
@@ -532,6 +539,20 @@ def test_the_grid_shows_every_runs_figure_best_last(
         # Of more than ten runs the grid shows the first of the list, in reverse.
         assert [line for line in lines if line in names] == names[::-1]
     assert "the-sweep" not in page.inner_text("body")
+
+
+def test_the_runs_are_compared_over_http(
+    server: str, names: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The same as from a store, predictions tables included; nothing else shares the server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    assert compare.main(["--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["missing"] == [] and len(found["cells"]) == len(names)
+    assert all(len(cell["runs"]) == 1 for cell in found["cells"])
+    accuracy = np.mean(made_up(1, [16]).predicted == made_up(1, [16]).labels)
+    assert found["cells"][0]["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
 
 
 @marked(in_a_browser)
