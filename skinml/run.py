@@ -172,7 +172,7 @@ def run(config: Config, offline: bool = False) -> RunFolder:
             print("skinml: logging figures and models", file=sys.stderr)
             uris = publish(tracked, folder, config.register)
             print(f"run {tracked.id}, model {uris['model']}, serving model {uris['serving']}")
-    print(folder.read_text("note.md"))
+    _show(folder.read_text("note.md"))
     return folder
 
 
@@ -305,6 +305,17 @@ def _report(predictions: Predictions) -> str:
         zero_division=0.0,
     )
     return f"{report}\n{NOTICE}\n"
+
+
+def _show(note: str) -> None:
+    """Print Markdown: laid out for a terminal, as it is into a pipe or file."""
+    if not sys.stdout.isatty():
+        print(note)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(note))
 
 
 def _note(config: Config, description: Description, metrics: dict[str, float]) -> str:
