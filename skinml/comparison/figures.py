@@ -1,7 +1,7 @@
 """The figures of a comparison, a row each in `FIGURES`: all cells side by side."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +130,25 @@ def pareto_front(costs: np.ndarray, gains: np.ndarray) -> np.ndarray:
     return np.array(front, dtype=np.int64)
 
 
+def _order_in_model(rows: Sequence[Row]) -> np.ndarray:
+    """The place of each cell among those of its network, by batch size, around 0: (C,)."""
+    order = []
+    for row in rows:
+        own = sorted(r.cell.batch_size for r in rows if r.cell.model == row.cell.model)
+        order.append(own.index(row.cell.batch_size) - (len(own) - 1) / 2)
+    return np.array(order)
+
+
+def _crowded(places: np.ndarray, room: float) -> list[bool]:
+    """Which labels go to the other end of their bars, as those left of them are too near."""
+    other = [False] * len(places)
+    last = {False: -math.inf, True: -math.inf}
+    for index in np.argsort(places):
+        side = bool(places[index] - last[False] < room and last[True] < last[False])
+        other[index], last[side] = side, places[index]
+    return other
+
+
 def _pareto(comparison: Comparison) -> "Figure":
     """Accuracy against what an answer costs, with the cells that none beats in both."""
     heading = (
@@ -137,7 +156,10 @@ def _pareto(comparison: Comparison) -> "Figure":
     )
     figure = _sheet("", PAGE, 3.6, 1, 2)
     models = list(dict.fromkeys(row.cell.model for row in comparison.rows))
-    titles = {"latency_ms": "latency, ms an image", "model_size_mb": "size of the saved model, MB"}
+    titles = {
+        "latency_ms": "latency, ms an image",
+        "model_size_mb": "size of the saved model, MB (equal ones set apart)",
+    }
     for axes, (name, title) in zip(figure.axes, titles.items(), strict=True):
         rows = [row for row in comparison.rows if name in row.costs]
         if not rows:
@@ -151,18 +173,18 @@ def _pareto(comparison: Comparison) -> "Figure":
             costs[front], gains[front], where="post", color="black", linewidth=0.8, linestyle="--"
         )
         # The cells of one network have one size: a little apart they can be told from each other.
-        spread = (costs.max() - costs.min() or costs.max() or 1) * 0.02
-        for row, cost in zip(rows, costs, strict=True):
+        apart = (costs.max() - costs.min() or costs.max() or 1) * 0.03
+        places = costs + (apart * _order_in_model(rows) if name == "model_size_mb" else 0)
+        below = _crowded(places, 1.5 * apart)
+        for row, x, under in zip(rows, places, below, strict=True):
             value = row.values["accuracy"]
-            sizes = sorted(other.cell.batch_size for other in rows
-                           if other.cell.model == row.cell.model)  # fmt: skip
-            shift = (sizes.index(row.cell.batch_size) - (len(sizes) - 1) / 2) * spread
-            x = cost + shift if name == "model_size_mb" else cost
             axes.vlines(x, 100 * value.low, 100 * value.high, color=GREY, linewidth=0.8)
             axes.plot(x, 100 * value.value, _MARKERS[models.index(row.cell.model)], color="black",
                       markersize=5, zorder=3)  # fmt: skip
-            axes.annotate(str(row.cell.batch_size), (x, 100 * value.value), xytext=(4, 4),
-                          textcoords="offset points", fontsize=6.5)  # fmt: skip
+            axes.annotate(str(row.cell.batch_size), (x, 100 * (value.low if under else value.high)),
+                          xytext=(0, -3 if under else 3), textcoords="offset points", fontsize=6.5,
+                          ha="center", va="top" if under else "bottom")  # fmt: skip
+        axes.margins(y=0.1)
         axes.set(xlabel=title, ylabel="accuracy, %")
         axes.label_outer(remove_inner_ticks=False)
     # In the legend's title: matplotlib sets a legend outside the axes upon a figure's title.
@@ -182,7 +204,9 @@ def _pareto(comparison: Comparison) -> "Figure":
 def _forest(comparison: Comparison) -> "Figure":
     """Every cell's figure with its interval, beside the paper's."""
     rows = comparison.rows
-    figure = _sheet("95 % bootstrap intervals over the test images (cross: the paper's figure)",
+    repeated = any(row.values[m].sd_seeds is not None for row in rows for m in VERDICT_METRICS)
+    band = "; band: ±1 SD over seeds" if repeated else ""
+    figure = _sheet(f"95 % bootstrap intervals over the test images (cross: the paper's{band})",
                     PAGE, 1.1 + 0.27 * len(rows), 1, len(VERDICT_METRICS))  # fmt: skip
     printed = paper_values()
     fields = {"accuracy": ("accuracy", 1 / 100), "auc_weighted": ("auc", 1)}
