@@ -1,0 +1,56 @@
+-- The two roles that look and never write: grafana_reader for the dashboards, skinml_exporter for
+-- postgres-exporter. Run by psql as the owner of MLflow's tables or a superuser, in MLflow's
+-- database, after each migration (a table that a migration makes anew has lost its grants):
+--
+--   psql --no-psqlrc --file readers.sql
+--
+-- with the passwords in GRAFANA_POSTGRES_PASSWORD and EXPORTER_POSTGRES_PASSWORD, so that no
+-- command line shows them. Doing it again changes nothing but the passwords.
+
+\set ON_ERROR_STOP on
+\set QUIET on
+\getenv grafana GRAFANA_POSTGRES_PASSWORD
+\getenv exporter EXPORTER_POSTGRES_PASSWORD
+\if :{?grafana}
+\else
+  \set grafana ''
+\endif
+\if :{?exporter}
+\else
+  \set exporter ''
+\endif
+SELECT length(:'grafana') < 12 OR length(:'exporter') < 12 AS missing \gset
+\if :missing
+  DO $$ BEGIN
+    RAISE 'GRAFANA_POSTGRES_PASSWORD and EXPORTER_POSTGRES_PASSWORD: expected 12 characters or more in each';
+  END $$;
+\endif
+
+BEGIN;
+
+SELECT format('CREATE ROLE %I', wanted)
+FROM unnest(ARRAY['grafana_reader', 'skinml_exporter']) AS wanted
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) \gexec
+
+ALTER ROLE grafana_reader LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
+  CONNECTION LIMIT 10 PASSWORD :'grafana';
+ALTER ROLE skinml_exporter LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
+  CONNECTION LIMIT 5 PASSWORD :'exporter';
+
+-- Whoever may edit a panel may write any query: it ends, and leaves MLflow its memory.
+ALTER ROLE grafana_reader SET statement_timeout = '15s';
+ALTER ROLE grafana_reader SET idle_in_transaction_session_timeout = '15s';
+ALTER ROLE grafana_reader SET default_transaction_read_only = on;
+ALTER ROLE skinml_exporter SET statement_timeout = '10s';
+ALTER ROLE skinml_exporter SET default_transaction_read_only = on;
+
+-- Table by table, as others hold what is nobody's business: the users' password hashes of
+-- basic-auth where it shares the database, traces, the secrets of the gateway.
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM grafana_reader;
+GRANT USAGE ON SCHEMA public TO grafana_reader;
+GRANT SELECT ON experiments, runs, tags, params, metrics, latest_metrics TO grafana_reader;
+
+-- Statistics of all sessions, and no table.
+GRANT pg_monitor TO skinml_exporter;
+
+COMMIT;
