@@ -309,13 +309,13 @@ FROM {
     ) e
     CROSS JOIN LATERAL (
       -- What `auto` became is a parameter of its own. Not added up unless both are numbers.
-      SELECT sum(x.value::int) AS epochs FROM (
+      SELECT CASE count(*) WHEN 2 THEN sum(x.value::int) END AS epochs FROM (
         SELECT DISTINCT ON (replace(q.key, 'effective_', '')) q.value FROM params q
         WHERE q.run_uuid = r.run_uuid AND q.value ~ '^[0-9]+$'
           AND q.key IN ('epochs_frozen', 'epochs_finetune',
                         'effective_epochs_frozen', 'effective_epochs_finetune')
         ORDER BY replace(q.key, 'effective_', ''), q.key
-      ) x HAVING count(*) = 2
+      ) x
     ) p
     CROSS JOIN LATERAL (
       -- The last epochs: one of the frozen step says nothing of one of fine-tuning.
@@ -599,7 +599,12 @@ def benchmark() -> builders.Dashboard:
                 sql_curves("Accuracy", _epoch_curves_sql("accuracy"), "percentunit"),
                 sql_curves("Macro AUC", _epoch_curves_sql("auc_macro")),
             ],
-            "Runs": [status, sweeps, failures, _run_link("Id")(silent)],
+            "Runs": [
+                status,
+                _run_link("Id")(sweeps),
+                _run_link("Id")(failures),
+                _run_link("run_id")(silent),
+            ],
             "Machines that train": [
                 sql_curves("GPU", _system_sql("(gpu_[0-9]+_utilization)_percentage"), "percent", 6),
                 sql_curves(

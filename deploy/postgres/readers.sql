@@ -9,6 +9,7 @@
 
 \set ON_ERROR_STOP on
 \set QUIET on
+SET client_min_messages = warning;
 \getenv grafana GRAFANA_POSTGRES_PASSWORD
 \getenv exporter EXPORTER_POSTGRES_PASSWORD
 \if :{?grafana}
@@ -49,6 +50,9 @@ ALTER ROLE skinml_exporter SET default_transaction_read_only = on;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM grafana_reader;
 GRANT USAGE ON SCHEMA public TO grafana_reader;
 GRANT SELECT ON experiments, runs, tags, params, metrics, latest_metrics TO grafana_reader;
+
+-- By default everybody may make temporary tables, as large as the disk; MLflow's own role keeps it.
+SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 
 -- Statistics of all sessions, and no table.
 GRANT pg_monitor TO skinml_exporter;
