@@ -640,8 +640,6 @@ SPLITS = dedent(f"""\
 _REQUESTS = 'mlflow_http_request_total{job="mlflow"}'
 _BUCKETS = 'mlflow_http_request_duration_seconds_bucket{job="mlflow"}'
 _DATABASE = 'datname=~"$database"'
-# One line a device: a container's small files (/etc/hosts) lie on the disk of its host.
-_VOLUMES = 'job="node",mountpoint=~"/(artifacts|postgres|backups)"'
 
 
 def _quantiles(share: float) -> str:
@@ -793,42 +791,24 @@ def service() -> builders.Dashboard:
             ],
             "Disk and backup": [
                 prom_curves(
-                    "Volumes",
-                    (
-                        f"""1 - node_filesystem_avail_bytes{{{_VOLUMES}}}
-                          / node_filesystem_size_bytes{{{_VOLUMES}}}""",
-                        "{{mountpoint}}",
-                    ),
-                    unit="percentunit",
-                    what="How full the disks are that the volumes lie on.",
-                ),
-                prom_curves(
-                    "Free",
-                    (f"node_filesystem_avail_bytes{{{_VOLUMES}}}", "{{mountpoint}}"),
+                    "Artifact volume",
+                    ("skinml_artifacts_filesystem_size_bytes", "size of the disk"),
+                    ("skinml_artifacts_filesystem_free_bytes", "free"),
+                    ("skinml_backup_last_artifacts_bytes", "artifacts, at the last backup"),
                     unit="bytes",
                 ),
                 prom_curves(
-                    "Backup",
-                    ("max(skinml_backup_size_bytes)", "size"),
+                    "Backup volume",
+                    ("skinml_backups_filesystem_size_bytes", "size of the disk"),
+                    ("skinml_backups_filesystem_free_bytes", "free"),
+                    ("skinml_backup_last_database_bytes", "the last dump of the database"),
                     unit="bytes",
                 ),
                 prom_curves(
-                    "CPU of the host",
-                    (
-                        """1 - avg(rate(node_cpu_seconds_total{job="node",mode="idle"}
-                          [$__rate_interval]))""",
-                        "in use",
-                    ),
-                    unit="percentunit",
-                ),
-                prom_curves(
-                    "Memory of the host",
-                    (
-                        """1 - node_memory_MemAvailable_bytes{job="node"}
-                          / node_memory_MemTotal_bytes{job="node"}""",
-                        "in use",
-                    ),
-                    unit="percentunit",
+                    "Backup age",
+                    ("time() - skinml_backup_last_success_timestamp_seconds", "age"),
+                    unit="s",
+                    what="Falls to nothing at each backup that succeeds.",
                 ),
             ],
         },

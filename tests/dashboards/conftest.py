@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pwd
-import re
 import shutil
 import signal
 import socket
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from skinml.evaluation.metrics import HEADLINE, METRICS
 from skinml.tracking.folder import Description, RunFolder
@@ -29,7 +27,7 @@ from tests.conftest import surroundings
 
 ROOT = Path(__file__).parents[2]
 
-OWNER, READER, EXPORTER = "mlflow", "grafana_reader", "skinml_exporter"
+OWNER, READER, EXPORTER = "mlflow", "grafana", "exporter"
 PASSWORDS = {OWNER: "owner-of-tables", READER: "only-for-reading", EXPORTER: "only-for-looking"}
 ADMIN_PASSWORD, METRICS_PASSWORD = "admin-of-the-test", "metrics-of-the-test"
 
@@ -187,12 +185,14 @@ class Postgres:
         )
 
     def make_readers(self, **passwords: str) -> subprocess.CompletedProcess[str]:
-        return self.psql("--file", str(ROOT / "deploy" / "postgres" / "readers.sql"), **passwords)
+        return self.psql(
+            "--file", str(ROOT / "deploy" / "postgres" / "grafana-reader.sql"), **passwords
+        )
 
 
 READER_PASSWORDS = {
-    "GRAFANA_POSTGRES_PASSWORD": PASSWORDS[READER],
-    "EXPORTER_POSTGRES_PASSWORD": PASSWORDS[EXPORTER],
+    "GRAFANA_DB_PASSWORD": PASSWORDS[READER],
+    "EXPORTER_DB_PASSWORD": PASSWORDS[EXPORTER],
 }
 
 

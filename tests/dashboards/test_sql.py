@@ -311,7 +311,7 @@ def test_the_alert_names_runs_that_log_no_epoch(filled: Filled) -> None:
         "SELECT pg_read_file('/etc/passwd')",
         "COPY runs TO PROGRAM 'cat'",
         "SET ROLE mlflow",
-        "ALTER ROLE grafana_reader SUPERUSER",
+        "ALTER ROLE grafana SUPERUSER",
     ],
 )
 @pytest.mark.parametrize("session", ["as it is", "made writable"])
@@ -346,8 +346,8 @@ def test_the_roles_are_made_again_without_harm(filled: Filled) -> None:
     "passwords",
     [
         {},
-        {"GRAFANA_POSTGRES_PASSWORD": "only-for-reading"},
-        READER_PASSWORDS | {"EXPORTER_POSTGRES_PASSWORD": "short"},
+        {"GRAFANA_DB_PASSWORD": "only-for-reading"},
+        READER_PASSWORDS | {"EXPORTER_DB_PASSWORD": "short"},
     ],
 )
 def test_no_role_is_made_without_its_password(passwords: dict[str, str], filled: Filled) -> None:
@@ -359,7 +359,7 @@ def test_no_role_is_made_without_its_password(passwords: dict[str, str], filled:
 def test_the_exporter_sees_no_table(filled: Filled) -> None:
     import psycopg
 
-    with filled.postgres.connect("skinml_exporter") as connection:
+    with filled.postgres.connect("exporter") as connection:
         assert connection.execute("SELECT pg_database_size('mlflow')").fetchone()[0] > 0
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("SELECT * FROM runs")
