@@ -674,7 +674,7 @@ def service() -> builders.Dashboard:
         .no_value("none")
         .with_transformation(
             dashboard.DataTransformerConfig(
-                "organize", {"excludeByName": {"Time": True, "Value": True}}
+                "organize", options={"excludeByName": {"Time": True, "Value": True}}
             )
         )
     )

@@ -36,7 +36,8 @@ SPLIT = "paper test=0.15 val=0.2 seed=0"
 HOUR = 3_600_000
 EPOCHS = 3
 
-PATIENCE = 120.0
+# As long as a server takes to start on a machine that trains.
+PATIENCE = 400.0
 
 
 # The dashboards

@@ -120,7 +120,7 @@ def call(
             "Authorization", "Basic " + base64.b64encode(":".join(who).encode()).decode()
         )
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -134,7 +134,9 @@ def mlflow(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "basic_auth.ini").write_text(
         "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
         f"database_uri = sqlite:///{folder}/auth.db\nadmin_username = {ADMIN[0]}\n"
+        # A password's hash takes a while, several times a request: too long on a busy machine.
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 300\n"
     )
     address = f"127.0.0.1:{free_port()}"
     host, _, port = address.partition(":")
@@ -220,7 +222,7 @@ def prometheus(
             counts = [float(row["value"][1]) for row in instant(address, seen)]
             if counts and min(counts) >= 3 and instant(address, "ALERTS"):
                 break
-            time.sleep(0.3)
+            time.sleep(1)
         yield address
 
 
