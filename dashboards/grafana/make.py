@@ -635,8 +635,9 @@ SPLITS = dedent(f"""\
 
 # The service
 
-# By method, as MLflow's metrics know no path: a GET reads (or downloads an artifact), a POST logs
-# or searches, a PUT uploads an artifact. 401 is left out of the errors: a browser's first request.
+# By method, as MLflow's metrics know no path: a GET reads, a POST logs or searches. Uploads and
+# downloads of artifacts are not among them at all. 401 is left out of the errors: a browser's first
+# request.
 _REQUESTS = 'mlflow_http_request_total{job="mlflow"}'
 _BUCKETS = 'mlflow_http_request_duration_seconds_bucket{job="mlflow"}'
 _DATABASE = 'datname=~"$database"'
@@ -758,8 +759,8 @@ def service() -> builders.Dashboard:
                     (_quantiles(0.99), "{{method}} 99 %"),
                     unit="s",
                     what=(
-                        "GET reads or downloads, POST logs or searches, PUT uploads. MLflow's "
-                        "metrics know the method, not the path."
+                        "GET reads, POST logs or searches. MLflow's metrics know the method, not "
+                        "the path, and leave out the artifacts."
                     ),
                 ),
             ],

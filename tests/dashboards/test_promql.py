@@ -216,7 +216,7 @@ def prometheus(
     ]
     with process(command, lambda: answers(f"http://{address}/-/ready")):
         deadline = time.monotonic() + PATIENCE
-        seen = 'min(sum by (job) (count_over_time(mlflow_http_request_total{method="PUT"}[1m])))'
+        seen = 'min(sum by (job) (count_over_time(mlflow_http_request_total{status="404"}[1m])))'
         while time.monotonic() < deadline:
             traffic(mlflow)
             counts = [float(row["value"][1]) for row in instant(address, seen)]
@@ -290,7 +290,10 @@ def test_a_panel_shows_what_was_scraped(query: Any, prometheus: str) -> None:
 def test_requests_are_told_apart(prometheus: str) -> None:
     rows = instant(prometheus, "sum by (method, status) (mlflow_http_request_total)")
     seen = {(row["metric"]["method"], row["metric"]["status"]) for row in rows}
-    assert {("GET", "200"), ("POST", "200"), ("PUT", "200"), ("GET", "404"), ("GET", "401")} <= seen
+    assert {("GET", "200"), ("POST", "200"), ("GET", "404"), ("GET", "401")} <= seen
+    # Artifacts pass MLflow's counters by. Should a later one count them, the limit of MlflowSlow
+    # needs no change, the words of the panels do.
+    assert not any(method == "PUT" for method, _ in seen)
 
 
 def test_a_database_can_be_chosen(prometheus: str) -> None:
