@@ -375,15 +375,15 @@ def test_the_rules_are_rules() -> None:
     promtool("check", "rules", "--lint-fatal", *sorted(RULES.glob("*.yml")))
 
 
-CASES = Path(__file__).with_name("alerts.yml")
+CASES = [Path(__file__).with_name(name) for name in ("alerts_days.yml", "alerts.yml")]
 
 
 def test_alerts_fire_when_they_must_and_not_otherwise() -> None:
-    assert "SUCCESS" in promtool("test", "rules", CASES)
+    assert "SUCCESS" in promtool("test", "rules", *CASES)
 
 
 def test_the_cases_have_every_alert_fire_and_not_fire() -> None:
-    tests = yaml.safe_load(CASES.read_text())["tests"]
+    tests = [test for path in CASES for test in yaml.safe_load(path.read_text())["tests"]]
     [healthy, *ill] = [test["promql_expr_test"] for test in tests]
     assert {case["expr"] for cases in (healthy, *ill) for case in cases} == {
         'ALERTS{alertstate="firing"}'
