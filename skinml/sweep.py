@@ -556,6 +556,7 @@ def sweep(
             "data": first.data,
             "data_digest": cells[0].identity["data_digest"],
             "demo": str(first.data == "demo").lower(),
+            "cells": str(len(cells)),  # what a dashboard shows the progress against
         }
         stop = stack.enter_context(Stop().listening())
         with _mlflow_is_needed():

@@ -186,6 +186,7 @@ def test_every_cell_is_trained_below_one_run(sweep: Sweep, capsys: CaptureFixtur
     assert set(cells) == ALL
     [run] = sweep_runs()
     assert run.info.status == "FINISHED"
+    assert run.data.tags["cells"] == "4"
     key = run.data.tags["sweep_key"]
     for name, cell in cells.items():
         assert cell["session"] == cell["pid"] != os.getsid(0), "a Ctrl-C would reach it"
