@@ -2,11 +2,12 @@
 
 import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skinml.errors import UserError
+from skinml.errors import UserError, run_command
 
 # https://github.com/compose-spec/compose-spec/blob/main/12-interpolation.md
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -27,7 +28,7 @@ def _interpolate(
     text: str, start: int, variables: Mapping[str, str], asked: set[str], nested: bool
 ) -> tuple[str, int]:
     """The text from `start` on, and where it ended: at the brace that closes a nested one."""
-    out = []
+    out: list[str] = []
     at = start
     while at < len(text):
         if nested and text[at] == "}":
@@ -52,9 +53,7 @@ def _interpolate(
     return "".join(out), at
 
 
-def _braced(
-    text: str, at: int, variables: Mapping[str, str], asked: set[str]
-) -> tuple[str, int]:
+def _braced(text: str, at: int, variables: Mapping[str, str], asked: set[str]) -> tuple[str, int]:
     name = _NAME.match(text, at)
     if not name:
         raise UserError(f"{text!r}: no name of a variable after ${{")
@@ -156,3 +155,15 @@ def make_env(path: Path, example: Path, required: set[str]) -> list[str]:
         temporary.write_text(text)
         temporary.replace(path)
     return written
+
+
+def main() -> int:
+    """Make .env beside docker-compose.yml, or fill what is empty in it."""
+    _, required = asked_variables(Path("docker-compose.yml"))
+    written = make_env(Path(".env"), Path(".env.example"), required)
+    print(f"wrote {len(written)} secrets to .env" if written else ".env has every secret")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

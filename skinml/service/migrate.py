@@ -5,6 +5,7 @@ Runs at every start before the server; changes nothing where nothing is to be ch
 """
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,18 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.service import backup
+from skinml.service import backup, postgres
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
-
-# What Grafana's dashboards may read. Not here: users, secrets of gateways, webhooks, traces.
-GRAFANA_TABLES = (
-    "datasets", "experiment_tags", "experiments", "input_tags", "inputs", "latest_metrics",
-    "logged_model_metrics", "logged_model_params", "logged_model_tags", "logged_models", "metrics",
-    "model_version_tags", "model_versions", "params", "registered_model_aliases",
-    "registered_model_tags", "registered_models", "runs", "tags",
-)  # fmt: skip
 
 
 def migrate(store: str, auth: str, dumps: Path | None) -> list[str]:
@@ -33,7 +26,6 @@ def migrate(store: str, auth: str, dumps: Path | None) -> list[str]:
 
     Before anything changes in a database that holds runs, it is dumped to the folder `dumps`.
     """
-    import sqlalchemy
     from mlflow.server.auth.db import utils as auth_schema
     from mlflow.store.db import utils as schema
 
@@ -52,13 +44,6 @@ def migrate(store: str, auth: str, dumps: Path | None) -> list[str]:
                 done.append(f"dumped the database to {dump.with_suffix('.dump')}")
             schema._upgrade_db(engine)  # what `mlflow db upgrade` calls
             done.append(f"migrated the runs from revision {found} to {head}")
-        with engine.begin() as connection:
-            tables = set(sqlalchemy.inspect(connection).get_table_names())
-            readable = ", ".join(sorted(tables & set(GRAFANA_TABLES)))
-            if connection.execute(
-                sqlalchemy.text("SELECT 1 FROM pg_roles WHERE rolname = 'grafana'")
-            ).first():
-                connection.execute(sqlalchemy.text(f"GRANT SELECT ON {readable} TO grafana"))
     with _engine(auth) as engine:
         auth_schema.migrate_if_needed(engine, "head")
     return done
@@ -87,6 +72,33 @@ def settle_users(auth: str, passwords: dict[str, str]) -> list[str]:
     return done
 
 
+def settle_readers(folder: Path, superuser: str) -> list[str]:
+    """Give the roles that look at the tables their rights anew: a migration may make a table anew.
+
+    `readers.sql` names them and the tables, from psql's own variables.
+    """
+    script = folder / "readers.sql"
+    if not script.exists():
+        return []
+    done = subprocess.run(
+        [str(postgres.programs() / "psql"), "--no-psqlrc", "--file", str(script), superuser],
+        env={**os.environ, "PGPASSWORD": os.environ["POSTGRES_PASSWORD"]},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"{script} failed: {done.stderr.strip()[-1500:]}")
+    # By role, since PUBLIC may not even connect.
+    import psycopg
+
+    with psycopg.connect(superuser, password=os.environ["POSTGRES_PASSWORD"]) as connection:
+        for role in ("grafana_reader", "skinml_exporter"):
+            name = connection.info.dbname
+            connection.execute(f'GRANT CONNECT ON DATABASE "{name}" TO {role}')
+    return ["set the rights of the roles that read"]
+
+
 def rehearse(store: str, auth: str) -> list[str]:
     """Migrate a copy of the database, as its superuser, and drop the copy.
 
@@ -107,9 +119,10 @@ def rehearse(store: str, auth: str) -> list[str]:
         began = time.monotonic()
         backup.copy_database(original, copy)
         before = backup.count_rows(copy)
-        superuser = {"username": os.environ["PGUSER"], "database": copy}
         addresses = [
-            make_url(address).set(**superuser).render_as_string(hide_password=False)
+            make_url(address)
+            .set(username=os.environ["PGUSER"], database=copy)
+            .render_as_string(hide_password=False)
             for address in (store, auth)
         ]
         done = migrate(addresses[0], addresses[1], None)
@@ -164,6 +177,8 @@ def main(argv: list[str] | None = None) -> int:
             "metrics": os.environ["METRICS_PASSWORD"],
         }
         done += settle_users(auth, passwords)
+        folder = Path(os.environ["SKINML_SQL"])
+        done += settle_readers(folder, os.environ["SKINML_SUPERUSER"])
     print("\n".join(done) or "nothing to migrate")
     return 0
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.processes import is_dead, process_name
+from skinml.processes import end_process, is_dead, process_name
 from skinml.service import compose, postgres
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,14 @@ def seconds(duration: str) -> float:
 class Native:
     """Some services of a compose file as processes of this machine."""
 
-    def __init__(self, data: Path, port: int | None = None, root: Path = ROOT) -> None:
-        """`port` is where MLflow listens; every other port is one that is free."""
+    def __init__(
+        self,
+        data: Path,
+        port: int | None = None,
+        root: Path = ROOT,
+        ports: Mapping[str, int] | None = None,
+    ) -> None:
+        """`port` is where MLflow listens; every other is free, or of a service that runs."""
         self.data = data
         self.root = root
         asked, required = compose.asked_variables(root / FILE)
@@ -61,8 +67,9 @@ class Native:
         given = {name: os.environ[name] for name in asked & set(os.environ)}
         variables = compose.read_env(self.env_file) | given
         first: dict[str, Any] = compose.read_compose(root / FILE, variables)["services"]
+        known = dict(ports or {}) | ({"mlflow:5000": port} if port else {})
         self.ports = {
-            (name, int(inside)): port if name == "mlflow" and port else free_port()
+            (name, int(inside)): known.get(f"{name}:{inside}") or free_port()
             for name in RUNNABLE
             for inside in first[name].get("expose", [])
         }
@@ -186,7 +193,9 @@ class Native:
             start_new_session=True,
         )
         try:
-            state.write_text(json.dumps({"process": process_name(), "address": self.address}))
+            ports = {f"{name}:{inside}": port for (name, inside), port in self.ports.items()}
+            told = {"process": process_name(), "address": self.address, "ports": ports}
+            state.write_text(json.dumps(told))
             for name in self._in_order(names):
                 self._start(name)
             yield self
@@ -195,12 +204,13 @@ class Native:
             state.unlink(missing_ok=True)
 
     def _refuse_a_second(self, state: Path) -> None:
-        if state.exists() and not is_dead(json.loads(state.read_text())["process"]):
+        other = running_service(self.data)
+        if other:
             raise UserError(
-                f"{self.data}: a service with this data is running at "
-                f"{json.loads(state.read_text())['address']}; stop it, or name another folder with "
-                f"{DATA_VARIABLE}"
+                f"{self.data}: a service with this data is running at {other['address']}; stop it, "
+                f"or name another folder with {DATA_VARIABLE}"
             )
+        state.unlink(missing_ok=True)
 
     def _in_order(self, names: Iterable[str]) -> list[str]:
         wanted, ordered = set(names), list[str]()
@@ -306,6 +316,19 @@ class Native:
     def _tail(self, name: str) -> str:
         return "\n".join(self.log(name).read_text(errors="replace").splitlines()[-20:])
 
+    def run(self, name: str, *command: str) -> int:
+        """Run a command in the surroundings of a service, as `docker compose run` does."""
+        self._prepare(name)
+        environment = self.environment(name)
+        program = shutil.which(command[0], path=environment["PATH"])
+        assert program, command[0]
+        return subprocess.run(
+            [program, *(self.adapt(name, word) for word in command[1:])],
+            env=environment,
+            cwd=self.data / "tmp" / name,
+            stdin=subprocess.DEVNULL,
+        ).returncode
+
     def ended(self) -> str | None:
         """The name of a service that ended though nobody stopped it."""
         for name, process in self.running.items():
@@ -357,44 +380,98 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def running_service(data: Path) -> dict[str, Any] | None:
+    """What a running service of a data folder tells of itself: process, address, ports."""
+    try:
+        state: dict[str, Any] = json.loads((data / "service.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if is_dead(state["process"]) else state
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m skinml.service.native",
         description="The tracking service without Docker: PostgreSQL and MLflow on this machine.",
     )
-    parser.add_argument("--port", type=int, default=5000, help="where MLflow listens (5000)")
     parser.add_argument("--data", type=Path, help=f"its folder (${DATA_VARIABLE}, ./service-data)")
-    parser.add_argument(
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    serve = commands.add_parser("serve", help="start it, and stop it with Ctrl-C")
+    serve.add_argument("--port", type=int, default=5000, help="where MLflow listens (5000)")
+    serve.add_argument(
         "--also", nargs="*", default=[], choices=RUNNABLE[3:], help="further services of the file"
     )
-    return _serve(parser.parse_args(argv))
-
-
-def _serve(options: argparse.Namespace) -> int:
+    commands.add_parser("stop", help="stop the one that runs from the folder")
+    commands.add_parser("backup", help="write a backup, whether it runs or not")
+    commands.add_parser("backups", help="list the backups")
+    restore = commands.add_parser("restore", help="restore a backup; it must not run")
+    restore.add_argument("backup", help="the name of a backup, or its folder")
+    restore.add_argument("--replace", action="store_true", help="though it is not empty")
+    commands.add_parser("rehearse", help="migrate a copy of the database, and drop the copy")
+    options = parser.parse_args(argv)
     data = (options.data or data_folder()).resolve()
+    if options.command == "serve":
+        return _serve(data, options)
+    if options.command == "stop":
+        return _stop(data)
+    module, *words = {
+        "backup": ("backup", "create"),
+        "backups": ("backup", "list"),
+        "restore": ("backup", "restore"),
+        "rehearse": ("migrate", "--rehearse"),
+    }[options.command]
+    service = "restore" if options.command == "restore" else "backup"
+    if service == "restore":
+        folder = Path(options.backup)
+        words += [str(folder.resolve()) if folder.is_dir() else options.backup]
+        words += ["--replace"] if options.replace else []
+    command = ("python", "-m", f"skinml.service.{module}", *words)
+    state = running_service(data)
+    if state:
+        return Native(data, ports=state["ports"]).run(service, *command)
+    with _ended_by_signals(), Native(data).up(("postgres", "migrate")) as native:
+        return native.run(service, *command)
+
+
+def _stop(data: Path) -> int:
+    state = running_service(data)
+    if not state:
+        raise UserError(f"{data}: no native service is running there")
+    # Patience for the database's last checkpoint, beyond the grace of every service.
+    end_process(state["process"], 180)
+    print(f"stopped {state['address']}")
+    return 0
+
+
+def _serve(data: Path, options: argparse.Namespace) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", options.port))
         except OSError:
             raise UserError(f"--port {options.port} is taken; name another (PORT=…)") from None
-    # Ended like Ctrl-C, so that everything is stopped on the way out.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     service = Native(data, options.port)
     print(f"starting; logs in {data / 'logs'}", flush=True)
-    with service.up((*SERVICES, *options.also)):
+    with _ended_by_signals(), service.up((*SERVICES, *options.also)):
         print(
             f"MLflow answers at {service.address} (stop with Ctrl-C). In another terminal:\n"
-            f"  make user NAME=you      makes a user and shows its password once\n"
-            f"  the admin's password    grep MLFLOW_AUTH_ADMIN_PASSWORD {service.env_file}",
+            f"  make user NAME=you SERVICE=native   makes a user and shows its password once\n"
+            f"  grep ADMIN_PASSWORD {service.env_file}   shows that of the user admin",
             flush=True,
         )
         if "proxy" in options.also:
             print(f"the proxy: https://localhost:{service.ports['proxy', 8443]}", flush=True)
         while not (name := service.ended()):
             time.sleep(0.5)
-        raise UserError(f"{name} ended, all are stopped; why: {service.log(name)}")
+        raise UserError(f"{name} ended, so all were stopped; why: {service.log(name)}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end us as Ctrl-C does: all is stopped on the way out."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    yield
 
 
 def _interrupt(number: int, frame: object) -> None:
