@@ -6,7 +6,7 @@ set -eu
 # \getenv, so that no password is on a command line.
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 \
   --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
-\getenv mlflow MLFLOW_POSTGRES_PASSWORD
+\getenv mlflow MLFLOW_DB_PASSWORD
 SET log_statement = 'none';
 SELECT 'CREATE ROLE mlflow LOGIN'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mlflow') \gexec

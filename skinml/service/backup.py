@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,7 +160,6 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
         _sync(backups)
         for old in _all(backups)[:-keep]:
             _remove(old)
-        write_figures(backups)
     return final
 
 
@@ -302,7 +302,7 @@ def restore(folder: Path, artifacts: Path, replace: bool = False) -> str:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(new))
         # Not part of a dump of one database.
         connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(new))
-        for role in ("mlflow", "grafana_reader", "skinml_exporter"):
+        for role in ("mlflow", "grafana", "exporter"):
             if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
                 grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
                 connection.execute(grant.format(new, sql.Identifier(role)))
@@ -433,41 +433,63 @@ def next_time(times: str, now: datetime) -> datetime:
     return min(candidates)
 
 
-def write_figures(backups: Path) -> None:
-    """Write what node-exporter passes on to Prometheus: the last backup's age, size and so on."""
-    values: dict[str, float] = {"backups": len(_all(backups))}
-    newest = _newest(backups)
-    if newest is not None:
-        manifest = read_manifest(newest)
+def metrics(backups: Path, artifacts: Path, failed: int) -> str:
+    """What Prometheus asks for: the age and size of the last backup, the space of both disks."""
+    whole = _all(backups)
+    values: dict[str, float] = {"backups": len(whole), "backup_failures_total": failed}
+    if whole:
+        manifest = read_manifest(whole[-1])
         files = sum(entry["size"] for entry in manifest["artifacts"].values())
         values["backup_last_success_timestamp_seconds"] = manifest["began"]
         values["backup_last_duration_seconds"] = manifest["seconds"]
-        values["backup_size_bytes"] = files + (newest / DUMP).stat().st_size
-        values["backup_missing_artifacts"] = len(manifest["missing"])
+        values["backup_last_artifacts_bytes"] = files
+        values["backup_last_database_bytes"] = (whole[-1] / DUMP).stat().st_size
+        values["backup_last_missing_artifacts"] = len(manifest["missing"])
+    for name, folder in (("artifacts", artifacts.parent), ("backups", backups)):
+        usage = shutil.disk_usage(folder)
+        values[f"{name}_filesystem_size_bytes"] = usage.total
+        values[f"{name}_filesystem_free_bytes"] = usage.free
     lines = []
     for name, value in values.items():
-        lines += [f"# TYPE skinml_{name} gauge", f"skinml_{name} {value:.17g}"]
-    path = backups / "metrics" / "skinml.prom"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(path)
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# TYPE skinml_{name} {kind}", f"skinml_{name} {value:.17g}"]
+    return "\n".join(lines) + "\n"
 
 
-def schedule(backups: Path, artifacts: Path, keep: int, times: str) -> None:
-    """Write backups at the times of the day; returns never."""
-    at = next_time(times, datetime.now(UTC))
+def schedule(backups: Path, artifacts: Path, keep: int, times: str, listen: str) -> None:
+    """Write backups at the times of the day, and answer Prometheus; returns never."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    at = next_time(times, datetime.now(UTC))  # a mistake is told at the start
+    failed = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                status, body = 200, metrics(backups, artifacts, failed)
+            except (OSError, UserError) as error:
+                status, body = 500, str(error)
+            self.send_response(status if self.path == "/metrics" else 404)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: asked every few seconds."""
+
+    host, _, port = listen.rpartition(":")
+    server = ThreadingHTTPServer((host, int(port)), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     while True:
         print(f"the next backup: {at:%Y-%m-%d %H:%M} UTC", flush=True)
-        # In short steps: a clock that is set, or a machine that slept, moves the moment. The file
-        # is written anew each time, by which the healthcheck knows that this still runs.
+        # In short steps: a clock that is set, or a machine that slept, moves the moment.
         while datetime.now(UTC) < at:
-            write_figures(backups)
             time.sleep(min(30.0, max(0.0, (at - datetime.now(UTC)).total_seconds())))
         try:
             print(_told(create(backups, artifacts, keep)), flush=True)
         except Exception as error:
             # The next one may succeed; the alert on the backup's age tells a person.
+            failed += 1
             print(f"skinml: the backup failed: {error}", file=sys.stderr, flush=True)
         at = next_time(times, datetime.now(UTC))
 
@@ -515,7 +537,8 @@ def _main(options: argparse.Namespace) -> int:
     elif options.command == "create":
         print(_told(create(backups, artifacts, keep)))
     elif options.command == "schedule":
-        schedule(backups, artifacts, keep, os.environ["BACKUP_AT"])
+        listen = os.environ["SKINML_METRICS_LISTEN"]
+        schedule(backups, artifacts, keep, os.environ["BACKUP_AT"], listen)
     else:
         folder = Path(options.backup)
         folder = folder if folder.is_dir() else backups / options.backup

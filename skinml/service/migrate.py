@@ -75,9 +75,9 @@ def settle_users(auth: str, passwords: dict[str, str]) -> list[str]:
 def settle_readers(folder: Path, superuser: str) -> list[str]:
     """Give the roles that look at the tables their rights anew: a migration may make a table anew.
 
-    `readers.sql` names them and the tables, from psql's own variables.
+    `grafana-reader.sql` names them and the tables, from psql's own variables.
     """
-    script = folder / "readers.sql"
+    script = folder / "grafana-reader.sql"
     if not script.exists():
         return []
     done = subprocess.run(
@@ -93,7 +93,7 @@ def settle_readers(folder: Path, superuser: str) -> list[str]:
     import psycopg
 
     with psycopg.connect(superuser, password=os.environ["POSTGRES_PASSWORD"]) as connection:
-        for role in ("grafana_reader", "skinml_exporter"):
+        for role in ("grafana", "exporter"):
             name = connection.info.dbname
             connection.execute(f'GRANT CONNECT ON DATABASE "{name}" TO {role}')
     return ["set the rights of the roles that read"]
