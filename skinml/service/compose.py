@@ -79,16 +79,20 @@ def _braced(text: str, at: int, variables: Mapping[str, str], asked: set[str]) -
 
 def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
     """The file with every variable filled in; a required one that is missing is a `UserError`."""
+    return _map_texts(_parse(path), lambda text: interpolate(text, variables))
+
+
+def _parse(path: Path) -> Any:
     import yaml
 
-    return _map_texts(yaml.safe_load(path.read_text()), lambda t: interpolate(t, variables))
+    # The one in C, of the same result, is ten times as fast.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(), Loader=loader)
 
 
 def asked_variables(path: Path) -> tuple[set[str], set[str]]:
     """The names of the variables that the file reads, and of those that it requires."""
-    import yaml
-
-    content = yaml.safe_load(path.read_text())
+    content = _parse(path)
     asked: set[str] = set()
     required: set[str] = set()
 

@@ -44,16 +44,52 @@ def migrate(store: str, auth: str, dumps: Path | None) -> list[str]:
                 done.append(f"dumped the database to {dump.with_suffix('.dump')}")
             schema._upgrade_db(engine)  # what `mlflow db upgrade` calls
             done.append(f"migrated the runs from revision {found} to {head}")
+        done += _keep_artifacts_in_place(engine)
     with _engine(auth) as engine:
         auth_schema.migrate_if_needed(engine, "head")
     return done
+
+
+def _keep_artifacts_in_place(engine: "Engine") -> list[str]:
+    """Let the database refuse an experiment whose artifacts would lie anywhere but in its folder.
+
+    MLflow 3.17.2 takes a location from whoever makes an experiment, and then writes what is
+    uploaded to it: with file:///… a plain user writes wherever the server may, with another
+    experiment's folder into that.
+    """
+    import sqlalchemy
+
+    text = sqlalchemy.text
+    with engine.begin() as connection:
+        if connection.execute(
+            text("SELECT 1 FROM pg_constraint WHERE conname = 'skinml_artifacts_in_place'")
+        ).first():
+            return []
+        proper = (
+            "COALESCE(artifact_location, '') IN ('', 'mlflow-artifacts:/' || experiment_id::text)"
+        )
+        others = connection.execute(
+            text(f"SELECT count(*) FROM experiments WHERE NOT {proper}")
+        ).scalar()
+        if others:
+            return [
+                f"WARNING: {others} experiments have artifacts elsewhere, so that the rule against "
+                "it is not set; docs/service.md says what that means"
+            ]
+        connection.execute(
+            text(
+                f"ALTER TABLE experiments ADD CONSTRAINT skinml_artifacts_in_place CHECK ({proper})"
+            )
+        )
+        return ["artifacts stay in their experiment's folder from now on"]
 
 
 def settle_users(auth: str, passwords: dict[str, str]) -> list[str]:
     """Make the service's own users, `admin` among them, with the passwords that .env gives them.
 
     At every start: so .env is what counts, also after a restore on another machine, and a password
-    that is lost is set by writing a new one there.
+    that is lost is set by writing a new one there. All are admins: `metrics`, as whom Prometheus
+    signs in, because MLflow 3.17.2 shows /metrics to nobody else.
     """
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
@@ -64,7 +100,7 @@ def settle_users(auth: str, passwords: dict[str, str]) -> list[str]:
         if len(password) < 12:
             raise UserError(f"the password of {name} has {len(password)} letters; 12 are needed")
         if not store.has_user(name):
-            store.create_user(name, password, is_admin=name == "admin")
+            store.create_user(name, password, is_admin=True)
             done.append(f"made the user {name}")
         elif not store.authenticate_user(name, password):
             store.update_user(name, password=password)
