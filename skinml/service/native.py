@@ -180,37 +180,46 @@ class Native:
 
     @contextmanager
     def up(self, names: Iterable[str] = SERVICES) -> Iterator["Native"]:
-        """Start services in the file's order, each once what it waits for is healthy; stop all."""
-        state = self.data / "service.json"
-        self._refuse_a_second(state)
-        keeper = [sys.executable, "-m", "skinml.service.keeper"]
+        """Services of the file for the time of a block; see `start` and `stop`."""
+        try:
+            self.start(names)
+            yield self
+        finally:
+            self.stop()
+
+    def start(self, names: Iterable[str] = SERVICES) -> None:
+        """Start services in the file's order, each once what it waits for is healthy."""
+        if self._keeper is None:
+            self._begin()
+        for name in self._in_order(names):
+            if name not in self.running:
+                self._start(name)
+
+    def _begin(self) -> None:
+        self._refuse_a_second()
         path = os.pathsep.join(p for p in (str(self.root), os.environ.get("PYTHONPATH")) if p)
         self._keeper = subprocess.Popen(
-            keeper,
+            [sys.executable, "-m", "skinml.service.keeper"],
             stdin=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
             text=True,
             start_new_session=True,
         )
-        try:
-            ports = {f"{name}:{inside}": port for (name, inside), port in self.ports.items()}
-            told = {"process": process_name(), "address": self.address, "ports": ports}
-            state.write_text(json.dumps(told))
-            for name in self._in_order(names):
-                self._start(name)
-            yield self
-        finally:
-            self.stop()
-            state.unlink(missing_ok=True)
+        ports = {f"{name}:{inside}": port for (name, inside), port in self.ports.items()}
+        told = {"process": process_name(), "address": self.address, "ports": ports}
+        self._state.write_text(json.dumps(told))
 
-    def _refuse_a_second(self, state: Path) -> None:
+    @property
+    def _state(self) -> Path:
+        return self.data / "service.json"
+
+    def _refuse_a_second(self) -> None:
         other = running_service(self.data)
         if other:
             raise UserError(
                 f"{self.data}: a service with this data is running at {other['address']}; stop it, "
                 f"or name another folder with {DATA_VARIABLE}"
             )
-        state.unlink(missing_ok=True)
 
     def _in_order(self, names: Iterable[str]) -> list[str]:
         wanted, ordered = set(names), list[str]()
@@ -339,9 +348,12 @@ class Native:
     def stop(self) -> None:
         """Stop every service, last one first; return when all are gone."""
         keeper, self._keeper = self._keeper, None
-        if keeper and keeper.stdin:
-            keeper.stdin.close()
-            keeper.wait()
+        if keeper is None:
+            return
+        assert keeper.stdin
+        keeper.stdin.close()
+        keeper.wait()
+        self._state.unlink(missing_ok=True)
         for process in self.running.values():
             process.wait()
         self.running.clear()
