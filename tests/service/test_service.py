@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def team(place: Path) -> Iterator[Team]:
     """The service, with alice, who logged runs and a model, and mallory, who may nothing of it."""
     with surroundings(place) as monkeypatch:
         monkeypatch.setenv("SKINML_MAX_BODY", "20MB")
+        monkeypatch.setenv("MLFLOW_WORKERS", "1")
         native = Native(place / "data")
         extra = [name for name in ("proxy",) if shutil.which("caddy")]
         if shutil.which("prometheus") and (ROOT / "deploy/prometheus/prometheus.yml").exists():
@@ -90,7 +92,10 @@ def team(place: Path) -> Iterator[Team]:
             for name in ("alice", "mallory"):
                 team.add(name)
             team.sign_in(monkeypatch, "alice")
-            log_runs(place)
+            with warnings.catch_warnings():
+                # Importing mlflow.pyfunc warns of MLflow's own types.
+                warnings.simplefilter("ignore")
+                log_runs(place)
             yield team
         finally:
             native.stop()
