@@ -326,13 +326,13 @@ class Native:
         return "\n".join(self.log(name).read_text(errors="replace").splitlines()[-20:])
 
     def run(self, name: str, *command: str) -> int:
-        """Run a command in the surroundings of a service, as `docker compose run` does."""
+        """Run a command of ours in the surroundings of a service, as `docker compose run` does."""
         self._prepare(name)
         environment = self.environment(name)
         program = shutil.which(command[0], path=environment["PATH"])
         assert program, command[0]
         return subprocess.run(
-            [program, *(self.adapt(name, word) for word in command[1:])],
+            [program, *command[1:]],
             env=environment,
             cwd=self.data / "tmp" / name,
             stdin=subprocess.DEVNULL,
