@@ -20,6 +20,7 @@ export UV_SYSTEM_CERTS ?= 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo test check format ui lock clean
+.PHONY: secrets up down logs user backup backups restore rehearse serve stop pin
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -85,10 +86,100 @@ ui: $(STAMP)  ## look at the runs in mlflow.db, on this machine only (PORT=5000)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(ENV) \
 	  mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri $(STORE)
 
-lock: $(STAMP)  ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
-	$(ENV) uv pip compile pyproject.toml --extra cpu --extra jax --extra dev --universal \
-	  --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command "make lock" --quiet --output-file requirements.lock $(ARGS)
+# The images' locks hold no more than what runs in them; the service's has no TensorFlow.
+lock: $(STAMP)  ## write the locks from pyproject.toml (ARGS=--upgrade for newer versions)
+	$(LOCK) --extra cpu --extra jax --extra service --extra dev --universal \
+	  --output-file requirements.lock $(ARGS)
+	$(LOCK) --extra service $(IMAGE) --output-file deploy/mlflow/requirements.lock $(ARGS)
+	$(LOCK) --extra gpu $(IMAGE) --output-file deploy/train/requirements.lock $(ARGS)
+
+LOCK = $(ENV) uv pip compile pyproject.toml --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command "make lock" --quiet
+IMAGE = --python-platform x86_64-manylinux_2_28 --only-binary :all:
+
+# --- The tracking service (docs/service.md): in Docker where Compose is, else natively ------------
+
+SERVICE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker || echo native)
+NATIVE = $(ENV) python -m skinml.service.native
+SAY = @echo "the service: $(SERVICE)"
+UP = docker compose up --detach --build --wait
+
+secrets: $(STAMP)  ## make .env with random secrets, readable by you only
+	@$(ENV) python -m skinml.service.compose
+
+up: secrets  ## start the service in Docker (https://localhost:8443)
+	$(UP)
+
+down:  ## stop the service; its data stays
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	docker compose down
+else
+	@$(NATIVE) stop
+endif
+
+logs:  ## follow the service's logs (ARGS=mlflow for one)
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	docker compose logs --follow --tail 100 $(ARGS)
+else
+	tail -n 20 -F $${SKINML_SERVICE_DIR:-service-data}/logs/$(or $(ARGS),*).log
+endif
+
+user: $(STAMP)  ## make a user: NAME=…, RESET=1 for a new password, CAN=READ|EDIT on all runs
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	@docker compose exec -T mlflow python -m skinml.service.user $(USER_OPTIONS)
+else
+	@$(ENV) python -m skinml.service.user $(USER_OPTIONS)
+endif
+
+USER_OPTIONS = '$(NAME)' $(if $(RESET),--reset) $(if $(CAN),--can '$(CAN)')
+
+backup: $(STAMP)  ## back the service up now
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	@docker compose exec -T backup python -m skinml.service.backup create
+else
+	@$(NATIVE) backup
+endif
+
+backups: $(STAMP)  ## list the backups
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	@docker compose exec -T backup python -m skinml.service.backup list
+else
+	@$(NATIVE) backups
+endif
+
+restore: $(STAMP)  ## restore a backup: FROM=its name, REPLACE=1 if the service is not empty
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	docker compose stop proxy mlflow backup
+	docker compose run --rm restore python -m skinml.service.backup restore '$(FROM)' \
+	  $(if $(REPLACE),--replace)
+	$(UP)
+else
+	@$(NATIVE) restore '$(FROM)' $(if $(REPLACE),--replace)
+endif
+
+rehearse: $(STAMP)  ## try the migration of an upgrade on a copy of the database
+	$(SAY)
+ifeq ($(SERVICE),docker)
+	docker compose build migrate
+	docker compose run --rm restore python -m skinml.service.migrate --rehearse
+else
+	@$(NATIVE) rehearse
+endif
+
+serve: $(STAMP)  ## run the service on this machine without Docker (PORT=5000), until Ctrl-C
+	@$(NATIVE) serve --port $(PORT)
+
+stop: $(STAMP)  ## stop what `make serve` started elsewhere
+	@$(NATIVE) stop
+
+pin: $(STAMP)  ## write the images' digests into the files (needs docker and a registry)
+	@$(ENV) python -m skinml.service.pin
 
 clean:  ## remove the environment and caches; mlflow.db and runs/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,7 @@
 """The files around the package agree with it and with each other."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -214,3 +215,22 @@ def test_every_make_target_is_phony_and_has_a_line_of_help() -> None:
 
 def test_ci_can_be_run() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    "folder", [path.parent for path in sorted((ROOT / "results").glob("*/comparison.json"))],
+    ids=lambda path: path.name,
+)  # fmt: skip
+def test_published_figures_follow_from_the_committed_predictions(folder: Path) -> None:
+    """Nothing in a published table is from nowhere: each figure is computed anew."""
+    from skinml.comparison.runs import runs_in_folder
+    from skinml.evaluation.metrics import evaluate
+
+    runs = {run.run_id: run for run in runs_in_folder(folder)}
+    cells = json.loads((folder / "comparison.json").read_text())["cells"]
+    assert {run for cell in cells for run in cell["runs"]} == runs.keys()
+    for cell in cells:
+        tables = [runs[run].predictions for run in cell["runs"]]
+        for name, told in cell["metrics"].items():
+            found = [float(evaluate(table, names=(name,))[name][0]) for table in tables]
+            assert told["value"] == pytest.approx(sum(found) / len(found), abs=1e-12), name

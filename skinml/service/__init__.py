@@ -1,0 +1,1 @@
+"""The tracking service: what runs it without Docker, and what its containers run beside MLflow."""
