@@ -178,7 +178,9 @@ def traffic(address: str) -> None:
     """Reads, writes, an upload, a download, a mistake and a stranger."""
     api = f"{address}", "/api/2.0/mlflow"
     call(api[0], f"{api[1]}/experiments/search?max_results=10")
-    status, reply = call(api[0], f"{api[1]}/runs/create", experiment_id="0")
+    # With a start: the tests of the SQL, which share the database, look for runs long silent.
+    now = int(time.time() * 1000)
+    status, reply = call(api[0], f"{api[1]}/runs/create", experiment_id="0", start_time=now)
     assert status == 200, reply
     run = json.loads(reply)["run"]["info"]["run_id"]
     call(api[0], f"{api[1]}/runs/log-metric", run_id=run, key="a", value=1.0, timestamp=1, step=0)
