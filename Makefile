@@ -67,8 +67,9 @@ demo: $(STAMP)  ## train on generated images with `mlflow run`: no download, no 
 	@echo "      models:/skinml-demo-mobilenetv2@champion $$($(ENV) python -c \
 	  'from skinml.data.prepare import data_folder as f; print(min(f("demo").glob("*Test*/*.jpg")))')"
 
+# A file's tests stay together: some start a service, a server or a browser for all of them.
 test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
-	@$(ENV) python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+	@$(ENV) python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import order: what CI checks
 	$(ENV) ruff check

@@ -481,7 +481,8 @@ def _serve(data: Path, options: argparse.Namespace) -> int:
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """SIGTERM and a closed terminal end us as Ctrl-C does: all is stopped on the way out."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell has the jobs of its background ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     yield
 

@@ -367,7 +367,7 @@ class Filled:
     runs: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     """Runs of every kind, logged as skinml logs them; one goes on while the tests look at it."""
     import mlflow
