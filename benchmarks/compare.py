@@ -186,8 +186,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                     axes.plot([row["runs"] for row in own], [row[side][key] for row in own],
                               style, color=colour, label=f"{side}, {grid}")  # fmt: skip
             axes.set(xscale="log", xlabel="runs in the store", ylabel=title)
-            axes.set_ylim(bottom=0)
         figure.axes[0].set_yscale("log")
+        figure.axes[1].set_ylim(bottom=0)
         figure.axes[1].legend(fontsize="small")
         save(figure, path)
 
