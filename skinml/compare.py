@@ -280,15 +280,21 @@ def write_folder(comparison: "Comparison", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figures = folder / "figures"
     draw_figures(comparison, figures)
-    document = make_report(comparison)
     names = {kind: f"report{suffix}" for suffix, kind in SUFFIXES.items()}
     names |= {"csv": "table.csv", "json": "comparison.json"}
-    for kind, name in names.items():
-        text = write(document, partial(numbers, comparison), kind, figures)
-        (folder / name).write_text(text, encoding="utf-8")
+    _write_reports(make_report(comparison), partial(numbers, comparison), names, figures)
     _forget_runs(folder / "runs")
     for run in comparison.selection.runs:
         _write_run(run, folder / "runs")
+
+
+def _write_reports(
+    document: "Document", data: Callable[[str], str], names: dict[str, str], figures: Path
+) -> None:
+    """Write a report in several formats, a file each, beside the folder of its figures."""
+    for kind, name in names.items():
+        text = write(document, data, kind, figures)
+        (figures.parent / name).write_text(text, encoding="utf-8")
 
 
 _RUN_FILES = {"run.json", "metrics.json", "predictions_test.csv"}
@@ -439,9 +445,11 @@ def main(argv: list[str] | None = None) -> int:
         return _published(options)
     experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
     if not experiment:
-        from skinml.tracking.read import EXPERIMENT, default_experiment
+        from skinml.tracking.publish import default_experiment
+        from skinml.tracking.read import experiment_to_read
 
-        experiment = EXPERIMENT if options.folder else default_experiment()
+        # A folder's runs may come from anywhere: `--log` puts the comparison where runs usually go.
+        experiment = default_experiment("isic2017") if options.folder else experiment_to_read()
     with tempfile.TemporaryDirectory() as scratch:
         from skinml.comparison.analysis import analyse
         from skinml.comparison.runs import runs_in_folder, select
@@ -486,24 +494,22 @@ def _published(options: argparse.Namespace) -> int:
     out, kind = options.out, options.format
     if out and not out.suffix and not kind:
         pictures = draw_intervals(report, out / "figures" / "intervals.png").parent
-        for name, kind in (
-            ("report.md", "markdown"),
-            ("report.json", "json"),
-            ("report.html", "html"),
-            ("table.csv", "csv"),
-        ):
-            text = write(report.document(), data, kind, pictures)
-            (out / name).write_text(text, encoding="utf-8")
+        names = {"markdown": "report.md", "html": "report.html"}
+        names |= {"json": "report.json", "csv": "table.csv"}
+        _write_reports(report.document(), data, names, pictures)
         print(f"everything is in {out}/: report.html, report.md, figures/", file=sys.stderr)
         return 0
-    kind = kind or _kind_of(out)
-    with tempfile.TemporaryDirectory() as scratch:
-        drawn = draw_intervals(report, Path(scratch) / "intervals.png") if kind == "html" else None
-        _emit(write(report.document(), data, kind, drawn.parent if drawn else None), out)
+    _emit_report(
+        report.document(),
+        data,
+        options,
+        draw=lambda folder: draw_intervals(report, folder / "intervals.png"),
+    )
     return 0
 
 
 def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
+    from skinml.comparison.figures import draw_figures
     from skinml.comparison.report import make_report
 
     out, kind = options.out, options.format
@@ -517,15 +523,22 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         return
-    kind = kind or _kind_of(out)
-    with tempfile.TemporaryDirectory() as scratch:
-        pictures = None
-        if kind == "html":
-            from skinml.comparison.figures import draw_figures
+    _emit_report(document, data, options, draw=partial(draw_figures, comparison))
 
-            pictures = Path(scratch)
-            draw_figures(comparison, pictures)
-        _emit(write(document, data, kind, pictures), out)
+
+def _emit_report(
+    document: "Document",
+    data: Callable[[str], str],
+    options: argparse.Namespace,
+    draw: Callable[[Path], Any],
+) -> None:
+    """Give out a report in one format; only a page holds figures, which `draw` puts in a folder."""
+    kind = options.format or _kind_of(options.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = Path(scratch) if kind == "html" else None
+        if pictures:
+            draw(pictures)
+        _emit(write(document, data, kind, pictures), options.out)
 
 
 def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:

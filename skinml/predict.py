@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="URI, such as models:/skinml-mobilenetv2@champion")
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE",
-        help="pictures of skin lesions (JPEG, PNG or what else Pillow reads), of any size",
+        help="pictures of skin lesions (JPEG or PNG), of any size",
     )  # fmt: skip
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     options = parser.parse_args(argv)

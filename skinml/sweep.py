@@ -43,6 +43,7 @@ from skinml.processes import end_process
 from skinml.sweep_table import Show, display, failure, markdown, print_closing, summary
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.publish import PARENT_RUN_VARIABLE
+from skinml.tracking.store import store_is_needed
 from skinml.tracking.sweeps import (
     NOTE_LENGTH,
     SweepRun,
@@ -481,20 +482,6 @@ def _shown(show: Show, states: Sequence[State]) -> None:
 
 
 @contextmanager
-def _mlflow_is_needed() -> Iterator[None]:
-    """A server that does not answer before anything trains is the user's to mend."""
-    from mlflow import MlflowException, get_tracking_uri
-
-    try:
-        yield
-    except MlflowException as error:
-        raise UserError(
-            f"cannot use {get_tracking_uri()} ({str(error).splitlines()[0][:200]}); expected a "
-            "tracking server that answers (MLFLOW_TRACKING_URI)"
-        ) from None
-
-
-@contextmanager
 def _mlflow_may_fail() -> Iterator[None]:
     """A server that fails for a while does not end the cells that train."""
     from mlflow import MlflowException
@@ -559,10 +546,10 @@ def sweep(
             "cells": str(len(cells)),  # what a dashboard shows the progress against
         }
         stop = stack.enter_context(Stop().listening())
-        with _mlflow_is_needed():
+        with store_is_needed():
             run = SweepRun.open(key, f"sweep-{key[:8]}", tags, experiment)
         try:
-            with _mlflow_is_needed():
+            with store_is_needed():
                 _end_leftovers(run)
                 states = known_states(cells, experiment, rerun)
                 if not rerun:

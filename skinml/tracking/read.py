@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
+from skinml.tracking.publish import default_experiment
+from skinml.tracking.store import check_store, store_is_needed
 from skinml.tracking.sweeps import DONE_BEFORE
 
 if TYPE_CHECKING:
@@ -14,10 +16,8 @@ if TYPE_CHECKING:
 
 PAGE = 100
 
-EXPERIMENT = "skinml"
 
-
-def default_experiment() -> str:
+def experiment_to_read() -> str:
     """The experiment that is read where none is named: `skinml`.
 
     Where there is none, the one into which `mlflow run` puts its runs unless told another,
@@ -25,51 +25,36 @@ def default_experiment() -> str:
     """
     from mlflow import MlflowClient, MlflowException, get_tracking_uri
 
-    _check_store(get_tracking_uri())
-    client = MlflowClient()
+    check_store(get_tracking_uri())
+    client, usual = MlflowClient(), default_experiment("isic2017")
     # Whatever is wrong with the store is told when it is read.
     with suppress(MlflowException):
         other = client.get_experiment_by_name("Default")
         if (
-            client.get_experiment_by_name(EXPERIMENT) is None
+            client.get_experiment_by_name(usual) is None
             and other is not None
             and is_finished_run(other.experiment_id, {})
         ):
-            print(f"skinml: no experiment {EXPERIMENT!r}: reading 'Default'", file=sys.stderr)
+            print(f"skinml: no experiment {usual!r}: reading 'Default'", file=sys.stderr)
             return "Default"
-    return EXPERIMENT
+    return usual
 
 
 def experiment_id(name: str) -> str:
     """The id of an experiment by its name, else `UserError` that names those there are."""
-    from mlflow import MlflowClient, MlflowException, get_tracking_uri
+    from mlflow import MlflowClient, get_tracking_uri
 
-    _check_store(get_tracking_uri())
+    check_store(get_tracking_uri())
     client = MlflowClient()
-    try:
+    with store_is_needed():
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
         names = [found.name for found in client.search_experiments(max_results=20)]
-    except MlflowException as error:
-        raise UserError(
-            f"cannot read {get_tracking_uri()} ({str(error).splitlines()[0]}); expected a tracking "
-            "server or store that answers (MLFLOW_TRACKING_URI)"
-        ) from None
     raise UserError(
         f"experiment={name!r}: not at {get_tracking_uri()}; expected one of "
         f"{', '.join(names)} (--experiment, MLFLOW_TRACKING_URI)"
     )
-
-
-def _check_store(uri: str) -> None:
-    """A SQLite store that is not there is a `UserError`: MLflow would make an empty one."""
-    scheme, _, path = uri.partition(":///")
-    if scheme.startswith("sqlite") and path and not Path(path.partition("?")[0]).exists():
-        raise UserError(
-            f"{uri}: no such database; expected the store that holds the runs, or the address of "
-            "a tracking server (MLFLOW_TRACKING_URI)"
-        )
 
 
 def finished_runs(experiment: str, filters: dict[str, str], sweep: str = "") -> "Iterator[Run]":

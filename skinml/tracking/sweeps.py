@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skinml.errors import UserError
 from skinml.processes import is_dead, process_name
 from skinml.tracking.publish import _is_generated, default_experiment
+from skinml.tracking.store import store_is_needed
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -30,25 +31,20 @@ def find_experiment(data: str, create: bool = False) -> str | None:
     That of $MLFLOW_EXPERIMENT_ID (set by `mlflow run`) or $MLFLOW_EXPERIMENT_NAME, else the data
     set's own. Only `create` writes to MLflow. A server that does not answer is a `UserError`.
     """
-    from mlflow import MlflowClient, MlflowException, get_tracking_uri
+    from mlflow import MlflowClient, get_tracking_uri
 
     uri = get_tracking_uri()
     store = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     if store and not store.exists() and not create:
         return None  # To look into it would make it.
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or default_experiment(data)
-    try:
+    with store_is_needed():
         client = MlflowClient()
         if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return str(client.get_experiment(given).experiment_id)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return str(client.create_experiment(name)) if create else None
-    except MlflowException as error:
-        raise UserError(
-            f"cannot use {uri} ({str(error).splitlines()[0]}); expected a tracking server that "
-            "answers (MLFLOW_TRACKING_URI)"
-        ) from None
     if experiment.lifecycle_stage != "active":
         raise UserError(
             f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) or name "
