@@ -443,7 +443,7 @@ ORDER BY 1"""
 
 def _run_link(column: str) -> Callable[[Any], Any]:
     """Make a column of run ids lead to the run in the MLflow UI."""
-    # The variable is empty: MLflow stands at the root of the address that also shows Grafana.
+    # The proxy leads /mlflow/ of Grafana's site to MLflow's, and browsers keep what is after the #.
     url = "${mlflow:raw}/#/experiments/${experiment}/runs/${__value.raw}"
     link = {"title": "open in MLflow", "url": url, "targetBlank": True}
     return lambda panel: panel.override_by_name(
@@ -586,7 +586,7 @@ def benchmark() -> builders.Dashboard:
             .query(SPLITS)
             .refresh(dashboard.VariableRefresh.ON_DASHBOARD_LOAD)
         )
-        .with_variable(_Hidden("mlflow").value(""))
+        .with_variable(_Hidden("mlflow").value("/mlflow"))
     )
     cpu, memory = "(cpu_utilization)_percentage", "(system_memory_usage)_percentage"
     return _laid_out(
@@ -909,12 +909,28 @@ def alerts() -> dict[str, object]:
     return {"apiVersion": 1, "groups": [{**group, "rules": [silent, firing]}]}
 
 
+def contact() -> dict[str, object]:
+    """Who is told of an alert: one address, by mail, each time and again after half a day."""
+    receiver = alerting_models.ContactPoint(
+        uid="skinml-mail", type_val="email", settings={"addresses": "$ALERT_EMAIL"}
+    )
+    policy = alerting.NotificationPolicy()
+    policy = policy.receiver("skinml").group_by(["alertname"]).repeat_interval("12h")
+    made: dict[str, Any] = json.loads(JSONEncoder().encode([receiver, policy.build()]))
+    return {
+        "apiVersion": 1,
+        "contactPoints": [{"orgId": 1, "name": "skinml", "receivers": [made[0]]}],
+        "policies": [{"orgId": 1, **made[1]}],
+    }
+
+
 def files() -> dict[str, str]:
     """What this makes: the path from the repository's root → the file's content."""
     made = {
         "dashboards/grafana/benchmark.json": benchmark().build(),
         "dashboards/grafana/service.json": service().build(),
         "deploy/grafana/provisioning/alerting/rules.json": alerts(),
+        "deploy/grafana/provisioning/alerting/contact.json": contact(),
     }
     encoder = JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False)
     return {path: encoder.encode(content) + "\n" for path, content in made.items()}

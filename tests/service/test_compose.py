@@ -98,6 +98,7 @@ def test_only_the_proxy_publishes_and_on_loopback(name: str) -> None:
 def test_only_the_proxy_and_training_reach_out(name: str) -> None:
     inner = {key for key, network in DEFAULT["networks"].items() if network.get("internal")}
     assert DEFAULT["networks"].keys() - inner == {"edge"}
+    assert DEFAULT["networks"]["outside"]["internal"] == "true"
     assert ("edge" in SERVICES[name]["networks"]) == (name in ("proxy", "train"))
 
 
@@ -132,6 +133,7 @@ def test_the_secrets_are_those_that_the_example_leaves_empty() -> None:
     assert {name for name in ASKED if re.search("PASSWORD|SECRET", name)} - REQUIRED == {
         "CLIENT_PASSWORD",  # of a profile: empty is refused by MLflow
         "S3_SECRET_KEY",  # of a profile: the store does not start without
+        "SMTP_PASSWORD",  # of somebody else's server, for who wants mail
     }
 
 
