@@ -43,6 +43,7 @@ from skinml.processes import end_process
 from skinml.sweep_table import Show, display, failure, markdown, print_closing, summary
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.publish import PARENT_RUN_VARIABLE
+from skinml.tracking.refusals import refusal
 from skinml.tracking.sweeps import (
     NOTE_LENGTH,
     SweepRun,
@@ -483,15 +484,12 @@ def _shown(show: Show, states: Sequence[State]) -> None:
 @contextmanager
 def _mlflow_is_needed() -> Iterator[None]:
     """A server that does not answer before anything trains is the user's to mend."""
-    from mlflow import MlflowException, get_tracking_uri
+    from mlflow import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise UserError(
-            f"cannot use {get_tracking_uri()} ({str(error).splitlines()[0][:200]}); expected a "
-            "tracking server that answers (MLFLOW_TRACKING_URI)"
-        ) from None
+        raise refusal("use", error) from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
+from skinml.tracking.refusals import refusal
 from skinml.tracking.sweeps import DONE_BEFORE
 
 if TYPE_CHECKING:
@@ -52,13 +53,11 @@ def experiment_id(name: str) -> str:
             return str(experiment.experiment_id)
         names = [found.name for found in client.search_experiments(max_results=20)]
     except MlflowException as error:
-        raise UserError(
-            f"cannot read {get_tracking_uri()} ({str(error).splitlines()[0]}); expected a tracking "
-            "server or store that answers (MLFLOW_TRACKING_URI)"
-        ) from None
+        raise refusal("read", error) from None
+    others = f"one of {', '.join(names)}" if names else "one that you may read; there is none"
     raise UserError(
-        f"experiment={name!r}: not at {get_tracking_uri()}; expected one of "
-        f"{', '.join(names)} (--experiment, MLFLOW_TRACKING_URI)"
+        f"experiment={name!r}: not at {get_tracking_uri()}; expected {others} "
+        "(--experiment, MLFLOW_TRACKING_URI)"
     )
 
 

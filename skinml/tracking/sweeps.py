@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skinml.errors import UserError
 from skinml.processes import is_dead, process_name
 from skinml.tracking.publish import _is_generated, default_experiment
+from skinml.tracking.refusals import refusal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -45,10 +46,7 @@ def find_experiment(data: str, create: bool = False) -> str | None:
         if experiment is None:
             return str(client.create_experiment(name)) if create else None
     except MlflowException as error:
-        raise UserError(
-            f"cannot use {uri} ({str(error).splitlines()[0]}); expected a tracking server that "
-            "answers (MLFLOW_TRACKING_URI)"
-        ) from None
+        raise refusal("use", error) from None
     if experiment.lifecycle_stage != "active":
         raise UserError(
             f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) or name "
