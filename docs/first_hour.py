@@ -34,18 +34,12 @@ class Reader:
     address: str
     folder: Path
 
-    def open(self, url: str, ready: str, user: HttpCredentials, height: int = 800) -> Page:
-        """A page of the UI as it is seen by a user; see `open_page`."""
-        return open_page(self.browser, f"{self.address}/{url}", 5_000, ready, (1280, height), user)
-
-    def picture(
-        self, name: str, url: str, ready: str, user: HttpCredentials, height: int = 800
-    ) -> None:
-        """Open a page and write its picture."""
-        page = self.open(url, ready, user, height)
-        self.save(page, name)
+    def open(self, url: str, ready: str, user: HttpCredentials, height: int = 1000) -> Page:
+        """A page of the UI as a user sees it; see `open_page`."""
+        return open_page(self.browser, f"{self.address}/{url}", 5_000, ready, height, user)
 
     def save(self, page: Page, name: str) -> None:
+        """Write the picture of a page, and close it."""
         save_picture(page, self.folder / f"{name}.png")
         page.close()
 
@@ -74,39 +68,36 @@ def take_pictures(reader: Reader, ann: HttpCredentials, bea: HttpCredentials) ->
     page = f"{runs}/{run.info.run_id}"
 
     stranger: HttpCredentials = {"username": "ann", "password": "a guess"}
-    closed = reader.browser.new_page(
-        viewport={"width": 1280, "height": 120}, http_credentials=stranger
-    )
-    closed.goto(reader.address)
-    reader.save(closed, "01-closed")
-    reader.picture("02-experiments", f"#/experiments?{here}", f"text={EXPERIMENT}", ann)
-
-    opened = reader.open(f"{runs}?{here}", "text=mobilenetv2-16-seed0", ann, 1000)
+    reader.save(reader.open("", "text=You are not authenticated", stranger, 120), "01-closed")
+    reader.save(reader.open(f"#/experiments?{here}", f"text={EXPERIMENT}", ann), "02-experiments")
+    opened = reader.open(f"{runs}?{here}", f"text={run.info.run_name}", ann)
     arrow = "[data-component-id='mlflow.experiment.metadata_editor.expand_button']"
     opened.locator(arrow).click()
     reader.save(opened, "03-experiment")
 
     views = install_views(found.experiment_id)
     for number, (name, url) in enumerate(views.items(), 4):
-        ready = "[data-testid=saved-views-trigger]"
-        reader.picture(f"{number:02}-{name}", url, ready, ann)
+        view = reader.open(url, "[data-testid=saved-views-trigger]", ann)
+        reader.save(view, f"{number:02}-{name}")
 
-    about = f"{page}?{here}"
-    reader.picture("10-run", about, "text=About this run", ann, 1000)
-    reader.picture("11-metrics", f"{page}/model-metrics?{here}", "text=train_loss", ann)
+    reader.save(reader.open(f"{page}?{here}", "text=About this run", ann), "10-run")
+    metrics = f"{page}/model-metrics?{here}"
+    reader.save(reader.open(metrics, "text=train_loss", ann), "11-metrics")
     for number, figure in ((12, "confusion_matrix"), (13, "roc")):
+        # What stands above the image, which follows.
         url = f"{page}/artifacts/figures/{figure}.png?{here}"
-        # Not yet the image: its name above it.
-        reader.picture(f"{number}-{figure.replace('_', '-')}", url, "text=Path:", ann)
-    reader.picture("14-model", f"#/models/{MODEL}?{here}", "text=champion", ann)
-    url = f"#/models/{MODEL}/versions/1?{here}"
-    reader.picture("15-champion", url, "text=champion", ann)
+        artifact = reader.open(url, "text=Path:", ann, 1300)
+        reader.save(artifact, f"{number}-{figure.replace('_', '-')}")
+
+    model = f"#/models/{MODEL}"
+    reader.save(reader.open(f"{model}?{here}", "text=champion", ann), "14-model")
+    reader.save(reader.open(f"{model}/versions/1?{here}", "text=champion", ann), "15-champion")
     empty = "text=Create your first experiment"
-    reader.picture("16-another-user", f"#/experiments?{here}", empty, bea, 640)
+    reader.save(reader.open(f"#/experiments?{here}", empty, bea), "16-another-user")
 
 
 def main(folder: str = str(FOLDER)) -> None:
-    """Write the pictures, PNGs 1280 pixels wide."""
+    """Write the pictures, PNGs 1600 pixels wide."""
     pictures = Path(folder).resolve()
     pictures.mkdir(parents=True, exist_ok=True)
     # PostgreSQL, which refuses to run as root, passes through the folder as another user.

@@ -87,7 +87,7 @@ def open_page(
     url: str,
     settle: int = 4_000,
     ready: str = "[data-testid=saved-views-trigger]",
-    size: tuple[int, int] = (1600, 1000),
+    height: int = 1000,
     credentials: HttpCredentials | None = None,
 ) -> Page:
     """A page of the UI without what covers it on a first visit, left to settle for some ms.
@@ -96,7 +96,7 @@ def open_page(
     a person would type into the browser's dialog.
     """
     page = browser.new_page(
-        viewport={"width": size[0], "height": size[1]}, http_credentials=credentials
+        viewport={"width": 1600, "height": height}, http_credentials=credentials
     )
     page.set_default_timeout(120_000)  # A machine that trains has little time for a browser.
     page.goto(url)
@@ -127,8 +127,10 @@ def save_picture(page: Page, path: Path) -> None:
         alike = alike + 1 if now == before else 0
         before = now
     with Image.open(io.BytesIO(before)) as picture:
-        colours = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    colours.save(path, optimize=True)
+        # Of Pillow's methods the one that keeps the colour of a thin line what the legend says.
+        coverage, plain = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+        coloured = picture.convert("RGB").quantize(256, coverage, dither=plain)
+    coloured.save(path, optimize=True)
 
 
 def main(experiment: str, folder: str, run_id: str = "") -> None:

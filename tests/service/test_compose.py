@@ -101,6 +101,11 @@ def test_only_the_proxy_and_training_reach_out(name: str) -> None:
     assert ("edge" in SERVICES[name]["networks"]) == (name in ("proxy", "train"))
 
 
+@pytest.mark.parametrize("name", ["migrate", "mlflow"])
+def test_nothing_is_reported_to_mlflows_makers(name: str) -> None:
+    assert SERVICES[name]["environment"]["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
 @each_service
 def test_what_is_mounted_from_the_repository_cannot_be_written(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
