@@ -86,7 +86,7 @@ def take_pictures(reader: Reader, ann: HttpCredentials, bea: HttpCredentials) ->
     for number, figure in ((12, "confusion_matrix"), (13, "roc")):
         # What stands above the image, which follows.
         url = f"{page}/artifacts/figures/{figure}.png?{here}"
-        artifact = reader.open(url, "text=Path:", ann, 1300)
+        artifact = reader.open(url, "text=Path:", ann, 1420)
         reader.save(artifact, f"{number}-{figure.replace('_', '-')}")
 
     model = f"#/models/{MODEL}"

@@ -127,9 +127,10 @@ def save_picture(page: Page, path: Path) -> None:
         alike = alike + 1 if now == before else 0
         before = now
     with Image.open(io.BytesIO(before)) as picture:
-        # Of Pillow's methods the one that keeps the colour of a thin line what the legend says.
-        coverage, plain = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
-        coloured = picture.convert("RGB").quantize(256, coverage, dither=plain)
+        # So a thin line keeps the colour that its legend has, and grey stays grey.
+        coloured = picture.convert("RGB").quantize(
+            256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+        )
     coloured.save(path, optimize=True)
 
 
