@@ -164,9 +164,9 @@ restore: $(STAMP)  ## restore a backup: FROM=its name, REPLACE=1 if the service 
 	$(SAY)
 ifeq ($(SERVICE),docker)
 	docker compose stop proxy mlflow backup
+	@# What is refused leaves the service as it was: running.
 	docker compose run --rm restore python -m skinml.service.backup restore '$(FROM)' \
-	  $(if $(REPLACE),--replace)
-	$(UP)
+	  $(if $(REPLACE),--replace); status=$$?; $(UP) && exit $$status
 else
 	@$(NATIVE) restore '$(FROM)' $(if $(REPLACE),--replace)
 endif

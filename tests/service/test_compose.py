@@ -1,6 +1,7 @@
 """The compose file: its schema, rules of safety, variables; and how it is read."""
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -337,3 +338,22 @@ def test_the_proxys_settings_are_valid(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is missing")
+@pytest.mark.parametrize("status", [0, 2])
+def test_the_service_runs_after_a_restore_that_was_refused(tmp_path: Path, status: int) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$2" >> {tmp_path}/asked\n[ "$2" != run ] || exit {status}\n'
+    )
+    docker.chmod(0o755)
+    done = subprocess.run(
+        ["make", "--assume-old=.venv/.installed", "restore", "SERVICE=docker", "FROM=2027"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "asked").read_text().split() == ["stop", "run", "up"], done.stderr
+    assert (done.returncode == 0) == (status == 0)
