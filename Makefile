@@ -20,7 +20,7 @@ export UV_SYSTEM_CERTS ?= 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo test check format ui lock clean
-.PHONY: secrets up down logs user backup backups restore rehearse serve stop pin
+.PHONY: secrets up compose-is-here down logs user backup backups restore rehearse serve stop pin
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -108,8 +108,13 @@ UP = docker compose up --detach --build --wait
 secrets: $(STAMP)  ## make .env with random secrets, readable by you only
 	@$(ENV) python -m skinml.service.compose
 
-up: secrets  ## start the service in Docker (https://localhost:8443)
+up: compose-is-here secrets  ## start the service in Docker (https://localhost:8443)
 	$(UP)
+
+compose-is-here:
+	@docker compose version >/dev/null 2>&1 || { \
+	  echo "make: Docker Compose is not here: install it, or run the core without it: make serve" >&2; \
+	  exit 1; }
 
 down:  ## stop the service; its data stays
 	$(SAY)
@@ -124,8 +129,10 @@ logs:  ## follow the service's logs (ARGS=mlflow for one)
 ifeq ($(SERVICE),docker)
 	docker compose logs --follow --tail 100 $(ARGS)
 else
-	tail -n 20 -F $${SKINML_SERVICE_DIR:-service-data}/logs/$(or $(ARGS),*).log
+	@ls $(LOGS) >/dev/null && tail -n 20 -F $(LOGS)
 endif
+
+LOGS = $${SKINML_SERVICE_DIR:-service-data}/logs/$(or $(ARGS),*).log
 
 user: $(STAMP)  ## make a user: NAME=…, RESET=1 for a new password, CAN=READ|EDIT on all runs
 	$(SAY)
@@ -157,9 +164,9 @@ restore: $(STAMP)  ## restore a backup: FROM=its name, REPLACE=1 if the service 
 	$(SAY)
 ifeq ($(SERVICE),docker)
 	docker compose stop proxy mlflow backup
+	@# What is refused leaves the service as it was: running.
 	docker compose run --rm restore python -m skinml.service.backup restore '$(FROM)' \
-	  $(if $(REPLACE),--replace)
-	$(UP)
+	  $(if $(REPLACE),--replace); status=$$?; $(UP) && exit $$status
 else
 	@$(NATIVE) restore '$(FROM)' $(if $(REPLACE),--replace)
 endif

@@ -4,6 +4,7 @@ Its note, its saved views and a run's page. Starts a server on loopback over $ML
 and drives Debian's Chromium, as tests/tracking/test_views.py does.
 """
 
+import io
 import os
 import signal
 import socket
@@ -17,7 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
-from playwright.sync_api import Browser, Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, HttpCredentials, Page, sync_playwright
 
 from skinml.tracking.views import install_views
 
@@ -85,21 +87,51 @@ def open_page(
     url: str,
     settle: int = 4_000,
     ready: str = "[data-testid=saved-views-trigger]",
+    height: int = 1000,
+    credentials: HttpCredentials | None = None,
 ) -> Page:
     """A page of the UI without what covers it on a first visit, left to settle for some ms.
 
-    `ready` selects an element that stands on the page when it is complete.
+    `ready` selects an element that stands on the page when it is complete; `credentials` are what
+    a person would type into the browser's dialog.
     """
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page = browser.new_page(
+        viewport={"width": 1600, "height": height}, http_credentials=credentials
+    )
     page.set_default_timeout(120_000)  # A machine that trains has little time for a browser.
     page.goto(url)
     page.locator(ready).first.wait_for()
     page.wait_for_timeout(settle)
     # Not a real click, which would wait for a panel that slides in to stand still.
-    for button in page.get_by_role("button", name="Close").all():
-        button.dispatch_event("click")
-    page.wait_for_timeout(500)
+    # One after the other: what one covers is found only when that is gone.
+    close = page.get_by_role("button", name="Close")
+    for _ in range(5):
+        if close.count():
+            close.first.dispatch_event("click")
+            page.wait_for_timeout(500)
     return page
+
+
+def save_picture(page: Page, path: Path) -> None:
+    """Write a page as a PNG of 256 colours, once nothing moves on it any more.
+
+    Charts and images come one by one, on a busy machine for minutes, behind a turning wheel.
+    """
+    before, alike = b"", 0
+    patience = time.monotonic() + 240
+    while alike < 3:
+        if time.monotonic() > patience:
+            raise RuntimeError(f"{page.url} does not come to rest")
+        page.wait_for_timeout(1_000)
+        now = page.screenshot()
+        alike = alike + 1 if now == before else 0
+        before = now
+    with Image.open(io.BytesIO(before)) as picture:
+        # So a thin line keeps the colour that its legend has, and grey stays grey.
+        coloured = picture.convert("RGB").quantize(
+            256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+        )
+    coloured.save(path, optimize=True)
 
 
 def main(experiment: str, folder: str, run_id: str = "") -> None:
@@ -113,14 +145,13 @@ def main(experiment: str, folder: str, run_id: str = "") -> None:
     with mlflow_server(mlflow.get_tracking_uri()) as address, chromium() as browser:
         for name, url in pages.items():
             page = open_page(browser, f"{address}/{url}", settle=8_000)
-            page.screenshot(path=Path(folder) / f"mlflow-{name}.png")
+            save_picture(page, Path(folder) / f"mlflow-{name}.png")
             page.close()
         if run_id:
             url = f"{address}/{runs}/{run_id}?workflowType=machine_learning"
             page = open_page(browser, url, settle=8_000, ready="text=About this run")
             page.get_by_text("Show more").first.click()
-            page.wait_for_timeout(1_000)
-            page.screenshot(path=Path(folder) / "mlflow-run.png")
+            save_picture(page, Path(folder) / "mlflow-run.png")
 
 
 if __name__ == "__main__":

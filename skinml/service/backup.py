@@ -236,9 +236,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return manifest
     except (OSError, ValueError):
         raise UserError(
-            f"{folder}: no backup, it has no readable {MANIFEST}; `make backup` writes one, and "
-            "python -m skinml.service.backup list shows those there are"
+            f"{folder}: no backup, it has no readable {MANIFEST}; `make backups` lists those there "
+            "are, `make backup` writes one"
         ) from None
+
+
+def find(name: str, backups: Path) -> Path:
+    """A backup by its path, or by its name among the backups; a `UserError` where it is none."""
+    if not name:
+        raise UserError("no backup is named; write FROM=…, a name that `make backups` lists")
+    folder = Path(name) if Path(name).is_dir() else backups / name
+    read_manifest(folder)
+    return folder
 
 
 def _entries(manifest: dict[str, Any]) -> dict[str, Entry]:
@@ -527,6 +536,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
+    # A copy of a backup is verified anywhere, where no service is.
+    if options.command == "verify":
+        folder = find(options.backup, Path(os.environ.get("SKINML_BACKUPS", "")))
+        print(f"{folder.name} is whole: {verify(folder) / 1e6:.1f} MB")
+        return 0
+    if not {"SKINML_BACKUPS", "SKINML_ARTIFACTS"} <= os.environ.keys():
+        raise UserError(
+            "SKINML_BACKUPS and SKINML_ARTIFACTS are not set, which say where a service has its "
+            "files; `make backup`, `make backups` and `make restore` set them"
+        )
     backups = Path(os.environ["SKINML_BACKUPS"])
     artifacts = Path(os.environ["SKINML_ARTIFACTS"])
     keep = int(os.environ.get("BACKUP_KEEP") or 14)
@@ -540,13 +559,9 @@ def _main(options: argparse.Namespace) -> int:
         listen = os.environ["SKINML_METRICS_LISTEN"]
         schedule(backups, artifacts, keep, os.environ["BACKUP_AT"], listen)
     else:
-        folder = Path(options.backup)
-        folder = folder if folder.is_dir() else backups / options.backup
-        if options.command == "verify":
-            print(f"{folder.name} is whole: {verify(folder) / 1e6:.1f} MB")
-        else:
-            kept = restore(folder, artifacts, options.replace)
-            print(f"restored {_told(folder)}; {kept}")
+        folder = find(options.backup, backups)
+        kept = restore(folder, artifacts, options.replace)
+        print(f"restored {_told(folder)}; {kept}")
     return 0
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
 from skinml.processes import end_process, is_dead, process_name
-from skinml.service import compose, postgres
+from skinml.service import backup, compose, postgres
 
 ROOT = Path(__file__).parents[2]
 FILE = "docker-compose.yml"
@@ -409,7 +409,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help=f"its folder (${DATA_VARIABLE}, ./service-data)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     serve = commands.add_parser("serve", help="start it, and stop it with Ctrl-C")
-    serve.add_argument("--port", type=int, default=5000, help="where MLflow listens (5000)")
+    serve.add_argument("--port", type=_port, default=5000, help="where MLflow listens (5000)")
     serve.add_argument(
         "--also", nargs="*", default=[], choices=RUNNABLE[3:], help="further services of the file"
     )
@@ -426,29 +426,56 @@ def main(argv: list[str] | None = None) -> int:
         return _serve(data, options)
     if options.command == "stop":
         return _stop(data)
-    module, *words = {
-        "backup": ("backup", "create"),
-        "backups": ("backup", "list"),
-        "restore": ("backup", "restore"),
-        "rehearse": ("migrate", "--rehearse"),
+    if options.command == "restore":
+        return _restore(data, options)
+    if not (data / "volumes").is_dir():
+        raise UserError(
+            f"{data}: no service has its data there; `make serve` starts one, {DATA_VARIABLE} "
+            "names another folder"
+        )
+    state = running_service(data)
+    native = Native(data, ports=state["ports"] if state else None)
+    if options.command == "backups":  # needs no database
+        return native.run("backup", *_BACKUP, "list")
+    command = {
+        "backup": (*_BACKUP, "create"),
+        "rehearse": ("python", "-m", "skinml.service.migrate", "--rehearse"),
     }[options.command]
-    service = "restore" if options.command == "restore" else "backup"
-    if service == "restore":
-        folder = Path(options.backup)
-        words += [str(folder.resolve()) if folder.is_dir() else options.backup]
-        words += ["--replace"] if options.replace else []
-    command = ("python", "-m", f"skinml.service.{module}", *words)
+    if state:
+        return native.run("backup", *command)
+    with _ended_by_signals(), native.up(("postgres", "migrate")):
+        return native.run("backup", *command)
+
+
+_BACKUP = ("python", "-m", "skinml.service.backup")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 1 to 65535 (PORT=…)")
+    return int(text)
+
+
+def _restore(data: Path, options: argparse.Namespace) -> int:
     state = running_service(data)
     if state:
-        return Native(data, ports=state["ports"]).run(service, *command)
+        raise UserError(
+            f"{data}: the service is running at {state['address']}; stop it first (make stop), and "
+            "start it again after the restore"
+        )
+    # Before anything starts: the name may be mistyped.
+    folder = backup.find(options.backup, data / "volumes" / "backups").resolve()
+    replace = ("--replace",) if options.replace else ()
     with _ended_by_signals(), Native(data).up(("postgres", "migrate")) as native:
-        return native.run(service, *command)
+        return native.run("restore", *_BACKUP, "restore", str(folder), *replace)
 
 
 def _stop(data: Path) -> int:
     state = running_service(data)
     if not state:
-        raise UserError(f"{data}: no native service is running there")
+        raise UserError(
+            f"{data}: no native service is running there; {DATA_VARIABLE} names another folder"
+        )
     # Patience for the database's last checkpoint, beyond the grace of every service.
     end_process(state["process"], 180)
     print(f"stopped {state['address']}")
@@ -460,8 +487,10 @@ def _serve(data: Path, options: argparse.Namespace) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", options.port))
-        except OSError:
-            raise UserError(f"--port {options.port} is taken; name another (PORT=…)") from None
+        except OSError as error:
+            raise UserError(
+                f"--port {options.port}: {error.strerror}; name another (PORT=…)"
+            ) from None
     service = Native(data, options.port)
     print(f"starting; logs in {data / 'logs'}", flush=True)
     with _ended_by_signals(), service.up((*SERVICES, *options.also)):

@@ -7,6 +7,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -58,9 +59,13 @@ def make_user(
     `can` grants READ, EDIT or MANAGE on every experiment and registered model, today's and later
     ones; without it a user sees what is the user's own and what others grant.
     """
+    if not re.fullmatch(r"[\w.@+-]+", name):
+        # A colon would end the name in the header that signs in.
+        raise UserError(f"{name!r} is no name; write NAME=…, of letters, digits and . _ - @ +")
     if name == ADMIN:
         raise UserError(
-            f"{ADMIN}: its password is MLFLOW_AUTH_ADMIN_PASSWORD in .env; write it there"
+            f"{ADMIN}: its password is MLFLOW_AUTH_ADMIN_PASSWORD in the service's .env; write it "
+            "there and start the service again"
         )
 
     def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -15,10 +15,10 @@ from functools import cache
 
 import numpy as np
 
-from skinml.errors import UserError
 from skinml.history import Row
 from skinml.processes import process_name
 from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.store import refusal
 
 # Set by a sweep for the processes of its cells.
 PARENT_RUN_VARIABLE = "SKINML_PARENT_RUN_ID"
@@ -147,10 +147,7 @@ def open_run(description: Description, system_metrics: bool = True) -> Iterator[
             log_system_metrics=system_metrics,
         )
     except mlflow.MlflowException as error:
-        raise UserError(
-            f"cannot start a run at {mlflow.get_tracking_uri()} ({_first_line(error)}); expected "
-            "a tracking server that answers (MLFLOW_TRACKING_URI); --offline trains without one"
-        ) from None
+        raise refusal("start a run at", error, "--offline trains without one") from None
     run = Run(active.info.run_id)
     _open_as_model_training(active.info.experiment_id)
     _install_views(mlflow.get_tracking_uri(), active.info.experiment_id)

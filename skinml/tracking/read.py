@@ -51,9 +51,10 @@ def experiment_id(name: str) -> str:
         if experiment is not None:
             return str(experiment.experiment_id)
         names = [found.name for found in client.search_experiments(max_results=20)]
+    others = f"one of {', '.join(names)}" if names else "one that you may read; there is none"
     raise UserError(
-        f"experiment={name!r}: not at {get_tracking_uri()}; expected one of "
-        f"{', '.join(names)} (--experiment, MLFLOW_TRACKING_URI)"
+        f"experiment={name!r}: not at {get_tracking_uri()}; expected {others} "
+        "(--experiment, MLFLOW_TRACKING_URI)"
     )
 
 

@@ -1,24 +1,50 @@
-"""The store behind $MLFLOW_TRACKING_URI: whether it is there and answers."""
+"""The store behind $MLFLOW_TRACKING_URI: whether it is there, answers, and lets one in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skinml.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowException
+
+_REMEDIES = {
+    401: "the name and password of a user of it (MLFLOW_TRACKING_USERNAME, "
+    "MLFLOW_TRACKING_PASSWORD)",
+    403: "an experiment that you made or were granted (MLFLOW_EXPERIMENT_NAME); whoever operates "
+    "the service grants everything with `make user NAME=… CAN=READ` (or EDIT)",
+}
+
+
+def refusal(doing: str, error: "MlflowException", otherwise: str = "") -> UserError:
+    """The error for a user whose tracking server does not answer, or refuses.
+
+    `doing` says what could not be done, `otherwise` what else would do.
+    """
+    from mlflow import get_tracking_uri
+
+    remedy = _REMEDIES.get(
+        error.get_http_status_code(),
+        "a tracking server or store that answers (MLFLOW_TRACKING_URI)",
+    )
+    said = str(error).splitlines()[0][:200]
+    return UserError(
+        f"cannot {doing} {get_tracking_uri()} ({said}); expected {remedy}"
+        + (f"; {otherwise}" if otherwise else "")
+    )
 
 
 @contextmanager
 def store_is_needed() -> Iterator[None]:
     """A store that fails while nothing can be done without it is a `UserError`."""
-    from mlflow import MlflowException, get_tracking_uri
+    from mlflow import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise UserError(
-            f"cannot use {get_tracking_uri()} ({str(error).splitlines()[0][:200]}); expected a "
-            "tracking server or store that answers (MLFLOW_TRACKING_URI)"
-        ) from None
+        raise refusal("use", error) from None
 
 
 def check_store(uri: str) -> None:

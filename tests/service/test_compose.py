@@ -1,6 +1,7 @@
 """The compose file: its schema, rules of safety, variables; and how it is read."""
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -100,6 +101,11 @@ def test_only_the_proxy_and_training_reach_out(name: str) -> None:
     assert DEFAULT["networks"].keys() - inner == {"edge"}
     assert DEFAULT["networks"]["outside"]["internal"] == "true"
     assert ("edge" in SERVICES[name]["networks"]) == (name in ("proxy", "train"))
+
+
+@pytest.mark.parametrize("name", ["migrate", "mlflow"])
+def test_nothing_is_reported_to_mlflows_makers(name: str) -> None:
+    assert SERVICES[name]["environment"]["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 @each_service
@@ -334,3 +340,22 @@ def test_the_proxys_settings_are_valid(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is missing")
+@pytest.mark.parametrize("status", [0, 2])
+def test_the_service_runs_after_a_restore_that_was_refused(tmp_path: Path, status: int) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$2" >> {tmp_path}/asked\n[ "$2" != run ] || exit {status}\n'
+    )
+    docker.chmod(0o755)
+    done = subprocess.run(
+        ["make", "--assume-old=.venv/.installed", "restore", "SERVICE=docker", "FROM=2027"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "asked").read_text().split() == ["stop", "run", "up"], done.stderr
+    assert (done.returncode == 0) == (status == 0)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from skinml.errors import UserError
 from skinml.service import backup, postgres
 from skinml.service.native import Native, main, running_service
 from skinml.service.user import call, make_user
+from skinml.tracking.read import experiment_id
 from tests.conftest import surroundings
 
 try:
@@ -331,6 +333,19 @@ def test_a_plain_user_reaches_nothing_of_another(team: Team) -> None:
     assert "alices" not in json.dumps(answer)
 
 
+def test_a_client_that_is_refused_is_told_what_would_do(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team.sign_in(monkeypatch, "mallory")
+    with pytest.raises(UserError, match="expected an experiment that you made or were granted"):
+        experiment_id("alices")
+    with pytest.raises(UserError, match="expected one that you may read; there is none"):
+        experiment_id("nothing")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    with pytest.raises(UserError, match="expected the name and password of a user of it"):
+        experiment_id("alices")
+
+
 def test_paths_filters_and_sizes_are_refused(team: Team) -> None:
     api = "/api/2.0/mlflow"
     files = "/api/2.0/mlflow-artifacts/artifacts"
@@ -509,7 +524,9 @@ def test_a_user_is_made_once_and_gets_a_new_password_when_asked(team: Team) -> N
 # --- Disasters ------------------------------------------------------------------------------------
 
 
-def test_a_damaged_backup_is_not_restored(team: Team, tmp_path: Path) -> None:
+def test_a_damaged_backup_is_not_restored(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     native = team.native
     assert native.run("backup", "python", "-m", "skinml.service.backup", "create") == 0
     (whole,) = backup._all(native.data / "volumes/backups")[-1:]
@@ -532,6 +549,11 @@ def test_a_damaged_backup_is_not_restored(team: Team, tmp_path: Path) -> None:
             (copy / "manifest.json").write_text("{")
         with pytest.raises(UserError, match=r"damaged or not of it|no backup"):
             backup.verify(copy)
+    # By whoever has a copy, on a machine without the service and its variables.
+    monkeypatch.delenv("SKINML_BACKUPS", raising=False)
+    assert backup.main(["verify", str(whole)]) == 0
+    with pytest.raises(UserError, match="SKINML_BACKUPS and SKINML_ARTIFACTS are not set"):
+        backup.main(["list"])
 
 
 def test_a_restore_replaces_nothing_by_itself(
@@ -658,6 +680,54 @@ def test_nothing_is_left_however_the_runner_ends(place: Path, number: signal.Sig
     assert running_service(data) is None
 
 
-def test_what_does_not_run_cannot_be_stopped(place: Path) -> None:
-    with pytest.raises(UserError, match="no native service is running there"):
-        main(["--data", str(place / "nothing"), "stop"])
+# --- What a person mistypes, or does too early ----------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["stop", "backup", "backups", "rehearse"])
+def test_what_needs_a_service_makes_none(place: Path, command: str) -> None:
+    with pytest.raises(UserError, match=r"nothing: no (native )?service .* names another folder"):
+        main(["--data", str(place / "nothing"), command])
+    assert not (place / "nothing").exists()
+
+
+def test_backups_are_listed_without_a_database(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "stopped/volumes").mkdir(parents=True)
+    assert main(["--data", str(place / "stopped"), "backups"]) == 0
+    assert capfd.readouterr().out.startswith("no backup in ")
+    assert not (place / "stopped/logs").exists()
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http", ""])
+def test_a_port_that_is_none_is_refused(place: Path, port: str) -> None:
+    with pytest.raises(UserError, match="is no port; expected 1 to 65535"):
+        main(["--data", str(place / "nothing"), "serve", f"--port={port}"])
+
+
+def test_a_taken_port_is_refused(place: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}: Address already in use; name another"):
+            main(["--data", str(place / "nothing"), "serve", f"--port={port}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "no backup is named; write FROM=…"), ("2027", r"2027: no backup.*`make backups` lists")],
+)
+def test_a_restore_of_no_backup_starts_nothing(place: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main(["--data", str(place / "nothing"), "restore", name])
+    assert not (place / "nothing").exists()
+
+
+def test_a_restore_waits_for_the_service_to_stop(team: Team) -> None:
+    with pytest.raises(UserError, match=r"the service is running at .*stop it first \(make stop\)"):
+        main(["--data", str(team.native.data), "restore", "any"])
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "a/b", "a\n"])
+def test_a_name_that_cannot_sign_in_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"is no name; write NAME=…"):
+        make_user("http://127.0.0.1:1", "x", name)
