@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
+from skinml.processes import free_port
 from skinml.run import run
 from tests.conftest import surroundings
 
@@ -27,12 +27,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def post(port: int, body: str) -> tuple[int, str]:

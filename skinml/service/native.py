@@ -23,7 +23,7 @@ from typing import Any
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.processes import end_process, is_dead, process_name
+from skinml.processes import end_process, free_port, is_dead, process_name
 from skinml.service import compose, postgres
 
 ROOT = Path(__file__).parents[2]
@@ -383,13 +383,6 @@ def _let_through(folder: Path, user: str | None) -> None:
                 f"{folder}: {user}, who runs PostgreSQL since it refuses root, cannot pass through "
                 f"{parent}; name a folder elsewhere with {DATA_VARIABLE}, or do not run as root"
             )
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def running_service(data: Path) -> dict[str, Any] | None:
