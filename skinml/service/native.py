@@ -410,7 +410,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("backup", help="write a backup, whether it runs or not")
     commands.add_parser("backups", help="list the backups")
     restore = commands.add_parser("restore", help="restore a backup; it must not run")
-    restore.add_argument("backup", help="the name of a backup, or its folder")
+    restore.add_argument("backup", help="the name of a backup or of a dump, or its path")
     restore.add_argument("--replace", action="store_true", help="though it is not empty")
     commands.add_parser("rehearse", help="migrate a copy of the database, and drop the copy")
     options = parser.parse_args(argv)
@@ -428,13 +428,14 @@ def main(argv: list[str] | None = None) -> int:
     service = "restore" if options.command == "restore" else "backup"
     if service == "restore":
         folder = Path(options.backup)
-        words += [str(folder.resolve()) if folder.is_dir() else options.backup]
+        words += [str(folder.resolve()) if folder.exists() else options.backup]
         words += ["--replace"] if options.replace else []
     command = ("python", "-m", f"skinml.service.{module}", *words)
     state = running_service(data)
     if state:
         return Native(data, ports=state["ports"]).run(service, *command)
-    with _ended_by_signals(), Native(data).up(("postgres", "migrate")) as native:
+    # Without the step `migrate`: what is to be rehearsed, or gone back from, must not happen here.
+    with _ended_by_signals(), Native(data).up(("postgres",)) as native:
         return native.run(service, *command)
 
 

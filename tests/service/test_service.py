@@ -10,7 +10,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,37 +20,16 @@ from typing import Any
 import pytest
 
 from skinml.errors import UserError
-from skinml.service import backup, postgres
+from skinml.service import backup
 from skinml.service.native import Native, main, running_service
 from skinml.service.user import call, make_user
 from tests.conftest import surroundings
-
-try:
-    postgres.programs()
-    import flask_wtf  # noqa: F401
-    import prometheus_flask_exporter  # noqa: F401
-    import psycopg
-except (UserError, ImportError) as error:
-    missing = f"the service's packages are missing ({error}): pip install -e '.[service]'"
-else:
-    missing = ""
-needs_service = pytest.mark.skipif(bool(missing), reason=missing)
-needs_caddy = pytest.mark.skipif(
-    not shutil.which("caddy"), reason="the proxy is missing: apt-get install caddy"
-)
+from tests.service.conftest import needs_caddy, needs_service
 
 pytestmark = [pytest.mark.slow, needs_service, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder that PostgreSQL's user may pass through: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix="skinml-test-") as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
 
 
 class Team:
@@ -211,6 +189,8 @@ def test_a_second_service_on_the_same_data_is_refused(team: Team) -> None:
 
 def test_roles_have_what_they_need_and_no_more(team: Team) -> None:
     native = team.native
+
+    import psycopg
 
     def connect(role: str, secret: str) -> Any:
         return psycopg.connect(
