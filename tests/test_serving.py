@@ -67,6 +67,7 @@ def server(
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         # The model brings its own copy of the package: the checkout stays out of sight.
         variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # as in docker-compose.yml
         log = store / "server.log"
         with log.open("w") as out:
             process = subprocess.Popen(
