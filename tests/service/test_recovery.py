@@ -214,8 +214,6 @@ def test_a_migration_dumps_first_and_keeps_every_row_and_can_be_gone_back_from(
     # The readers' grants, on tables that were made anew on the way.
     with service.connect("grafana") as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (RUNS,)
-    assert service.migrate() == 0
-    assert capfd.readouterr().out == "set the rights of the roles that read\n"
 
     # Back: the name of the dump is enough. Artifacts stay; what was there is kept.
     [dump] = service.backups.glob("before-migration-*.dump")

@@ -67,7 +67,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(place: Path) -> Iterator[Team]:
-    """The service, with alice, who logged runs and a model, and mallory, who may nothing of it."""
+    """The service: alice logged runs and a model, bob has other things, mallory neither."""
     with surroundings(place) as monkeypatch:
         monkeypatch.setenv("MLFLOW_WORKERS", "1")
         native = Native(place / "data")
@@ -77,7 +77,7 @@ def team(place: Path) -> Iterator[Team]:
         try:
             native.start(("postgres", "migrate", "mlflow", "backup", *extra))
             team = Team(native)
-            for name in ("alice", "mallory"):
+            for name in ("alice", "bob", "mallory"):
                 team.add(name)
             team.sign_in(monkeypatch, "alice")
             with warnings.catch_warnings():
@@ -335,20 +335,20 @@ def test_a_plain_user_reaches_nothing_of_another(team: Team) -> None:
 
 
 def test_no_kind_of_object_is_open_to_others(team: Team) -> None:
-    """Traces, logged models, prompts, data sets, scorers and so on, each of alice's own."""
+    """Traces, logged models, prompts, data sets, scorers and so on, each of bob's own."""
     v3, ajax2, ajax3 = "/api/3.0/mlflow", "/ajax-api/2.0/mlflow", "/ajax-api/3.0/mlflow"
-    run, target = own_run(team, "alice", "all-kinds")
+    run, target = own_run(team, "bob", "all-kinds")
     experiment = target.split("/")[-3]
     here = {"experiment_id": experiment}
 
     def made(path: str, body: Any) -> Any:
-        status, answer = team.ask("alice", "POST", path, body)
+        status, answer = team.ask("bob", "POST", path, body)
         assert status == 200, (path, answer)
         return answer
 
     model = made(f"{API}/logged-models", here | {"name": "m"})["model"]["info"]["model_id"]
     prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
-    made(f"{API}/registered-models/create", {"name": "alices-prompt", "tags": prompt})
+    made(f"{API}/registered-models/create", {"name": "bobs-prompt", "tags": prompt})
     trace, location = f"tr-{run}", {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": here}
     info = {"trace_id": trace, "trace_location": location, "state": "OK"}
     info["request_time"] = "2024-01-01T00:00:00Z"
@@ -396,8 +396,8 @@ def test_no_kind_of_object_is_open_to_others(team: Team) -> None:
             ("DELETE", f"{API}/registered-models/alias?name=alices-model&alias=champion", None),
             ("POST", f"{API}/model-versions/create", {"name": "alices-model", "source": "x"}),
             ("POST", f"{API}/model-versions/create", {"name": "x", "run_id": run, "source": "x"}),
-            ("GET", f"{API}/registered-models/get?name=alices-prompt", None),
-            ("DELETE", f"{API}/registered-models/delete", {"name": "alices-prompt"}),
+            ("GET", f"{API}/registered-models/get?name=bobs-prompt", None),
+            ("DELETE", f"{API}/registered-models/delete", {"name": "bobs-prompt"}),
             # Traces
             ("GET", f"{v3}/traces/{trace}", None),
             ("GET", f"{v3}/traces/get?trace_id={trace}", None),
@@ -438,7 +438,7 @@ def test_no_kind_of_object_is_open_to_others(team: Team) -> None:
             ("GET", f"{parts}/presigned/{file}", None),
             # Rights
             ("GET", f"{v3}/roles/list", None),
-            ("GET", f"{v3}/users/permissions/list?username=alice", None),
+            ("GET", f"{v3}/users/permissions/list?username=bob", None),
             ("GET", "/openapi.json", None),
         ],
     )
@@ -453,13 +453,13 @@ def test_no_kind_of_object_is_open_to_others(team: Team) -> None:
         _, answer = team.ask("mallory", "POST", "/graphql", ask)
         nothing = {field[1:].split("(")[0]: None}
         assert answer["data"] == nothing, answer
-        _, answer = team.ask("alice", "POST", "/graphql", ask)
+        _, answer = team.ask("bob", "POST", "/graphql", ask)
         assert answer["data"] and answer["data"] != nothing, answer
     listed = team.ask(
         "mallory", "POST", f"{API}/logged-models/search", {"experiment_ids": [experiment]}
     )
     assert listed == (200, {})
-    assert team.ask("alice", "GET", f"{API}/runs/get?run_id={run}")[0] == 200
+    assert team.ask("bob", "GET", f"{API}/runs/get?run_id={run}")[0] == 200
 
 
 def test_paths_filters_and_sizes_are_refused(team: Team) -> None:
@@ -789,7 +789,7 @@ def test_scripts_in_files_and_notes_do_not_run_for_who_looks_at_them(team: Team)
 
     from PIL import Image
 
-    run, target = own_run(team, "alice", "looked-at")
+    run, target = own_run(team, "bob", "looked-at")
     experiment = target.split("/")[-3]
     picture = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(picture, "PNG")
@@ -802,7 +802,7 @@ def test_scripts_in_files_and_notes_do_not_run_for_who_looks_at_them(team: Team)
         "evil.svg": drawing.format(SCRIPT.replace("NAME", "pwned-svg")).encode(),
         "picture.png": picture.getvalue(),
     }
-    token = {"Authorization": f"Basic {team.token('alice')}"}
+    token = {"Authorization": f"Basic {team.token('bob')}"}
     for name, content in files.items():
         with closing(team.proxy()) as connection:
             connection.request("PUT", f"{target}/{name}", content, token)
@@ -812,12 +812,12 @@ def test_scripts_in_files_and_notes_do_not_run_for_who_looks_at_them(team: Team)
         f'<img src="x" onerror="{script}"><script>{script}</script> [a](javascript:alert(1)) seen'
     )
     body = {"run_id": run, "key": "mlflow.note.content", "value": note}
-    assert team.ask("alice", "POST", f"{API}/runs/set-tag", body)[0] == 200
+    assert team.ask("bob", "POST", f"{API}/runs/set-tag", body)[0] == 200
     base = f"https://localhost:{team.native.ports['proxy', 8443]}"
     with browsing.chromium() as browser:
         context = browser.new_context(
             ignore_https_errors=True,
-            http_credentials={"username": "alice", "password": team.passwords["alice"]},
+            http_credentials={"username": "bob", "password": team.passwords["bob"]},
         )
         where = f"{base}/#/experiments/{experiment}/runs/{run}"
 
@@ -841,7 +841,7 @@ def test_scripts_in_files_and_notes_do_not_run_for_who_looks_at_them(team: Team)
                 pages[0].evaluate(f"location.assign('/get-artifact?run_uuid={run}&path={name}')")
         pages[0].wait_for_timeout(2_000)
         assert not any("pwned" in page.title() for page in pages)
-    _, answer = team.ask("alice", "POST", f"{API}/experiments/search", {"max_results": 99})
+    _, answer = team.ask("bob", "POST", f"{API}/experiments/search", {"max_results": 99})
     assert "pwned" not in str(answer)
 
 
