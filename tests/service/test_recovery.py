@@ -15,7 +15,8 @@ import pytest
 
 from skinml.errors import UserError
 from skinml.service import backup
-from skinml.service.native import Native
+from skinml.service.migrate import settle_readers
+from skinml.service.native import Native, main
 from tests.conftest import surroundings
 from tests.service.conftest import needs_service
 
@@ -138,6 +139,8 @@ def service(place: Path) -> Iterator[Service]:
         for name, value in native.environment("restore").items():
             if name.startswith(("PG", "SKINML_")):
                 monkeypatch.setenv(name, value)
+        for name in ("POSTGRES_PASSWORD", "GRAFANA_DB_PASSWORD", "EXPORTER_DB_PASSWORD"):
+            monkeypatch.setenv(name, native.variables[name])
         yield Service(native)
 
 
@@ -262,6 +265,8 @@ def saved(service: Service) -> Path:
     """A backup of the state `saved`."""
     if not service.ask("SELECT to_regclass('experiments')")[0][0]:
         service.make_old()
+    port = service.native.ports["postgres", 5432]
+    settle_readers(ROOT / "deploy/postgres", f"postgresql://postgres@127.0.0.1:{port}/mlflow")
     change(service, "saved")
     return backup.create(service.backups, service.artifacts)
 
@@ -390,3 +395,20 @@ def test_two_restores_do_not_meet(service: Service, saved: Path) -> None:
         pytest.raises(UserError, match="another restore is at work"),
     ):
         backup.restore(saved, service.artifacts, replace=True)
+
+
+def test_a_stopped_service_is_backed_up_and_restored_as_it_is(
+    service: Service, saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No step `migrate` on the way: an older version could not start over a newer schema."""
+    backup.restore(saved, service.artifacts, replace=True)
+    assert service.revision() == OLD
+    service.native.stop()
+    data = ["--data", str(service.native.data)]
+    assert main([*data, "backup"]) == 0
+    newest = backup._all(service.backups)[-1]
+    assert newest != saved
+    rows = backup.read_manifest(newest)["rows"]
+    assert rows["public.runs"] == RUNS and "public.logged_models" not in rows
+    assert main([*data, "restore", saved.name, "--replace"]) == 0
+    assert "restored" in capfd.readouterr().out
