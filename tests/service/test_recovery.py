@@ -72,7 +72,8 @@ class Service:
         """Who may do what with the database, its schemas and its tables."""
         found = self.ask(
             "SELECT 'database', unnest(datacl)::text FROM pg_database WHERE datname = 'mlflow'"
-            " UNION ALL SELECT 'schema ' || nspname, unnest(nspacl)::text FROM pg_namespace"
+            " UNION ALL SELECT 'schema ' || nspname,"
+            " unnest(coalesce(nspacl, acldefault('n', nspowner)))::text FROM pg_namespace"
             " WHERE nspname IN ('public', 'auth') UNION ALL SELECT oid::regclass::text,"
             " unnest(coalesce(relacl, acldefault('r', relowner)))::text FROM pg_class"
             " WHERE relnamespace::regnamespace::text IN ('public', 'auth') AND relkind = 'r'"
