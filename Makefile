@@ -19,7 +19,7 @@ export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format ui lock clean
+.PHONY: help install demo test check format ui lock audit clean
 .PHONY: secrets up compose-is-here down logs user backup backups restore rehearse serve stop pin
 
 help:  ## list the targets
@@ -93,6 +93,15 @@ lock: $(STAMP)  ## write the locks from pyproject.toml (ARGS=--upgrade for newer
 	  --output-file requirements.lock $(ARGS)
 	$(LOCK) --extra service $(IMAGE) --output-file deploy/mlflow/requirements.lock $(ARGS)
 	$(LOCK) --extra gpu $(IMAGE) --output-file deploy/train/requirements.lock $(ARGS)
+
+# --strict: a package that the vulnerability service does not know is a failure. Without it an index
+# that is not asked in the end passes for one that knows of nothing bad.
+audit: $(STAMP)  ## ask for known vulnerabilities of every pinned package (ARGS="-s osv" asks OSV)
+	@for lock in requirements.lock deploy/mlflow/requirements.lock deploy/train/requirements.lock; do \
+	  echo "$$lock"; \
+	  $(ENV) uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip \
+	    --progress-spinner off --requirement $$lock $(ARGS) || failed=1; \
+	done; test -z "$$failed"
 
 LOCK = $(ENV) uv pip compile pyproject.toml --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" --quiet

@@ -40,9 +40,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from skinml.processes import free_port
 from skinml.progress import progress_bar
 from skinml.provenance import git_state
-from skinml.service.native import Native, free_port
+from skinml.service.native import Native
 from skinml.service.user import make_user
 
 ROOT = Path(__file__).parents[1]

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,24 +13,57 @@ from skinml.config import Parser
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.errors import UserError, run_command
+from skinml.models.saved import load_saved
 from skinml.progress import progress_bar
 
 
 def load(uri: str) -> Any:
-    """Load a logged Keras model by its URI, such as models:/skinml-mobilenetv2@champion."""
+    """Load a logged Keras model by its URI, such as models:/skinml-mobilenetv2@champion.
+
+    Whoever may register a model chooses what is in it: a pickle, a loader, code of its own, which
+    MLflow would run. So only what skinml logs itself is loaded, and nothing of it runs.
+    """
     import os
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import mlflow
 
+    with tempfile.TemporaryDirectory(prefix="skinml-model-") as name:
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=name))
+            description = (folder / "MLmodel").read_text(encoding="utf-8")
+        except (mlflow.MlflowException, OSError, ValueError) as error:
+            raise UserError(
+                f"{uri}: cannot load this model from {mlflow.get_tracking_uri()} "
+                f"({str(error).splitlines()[0]}); expected a URI such as "
+                "models:/skinml-mobilenetv2@champion, see `python -m skinml.registry list`"
+            ) from None
+        try:
+            _refuse_foreign(description)
+            return load_saved(folder / "data" / "model.keras")
+        except UserError as error:
+            raise UserError(
+                f"{uri}: not a Keras model as skinml logs it, and so not loaded: {error}"
+            ) from None
+
+
+def _refuse_foreign(description: str) -> None:
+    """Refuse a model that MLflow would load in any way but Keras's, by its file MLmodel."""
+    import yaml
+
     try:
-        return mlflow.keras.load_model(uri)
-    except (mlflow.MlflowException, OSError) as error:
-        raise UserError(
-            f"{uri}: cannot load this model from {mlflow.get_tracking_uri()} "
-            f"({str(error).splitlines()[0]}); expected a URI such as "
-            "models:/skinml-mobilenetv2@champion, see `python -m skinml.registry list`"
-        ) from None
+        flavors = yaml.safe_load(description)["flavors"]
+        keras, python = flavors.pop("keras"), flavors.pop("python_function")
+        loader, code = python["loader_module"], python.get("code")
+        where, exported = keras["data"], keras.get("save_exported_model")
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
+        raise UserError("its MLmodel has not the flavors keras and python_function") from None
+    if flavors:
+        raise UserError(f"it has the flavors {', '.join(map(str, flavors))} beside keras")
+    if loader != "mlflow.keras":
+        raise UserError(f"it is loaded by {loader}, expected mlflow.keras")
+    if code or where != "data" or exported:
+        raise UserError("it brings code or another format; expected data/model.keras alone")
 
 
 def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Processes: a name that no other ever has, and an end for those whose starter is gone."""
+"""Processes: a name that no other ever has, an end for those whose starter is gone, a port."""
 
 import os
 import platform
 import signal
+import socket
 import threading
 import time
 
@@ -79,3 +80,10 @@ def end_process(name: str, patience: float) -> None:
             process.wait(patience)
     except (ValueError, psutil.Error):
         return
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -4,6 +4,7 @@ MLflow copies this file and the package beside the model, and runs it where the 
 """
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
+from skinml.models.saved import load_saved
 
 # An original of ISIC 2017 has up to 7 MB.
 MAX_BYTES = 32 * 1024 * 1024
@@ -27,9 +29,7 @@ class ServingModel(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        import keras
-
-        self._model = keras.models.load_model(context.artifacts["model"], compile=False)
+        self._model = load_saved(Path(context.artifacts["model"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None

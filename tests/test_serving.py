@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
+from skinml.processes import free_port
 from skinml.run import run
 from tests.conftest import surroundings
 
@@ -27,12 +27,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def post(port: int, body: str) -> tuple[int, str]:
@@ -73,6 +67,7 @@ def server(
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         # The model brings its own copy of the package: the checkout stays out of sight.
         variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # as in docker-compose.yml
         log = store / "server.log"
         with log.open("w") as out:
             process = subprocess.Popen(

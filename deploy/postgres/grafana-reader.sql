@@ -1,6 +1,6 @@
 -- The two roles that look and never write: grafana for the dashboards, exporter for
--- postgres-exporter. Run by psql as the owner of MLflow's tables or a superuser, in MLflow's
--- database, after each migration (a table that a migration makes anew has lost its grants):
+-- postgres-exporter. Run by psql as a superuser, in MLflow's database, after each migration (a
+-- table that a migration makes anew has lost its grants):
 --
 --   psql --no-psqlrc --file grafana-reader.sql
 --
@@ -44,6 +44,9 @@ ALTER ROLE grafana SET idle_in_transaction_session_timeout = '15s';
 ALTER ROLE grafana SET default_transaction_read_only = on;
 ALTER ROLE exporter SET statement_timeout = '10s';
 ALTER ROLE exporter SET default_transaction_read_only = on;
+
+-- By role: PUBLIC may not even connect (roles.sh).
+SELECT format('GRANT CONNECT ON DATABASE %I TO grafana, exporter', current_database()) \gexec
 
 -- Table by table, as others hold what is nobody's business: the users' password hashes of
 -- basic-auth where it shares the database, traces, the secrets of the gateway.

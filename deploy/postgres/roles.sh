@@ -1,5 +1,5 @@
 #!/bin/sh
-# The role of the MLflow server and what it may do. Run by the image when it makes the database, and
+# The roles, and what that of the MLflow server may do. Run by the image when it makes the database, and
 # harmless to run again: it then sets the password to that of the environment.
 set -eu
 
@@ -8,9 +8,12 @@ psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 \
   --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \getenv mlflow MLFLOW_DB_PASSWORD
 SET log_statement = 'none';
-SELECT 'CREATE ROLE mlflow LOGIN'
-WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mlflow') \gexec
-ALTER ROLE mlflow PASSWORD :'mlflow';
+-- The two that only look get login, password and rights from grafana-reader.sql once there are
+-- tables; a dump names them, and so is restored before that.
+SELECT format('CREATE ROLE %I', wanted)
+FROM unnest(ARRAY['mlflow', 'grafana', 'exporter']) AS wanted
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) \gexec
+ALTER ROLE mlflow LOGIN PASSWORD :'mlflow';
 
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 SELECT format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO mlflow', current_database()) \gexec

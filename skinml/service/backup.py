@@ -125,6 +125,10 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
 
     backups.mkdir(parents=True, exist_ok=True)
     with _lock(backups):
+        if _note(artifacts).exists():
+            raise UserError(
+                f"{artifacts}: a restore was interrupted; start the service, which finishes it"
+            )
         for left in backups.glob(".*.partial"):  # of a backup that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         previous = _newest(backups)
@@ -168,6 +172,13 @@ def _promised(connection: Any) -> set[str]:
     found = set()
     for table, condition in (("logged_models", "status = 2"), ("model_versions", "true")):
         column = "artifact_location" if table == "logged_models" else "storage_location"
+        known = connection.execute(
+            "SELECT 1 FROM information_schema.columns WHERE table_schema = 'public'"
+            " AND table_name = %s AND column_name = %s",
+            [table, column],
+        )
+        if not known.fetchone():
+            continue  # before its first migration, or of an older MLflow
         for (location,) in connection.execute(f"SELECT {column} FROM {table} WHERE {condition}"):
             if location and location.startswith("mlflow-artifacts:/"):
                 found.add(re.sub(r"^mlflow-artifacts:(//[^/]*)?/+", "", location).rstrip("/"))
@@ -242,12 +253,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def find(name: str, backups: Path) -> Path:
-    """A backup by its path, or by its name among the backups; a `UserError` where it is none."""
+    """A backup by its path, or by its name among the backups; a `UserError` where it is none.
+
+    It is a folder, or the dump that was written before a migration.
+    """
     if not name:
         raise UserError("no backup is named; write FROM=…, a name that `make backups` lists")
-    folder = Path(name) if Path(name).is_dir() else backups / name
-    read_manifest(folder)
-    return folder
+    path = Path(name) if Path(name).exists() else backups / name
+    if not (path.is_file() and path.suffix == ".dump"):
+        read_manifest(path)
+    return path
 
 
 def _entries(manifest: dict[str, Any]) -> dict[str, Entry]:
@@ -283,61 +298,200 @@ def _digest(path: Path) -> str:
 # --- Restoring ------------------------------------------------------------------------------------
 
 
-def restore(folder: Path, artifacts: Path, replace: bool = False) -> str:
+def restore(backup: Path, artifacts: Path, replace: bool = False) -> str:
     """Put the service back to a backup's state; returns a sentence on what was kept beside it.
 
     All is prepared beside what is there (a second database, a second folder) and checked: rows
-    counted, every file's digest. Then two renames. What is there is replaced only with `replace`,
-    and even then kept under another name. The MLflow server must be stopped.
+    counted, every file's digest. Then a note says that the two are to take the place of what is
+    there; it is the moment at which the restore has happened: a restore that was killed later is
+    finished by `settle`, at the next start or restore. What is there is replaced only with
+    `replace`, and even then kept under another name. The MLflow server must be stopped.
+
+    A dump alone, as `migrate` writes it before a change, is a backup of the database: artifacts
+    stay where they are.
     """
     import psycopg
     from psycopg import sql
 
-    manifest = read_manifest(folder)
-    verify(folder)
-    database = os.environ["PGDATABASE"]
-    _refuse_while_served(database)
-    occupied = _occupied(artifacts)
-    if occupied and not replace:
-        raise UserError(
-            f"the service is not empty ({occupied}): a restore would replace it; back it up, then "
-            "repeat with REPLACE=1 (--replace), which keeps what is there under another name"
-        )
-    stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
-    fresh, aside = f"{database}_restoring", f"{database}_before_{stamp}"
-    with psycopg.connect(dbname="postgres", autocommit=True) as connection:
-        new, old = sql.Identifier(fresh), sql.Identifier(database)
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(new))
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(new))
-        # Not part of a dump of one database.
-        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(new))
-        for role in ("mlflow", "grafana", "exporter"):
-            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
-                grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
-                connection.execute(grant.format(new, sql.Identifier(role)))
-        _run("pg_restore", "--exit-on-error", f"--dbname={fresh}", str(folder / DUMP))
-        rows = count_rows(fresh)
-        if rows != manifest["rows"]:
-            tables = [name for name in rows if rows[name] != manifest["rows"].get(name)]
-            raise UserError(f"{folder}: the database came back otherwise: {', '.join(tables)}")
-        incoming = artifacts.with_name(f"{artifacts.name}.restoring")
-        shutil.rmtree(incoming, ignore_errors=True)
-        _bring(folder / ARTIFACTS, incoming, _entries(manifest))
-        # From here on: three renames, nothing that takes time.
+    manifest = None if backup.is_file() else read_manifest(backup)
+    with alone(artifacts):
+        settle(artifacts)
+        if manifest is None:
+            check_dump(backup)
+        else:
+            verify(backup)
+        database = os.environ["PGDATABASE"]
         _refuse_while_served(database)
-        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
-        connection.execute(rename.format(old, sql.Identifier(aside)))
-        connection.execute(rename.format(new, old))
-        beside = artifacts.with_name(f"{artifacts.name}.before-{stamp}")
-        if artifacts.exists():
-            artifacts.rename(beside)
-        incoming.rename(artifacts)
-        if not occupied:
-            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(aside))
-            connection.execute(drop)
+        occupied = _occupied(artifacts)
+        if occupied and not replace:
+            raise UserError(
+                f"the service is not empty ({occupied}): a restore would replace it; back it up, "
+                "then repeat with REPLACE=1 (--replace), which keeps what is there under another "
+                "name"
+            )
+        fresh, incoming = f"{database}_restoring", _beside(artifacts, "restoring")
+        with psycopg.connect(dbname="postgres", autocommit=True) as connection:
+            _drop(connection, fresh)
+            shutil.rmtree(incoming, ignore_errors=True)
+            try:
+                create = sql.SQL("CREATE DATABASE {} TEMPLATE template0")
+                connection.execute(create.format(sql.Identifier(fresh)))
+                _copy_rights(connection, database, fresh)
+                source = backup if manifest is None else backup / DUMP
+                _run("pg_restore", "--exit-on-error", f"--dbname={fresh}", str(source))
+                if manifest is not None:
+                    rows = count_rows(fresh)
+                    if rows != manifest["rows"]:
+                        tables = [name for name in rows if rows[name] != manifest["rows"].get(name)]
+                        raise UserError(
+                            f"{backup}: the database came back otherwise: {', '.join(tables)}"
+                        )
+                    _bring(backup / ARTIFACTS, incoming, _entries(manifest))
+                _refuse_while_served(database)
+            except BaseException:
+                _drop(connection, fresh)
+                shutil.rmtree(incoming, ignore_errors=True)
+                raise
+            stamp = _free_stamp(connection, database, artifacts)
+        swap = {"database": database, "stamp": stamp, "keep": bool(occupied)}
+        swap["artifacts"] = manifest is not None
+        _write_note(artifacts, swap)
+        return settle(artifacts)
+
+
+def settle(artifacts: Path, superuser: str = "", password: str | None = None) -> str:
+    """Finish the restore that a note tells of; nothing happens, and "" is returned, without one.
+
+    Every step may have been done before. Without `superuser`, an address, the PG… variables count.
+    """
+    import psycopg
+
+    note = _note(artifacts)
+    if not note.exists():
+        return ""
+    swap = json.loads(note.read_text())
+    database, stamp = swap["database"], swap["stamp"]
+    fresh, aside = f"{database}_restoring", f"{database}_before_{stamp}"
+    incoming, beside = _beside(artifacts, "restoring"), _beside(artifacts, f"before-{stamp}")
+    with psycopg.connect(
+        superuser, dbname="postgres", password=password, autocommit=True
+    ) as connection:
+        if _exists(connection, fresh):
+            _exchange(connection, database, fresh, aside)
+        if swap["artifacts"] and incoming.exists():
+            if artifacts.exists() and beside.exists():
+                artifacts.rmdir()  # made anew, and empty, by a start in between
+            elif artifacts.exists():
+                artifacts.rename(beside)
+            incoming.rename(artifacts)
+            _sync(artifacts.parent)
+        if not swap["keep"]:
+            _drop(connection, aside)
             shutil.rmtree(beside, ignore_errors=True)
-            return "nothing was there before"
-    return f"what was there before is kept: database {aside}, artifacts {beside.name}"
+    note.unlink()
+    if not swap["keep"]:
+        return "nothing was there before"
+    kept = f"what was there before is kept: database {aside}"
+    return f"{kept}, artifacts {beside.name}" if swap["artifacts"] else kept
+
+
+def _exchange(connection: Any, database: str, fresh: str, aside: str) -> None:
+    """Rename a database to `aside` and another to its name: both or none."""
+    import psycopg
+    from psycopg import sql
+
+    rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+    for attempt in range(20):
+        # Dashboards look at it all the time, and a database in use keeps its name.
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN (%s, %s)",
+            [database, fresh],
+        )
+        try:
+            with connection.transaction():
+                for old, new in ((database, aside), (fresh, database)):
+                    connection.execute(rename.format(sql.Identifier(old), sql.Identifier(new)))
+            return
+        except psycopg.errors.ObjectInUse:
+            if attempt == 19:
+                raise
+
+
+def _beside(artifacts: Path, word: str) -> Path:
+    return artifacts.with_name(f"{artifacts.name}.{word}")
+
+
+def _note(artifacts: Path) -> Path:
+    return _beside(artifacts, "restore.json")
+
+
+def _write_note(artifacts: Path, swap: dict[str, Any]) -> None:
+    partial = _beside(artifacts, "restore.partial")
+    partial.write_text(json.dumps(swap))
+    _sync(partial)
+    partial.rename(_note(artifacts))
+    _sync(artifacts.parent)
+
+
+def _free_stamp(connection: Any, database: str, artifacts: Path) -> str:
+    """The time, as part of a name that neither a database nor a folder has."""
+    moment = datetime.now(UTC)
+    while True:
+        stamp = moment.strftime("%Y%m%d_%H%M%S")
+        taken = _exists(connection, f"{database}_before_{stamp}")
+        if not taken and not _beside(artifacts, f"before-{stamp}").exists():
+            return stamp
+        moment += timedelta(seconds=1)
+
+
+def _exists(connection: Any, database: str) -> bool:
+    question = "SELECT 1 FROM pg_database WHERE datname = %s"
+    return connection.execute(question, [database]).fetchone() is not None
+
+
+def _drop(connection: Any, database: str) -> None:
+    from psycopg import sql
+
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+    connection.execute(drop.format(sql.Identifier(database)))
+
+
+@contextmanager
+def alone(artifacts: Path) -> Iterator[None]:
+    """For the time of a block the only one that exchanges the artifacts of a service."""
+    import fcntl
+
+    number = os.open(artifacts.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{artifacts}: another restore is at work; wait for it") from None
+        yield
+    finally:
+        os.close(number)
+
+
+def _copy_rights(connection: Any, original: str, copy: str) -> None:
+    """Let every role do with a database what it may with another: no dump holds that."""
+    from psycopg import sql
+
+    rights = connection.execute(
+        "SELECT grantee::regrole::text, privilege_type, is_grantable, grantee = 0 FROM pg_database,"
+        " aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE datname = %s",
+        [original],
+    ).fetchall()
+    target = sql.Identifier(copy)
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(target))
+    for role, right, grantable, public in rights:
+        connection.execute(
+            sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(right),
+                target,
+                sql.SQL("PUBLIC") if public else sql.Identifier(role),
+                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+            )
+        )
 
 
 def _bring(source: Path, target: Path, entries: dict[str, Entry]) -> None:
@@ -530,7 +684,11 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("schedule", help="write one at every time of BACKUP_AT, for ever")
     for name, text in (("verify", "read one from end to end"), ("restore", "restore one")):
         command = commands.add_parser(name, help=text)
-        command.add_argument("backup", help="its name in the backups' folder, or its path")
+        command.add_argument(
+            "backup",
+            help="its name in the backups' folder, or its path"
+            + ("; also a dump from before a migration" if name == "restore" else ""),
+        )
     command.add_argument("--replace", action="store_true", help="though the service is not empty")
     return _main(parser.parse_args(argv))
 
@@ -561,7 +719,8 @@ def _main(options: argparse.Namespace) -> int:
     else:
         folder = find(options.backup, backups)
         kept = restore(folder, artifacts, options.replace)
-        print(f"restored {_told(folder)}; {kept}")
+        what = f"the database of {folder.name}" if folder.is_file() else _told(folder)
+        print(f"restored {what}; {kept}")
     return 0
 
 

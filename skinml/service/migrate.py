@@ -125,13 +125,6 @@ def settle_readers(folder: Path, superuser: str) -> list[str]:
     )
     if done.returncode:
         raise UserError(f"{script} failed: {done.stderr.strip()[-1500:]}")
-    # By role, since PUBLIC may not even connect.
-    import psycopg
-
-    with psycopg.connect(superuser, password=os.environ["POSTGRES_PASSWORD"]) as connection:
-        for role in ("grafana", "exporter"):
-            name = connection.info.dbname
-            connection.execute(f'GRANT CONNECT ON DATABASE "{name}" TO {role}')
     return ["set the rights of the roles that read"]
 
 
@@ -207,14 +200,19 @@ def main(argv: list[str] | None = None) -> int:
     if options.rehearse:
         done = rehearse(store, auth)
     else:
-        done = migrate(store, auth, Path(os.environ["SKINML_BACKUPS"]))
+        artifacts = Path(os.environ["SKINML_ARTIFACTS"])
+        superuser, password = os.environ["SKINML_SUPERUSER"], os.environ["POSTGRES_PASSWORD"]
+        with backup.alone(artifacts):
+            finished = backup.settle(artifacts, superuser, password)
+        done = [f"finished a restore that was interrupted; {finished}"] if finished else []
+        done += migrate(store, auth, Path(os.environ["SKINML_BACKUPS"]))
         passwords = {
             "admin": os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"],
             "metrics": os.environ["METRICS_PASSWORD"],
         }
         done += settle_users(auth, passwords)
         folder = Path(os.environ["SKINML_SQL"])
-        done += settle_readers(folder, os.environ["SKINML_SUPERUSER"])
+        done += settle_readers(folder, superuser)
     print("\n".join(done) or "nothing to migrate")
     return 0
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.processes import end_process, is_dead, process_name
+from skinml.processes import end_process, free_port, is_dead, process_name
 from skinml.service import backup, compose, postgres
 
 ROOT = Path(__file__).parents[2]
@@ -385,13 +385,6 @@ def _let_through(folder: Path, user: str | None) -> None:
             )
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def running_service(data: Path) -> dict[str, Any] | None:
     """What a running service of a data folder tells of itself: process, address, ports."""
     try:
@@ -417,7 +410,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("backup", help="write a backup, whether it runs or not")
     commands.add_parser("backups", help="list the backups")
     restore = commands.add_parser("restore", help="restore a backup; it must not run")
-    restore.add_argument("backup", help="the name of a backup, or its folder")
+    restore.add_argument("backup", help="the name of a backup or of a dump, or its path")
     restore.add_argument("--replace", action="store_true", help="though it is not empty")
     commands.add_parser("rehearse", help="migrate a copy of the database, and drop the copy")
     options = parser.parse_args(argv)
@@ -443,7 +436,8 @@ def main(argv: list[str] | None = None) -> int:
     }[options.command]
     if state:
         return native.run("backup", *command)
-    with _ended_by_signals(), native.up(("postgres", "migrate")):
+    # Without the step `migrate`: what is to be rehearsed, or gone back from, must not happen here.
+    with _ended_by_signals(), native.up(("postgres",)):
         return native.run("backup", *command)
 
 
@@ -466,7 +460,7 @@ def _restore(data: Path, options: argparse.Namespace) -> int:
     # Before anything starts: the name may be mistyped.
     folder = backup.find(options.backup, data / "volumes" / "backups").resolve()
     replace = ("--replace",) if options.replace else ()
-    with _ended_by_signals(), Native(data).up(("postgres", "migrate")) as native:
+    with _ended_by_signals(), Native(data).up(("postgres",)) as native:
         return native.run("restore", *_BACKUP, "restore", str(folder), *replace)
 
 

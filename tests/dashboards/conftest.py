@@ -3,10 +3,8 @@
 import contextlib
 import json
 import os
-import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,10 @@ from typing import Any
 
 import pytest
 
+from skinml.errors import UserError
 from skinml.evaluation.metrics import HEADLINE, METRICS
+from skinml.processes import free_port
+from skinml.service import postgres
 from skinml.tracking.folder import Description, RunFolder
 from tests.conftest import surroundings
 
@@ -91,27 +92,12 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def postgres_programs() -> Path:
-    """The folder of PostgreSQL's programs, the newest where there are several."""
-    found = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
-    )
-    if not found:
-        pytest.skip("no /usr/lib/postgresql: apt-get install postgresql, as .ci/run does")
-    return found[-1].parent
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @contextlib.contextmanager
 def process(
     command: Sequence[str],
     ready: Callable[[], bool],
     stop: signal.Signals = signal.SIGTERM,
+    user: str | None = None,
     **variables: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs until the end of the block, and has become ready before its start."""
@@ -120,6 +106,10 @@ def process(
         running = subprocess.Popen(
             command,
             env={**os.environ, **variables},
+            cwd="/" if user else None,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -199,33 +189,26 @@ READER_PASSWORDS = {
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Postgres]:
-    """A PostgreSQL of the system's own programs, empty but for its database."""
-    programs = postgres_programs()
+    """A PostgreSQL as the service makes it, empty but for its database and MLflow's role."""
+    try:
+        programs, user = postgres.programs(), postgres.server_user()
+    except UserError as error:
+        pytest.skip(str(error))
     # Not below pytest's folder, which is closed to the user that PostgreSQL runs as.
     with tempfile.TemporaryDirectory(prefix="skinml-pg-") as name:
         folder, port = Path(name), free_port()
-        other: list[str] = []
-        if os.geteuid() == 0:
-            # PostgreSQL refuses to be root.
-            user = pwd.getpwnam("postgres")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            ids = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-            other = [program("setpriv", "util-linux"), *ids]
-        data = folder / "data"
-        subprocess.run(
-            [
-                *other,
-                str(programs / "initdb"),
-                f"--pgdata={data}",
-                "--username=postgres",
-                "--auth-local=trust",
-                "--auth-host=scram-sha-256",
-                "--no-sync",
-            ],
-            cwd="/",
-            check=True,
-            capture_output=True,
-        )
+        postgres.own(folder, user)
+        variables = {
+            "PGDATA": str(folder / "data"),
+            "POSTGRES_USER": "postgres",
+            "POSTGRES_PASSWORD": "superuser-of-the-test",
+            "POSTGRES_DB": "mlflow",
+            "POSTGRES_INITDB_ARGS": "--auth-local=trust --auth-host=scram-sha-256 --no-sync"
+            " --encoding=UTF8",
+            "MLFLOW_DB_PASSWORD": PASSWORDS[OWNER],
+        }
+        roles = ROOT / "deploy" / "postgres" / "roles.sh"
+        postgres.initialise(programs, variables, roles, user)
         settings = {
             "port": str(port),
             "listen_addresses": "127.0.0.1",
@@ -235,21 +218,15 @@ def cluster() -> Iterator[Postgres]:
             "full_page_writes": "off",
         }
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        postgres = Postgres(programs, folder, port)
-        command = [*other, str(programs / "postgres"), "-D", str(data), *options]
+        made = Postgres(programs, folder, port)
+        command = [str(programs / "postgres"), "-D", variables["PGDATA"], *options]
 
         def ready() -> bool:
-            return postgres.psql("--dbname=postgres", "--command=SELECT 1").returncode == 0
+            return made.psql("--command=SELECT 1").returncode == 0
 
         # SIGINT does not wait for connections to close.
-        with process(command, ready, stop=signal.SIGINT):
-            made = postgres.psql(
-                "--dbname=postgres",
-                f"--command=CREATE ROLE {OWNER} LOGIN PASSWORD '{PASSWORDS[OWNER]}'",
-                f"--command=CREATE DATABASE mlflow OWNER {OWNER}",
-            )
-            assert made.returncode == 0, made.stderr
-            yield postgres
+        with process(command, ready, stop=signal.SIGINT, user=user):
+            yield made
 
 
 # Runs

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from skinml.processes import free_port
 from tests.conftest import surroundings
 from tests.dashboards.conftest import (
     EXPORTER,
@@ -29,7 +30,6 @@ from tests.dashboards.conftest import (
     Postgres,
     answers,
     dashboards,
-    free_port,
     grafana_rules,
     panel_queries,
     process,

@@ -362,4 +362,4 @@ def test_the_exporter_sees_no_table(filled: Filled) -> None:
     with filled.postgres.connect("exporter") as connection:
         assert connection.execute("SELECT pg_database_size('mlflow')").fetchone()[0] > 0
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("SELECT * FROM runs")
+            connection.execute("SELECT * FROM public.runs")

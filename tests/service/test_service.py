@@ -1,6 +1,7 @@
 """The service as the compose file describes it, run natively: health, users, attacks, disasters."""
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -11,7 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,38 +23,18 @@ from typing import Any
 import pytest
 
 from skinml.errors import UserError
-from skinml.service import backup, postgres
+from skinml.service import backup
 from skinml.service.native import Native, main, running_service
 from skinml.service.user import call, make_user
 from skinml.tracking.read import experiment_id
 from tests.conftest import surroundings
-
-try:
-    postgres.programs()
-    import flask_wtf  # noqa: F401
-    import prometheus_flask_exporter  # noqa: F401
-    import psycopg
-except (UserError, ImportError) as error:
-    missing = f"the service's packages are missing ({error}): pip install -e '.[service]'"
-else:
-    missing = ""
-needs_service = pytest.mark.skipif(bool(missing), reason=missing)
-needs_caddy = pytest.mark.skipif(
-    not shutil.which("caddy"), reason="the proxy is missing: apt-get install caddy"
-)
+from tests.service.conftest import browsing, needs_caddy, needs_chromium, needs_service
 
 pytestmark = [pytest.mark.slow, needs_service, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder that PostgreSQL's user may pass through: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix="skinml-test-") as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
+API = "/api/2.0/mlflow"
 
 
 class Team:
@@ -72,6 +53,13 @@ class Team:
     def token(self, user: str) -> str:
         return base64.b64encode(f"{user}:{self.passwords[user]}".encode()).decode()
 
+    def proxy(self, inside: int = 8443) -> http.client.HTTPSConnection:
+        """A connection as from outside: to the proxy, by its own authority."""
+        root = self.native.data / "volumes/proxy/caddy/pki/authorities/local/root.crt"
+        context = ssl.create_default_context(cafile=str(root))
+        port = self.native.ports["proxy", inside]
+        return http.client.HTTPSConnection("localhost", port, context=context, timeout=120)
+
     def sign_in(self, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
         """What a user sets: three variables."""
         monkeypatch.setenv("MLFLOW_TRACKING_URI", self.native.address)
@@ -81,9 +69,8 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(place: Path) -> Iterator[Team]:
-    """The service, with alice, who logged runs and a model, and mallory, who may nothing of it."""
+    """The service: alice logged runs and a model, bob has other things, mallory neither."""
     with surroundings(place) as monkeypatch:
-        monkeypatch.setenv("SKINML_MAX_BODY", "20MB")
         monkeypatch.setenv("MLFLOW_WORKERS", "1")
         native = Native(place / "data")
         extra = [name for name in ("proxy",) if shutil.which("caddy")]
@@ -92,7 +79,7 @@ def team(place: Path) -> Iterator[Team]:
         try:
             native.start(("postgres", "migrate", "mlflow", "backup", *extra))
             team = Team(native)
-            for name in ("alice", "mallory"):
+            for name in ("alice", "bob", "mallory"):
                 team.add(name)
             team.sign_in(monkeypatch, "alice")
             with warnings.catch_warnings():
@@ -214,6 +201,8 @@ def test_a_second_service_on_the_same_data_is_refused(team: Team) -> None:
 def test_roles_have_what_they_need_and_no_more(team: Team) -> None:
     native = team.native
 
+    import psycopg
+
     def connect(role: str, secret: str) -> Any:
         return psycopg.connect(
             host="127.0.0.1",
@@ -243,7 +232,16 @@ def test_roles_have_what_they_need_and_no_more(team: Team) -> None:
 
 def test_without_the_right_password_there_is_nothing(team: Team) -> None:
     paths = (
-        *("/", "/metrics", "/graphql", "/signup", "/get-artifact?path=x&run_uuid=y", "/version"),
+        *(
+            "/",
+            "/metrics",
+            "/docs",
+            "/gateway/x/mlflow/invocations",
+            "/graphql",
+            "/signup",
+            "/get-artifact?path=x&run_uuid=y",
+            "/version",
+        ),
         "/api/2.0/mlflow/experiments/search?max_results=1",
         "/ajax-api/2.0/mlflow/experiments/search?max_results=1",
         "/api/2.0/mlflow-artifacts/artifacts",
@@ -263,6 +261,11 @@ def test_without_the_right_password_there_is_nothing(team: Team) -> None:
             response.read()
             answers["no header", path] = response.status
     assert {key: status for key, status in answers.items() if status != 401} == {}
+    # Open to everybody: whether it lives, the UI's files, and how MLflow is set up.
+    assert call(team.native.address, "", "", "GET", "/health")[0] == 200
+    _, told = call(team.native.address, "", "", "GET", "/api/3.0/mlflow/server-info")
+    assert told["store_type"] == "SqlStore"
+    assert not any(secret in str(told) for secret in team.native.variables.values() if secret)
 
 
 def refused(team: Team, requests: list[tuple[str, str, Any]]) -> list[str]:
@@ -344,6 +347,134 @@ def test_a_client_that_is_refused_is_told_what_would_do(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(UserError, match="expected the name and password of a user of it"):
         experiment_id("alices")
+
+
+def test_no_kind_of_object_is_open_to_others(team: Team) -> None:
+    """Traces, logged models, prompts, data sets, scorers and so on, each of bob's own."""
+    v3, ajax2, ajax3 = "/api/3.0/mlflow", "/ajax-api/2.0/mlflow", "/ajax-api/3.0/mlflow"
+    run, target = own_run(team, "bob", "all-kinds")
+    experiment = target.split("/")[-3]
+    here = {"experiment_id": experiment}
+
+    def made(path: str, body: Any) -> Any:
+        status, answer = team.ask("bob", "POST", path, body)
+        assert status == 200, (path, answer)
+        return answer
+
+    model = made(f"{API}/logged-models", here | {"name": "m"})["model"]["info"]["model_id"]
+    prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    made(f"{API}/registered-models/create", {"name": "bobs-prompt", "tags": prompt})
+    trace, location = f"tr-{run}", {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": here}
+    info = {"trace_id": trace, "trace_location": location, "state": "OK"}
+    info["request_time"] = "2024-01-01T00:00:00Z"
+    made(f"{v3}/traces", {"trace": {"trace_info": info}})
+    data = made(f"{v3}/datasets/create", {"name": "d", "experiment_ids": [experiment]})
+    data = data["dataset"]["dataset_id"]
+    scorer = here | {"name": "s", "serialized_scorer": "{}"}
+    made(f"{v3}/scorers/register", scorer)
+    made(f"{API}/runs/log-metric", {"run_id": run, "key": "loss", "value": 1, "timestamp": 1})
+    mine, own = own_run(team, "mallory", "mallorys-own")
+    own = own.split("/")[-3]
+    event = {"entity": "REGISTERED_MODEL", "action": "CREATED"}
+    hook = {"name": "w", "url": "http://127.0.0.1:9/", "events": [event]}
+    parts = "/api/2.0/mlflow-artifacts"
+    file = f"{experiment}/{run}/artifacts/f"
+    assert not refused(
+        team,
+        [
+            *(("POST", f"{API}/experiments/{verb}", here) for verb in ("delete", "restore")),
+            ("POST", f"{API}/experiments/update", here | {"new_name": "x"}),
+            ("POST", f"{API}/runs/restore", {"run_id": run}),
+            ("POST", f"{API}/runs/update", {"run_id": run, "status": "FAILED"}),
+            ("POST", f"{API}/runs/delete-tag", {"run_id": run, "key": "mlflow.runName"}),
+            ("POST", f"{API}/runs/log-inputs", {"run_id": run, "datasets": []}),
+            ("POST", f"{API}/runs/outputs", {"run_id": run, "models": []}),
+            ("GET", f"{ajax2}/metrics/get-history-bulk?run_id={run}&metric_key=loss", None),
+            ("GET", f"{ajax2}/metrics/get-history-bulk-interval?run_ids={run}&metric_key=l", None),
+            ("POST", f"{ajax2}/experiments/search-datasets", {"experiment_ids": [experiment]}),
+            ("POST", f"{ajax2}/upload-artifact?run_uuid={run}&path=x.txt", {}),
+            ("HEAD", f"{API}/runs/get?run_id={run}", None),
+            ("HEAD", f"{parts}/artifacts/{file}", None),
+            # Logged models
+            ("GET", f"{API}/logged-models/{model}", None),
+            ("DELETE", f"{API}/logged-models/{model}", None),
+            ("PATCH", f"{API}/logged-models/{model}", {"status": "LOGGED_MODEL_READY"}),
+            ("PATCH", f"{API}/logged-models/{model}/tags", {"tags": []}),
+            ("GET", f"{API}/logged-models/{model}/artifacts/directories", None),
+            ("GET", f"{ajax2}/logged-models/{model}/artifacts/files?artifact_file_path=x", None),
+            ("POST", f"{API}/logged-models", here | {"name": "x"}),
+            ("POST", f"{API}/logged-models", {"experiment_id": own, "source_run_id": run}),
+            # The registry
+            ("POST", f"{API}/registered-models/rename", {"name": "alices-model", "new_name": "x"}),
+            ("POST", f"{API}/registered-models/set-tag", {"name": "alices-model", "key": "a"}),
+            ("GET", f"{API}/registered-models/alias?name=alices-model&alias=champion", None),
+            ("DELETE", f"{API}/registered-models/alias?name=alices-model&alias=champion", None),
+            ("POST", f"{API}/model-versions/create", {"name": "alices-model", "source": "x"}),
+            ("POST", f"{API}/model-versions/create", {"name": "x", "run_id": run, "source": "x"}),
+            ("GET", f"{API}/registered-models/get?name=bobs-prompt", None),
+            ("DELETE", f"{API}/registered-models/delete", {"name": "bobs-prompt"}),
+            # Traces
+            ("GET", f"{v3}/traces/{trace}", None),
+            ("GET", f"{v3}/traces/get?trace_id={trace}", None),
+            ("POST", f"{v3}/traces/search", {"locations": [location]}),
+            ("PATCH", f"{v3}/traces/{trace}/tags", {"key": "a", "value": "b"}),
+            ("POST", f"{v3}/traces/delete-traces", here | {"request_ids": [trace]}),
+            ("GET", f"{ajax3}/get-trace-artifact?request_id={trace}", None),
+            ("POST", f"{v3}/traces", {"trace": {"trace_info": info | {"trace_id": "tr-x"}}}),
+            ("POST", f"{API}/traces/link-to-run", {"trace_ids": [trace], "run_id": mine}),
+            ("POST", f"{v3}/traces/{trace}/assessments", {"assessment": {}}),
+            ("POST", "/v1/traces", {}),
+            # Data sets, scorers
+            ("GET", f"{v3}/datasets/{data}", None),
+            ("DELETE", f"{v3}/datasets/{data}", None),
+            ("POST", f"{v3}/datasets/search", {}),
+            ("GET", f"{v3}/datasets/{data}/records", None),
+            ("POST", f"{v3}/datasets/{data}/add-experiments", {"experiment_ids": [own]}),
+            ("GET", f"{v3}/scorers/list?experiment_id={experiment}", None),
+            ("GET", f"{v3}/scorers/get?experiment_id={experiment}&name=s", None),
+            ("DELETE", f"{v3}/scorers/delete", here | {"name": "s"}),
+            ("POST", f"{v3}/scorers/register", scorer),
+            ("POST", f"{ajax3}/scorer/invoke", scorer | {"trace_ids": [trace]}),
+            # What calls out or runs something
+            ("POST", f"{API}/webhooks", hook),
+            ("GET", f"{API}/webhooks", None),
+            ("POST", f"{API}/webhooks/x/test", {}),
+            ("POST", f"{v3}/workspaces", {"name": "w"}),
+            ("DELETE", f"{v3}/workspaces/default", None),
+            ("GET", "/ajax-api/3.0/jobs/x", None),
+            ("POST", f"{ajax3}/issues/invoke", here),
+            ("POST", f"{ajax3}/genai/evaluate/invoke", here),
+            ("POST", f"{ajax3}/demo/delete", {}),
+            # Uploads in parts, addresses signed by the server
+            ("POST", f"{parts}/mpu/create/{file}", {"path": "f", "num_parts": 1}),
+            ("POST", f"{parts}/mpu/create/{own}/../{file}", {"path": "f", "num_parts": 1}),
+            ("POST", f"{parts}/mpu/complete/{file}", {"path": "f", "upload_id": "1"}),
+            ("POST", f"{parts}/mpu/abort/{file}", {"path": "f", "upload_id": "1"}),
+            ("GET", f"{parts}/presigned/{file}", None),
+            # Rights
+            ("GET", f"{v3}/roles/list", None),
+            ("GET", f"{v3}/users/permissions/list?username=bob", None),
+            ("GET", "/openapi.json", None),
+        ],
+    )
+    ask = {"query": ""}
+    for field in (
+        "{mlflowGetRun(input: {runId: $i}) {run {info {runName}}}}",
+        "{mlflowGetExperiment(input: {experimentId: $e}) {experiment {name}}}",
+        "{mlflowListArtifacts(input: {runId: $i}) {files {path}}}",
+        "{mlflowSearchRuns(input: {experimentIds: [$e]}) {runs {info {runName}}}}",
+    ):
+        ask["query"] = "query " + field.replace("$i", f'"{run}"').replace("$e", f'"{experiment}"')
+        _, answer = team.ask("mallory", "POST", "/graphql", ask)
+        nothing = {field[1:].split("(")[0]: None}
+        assert answer["data"] == nothing, answer
+        _, answer = team.ask("bob", "POST", "/graphql", ask)
+        assert answer["data"] and answer["data"] != nothing, answer
+    listed = team.ask(
+        "mallory", "POST", f"{API}/logged-models/search", {"experiment_ids": [experiment]}
+    )
+    assert listed == (200, {})
+    assert team.ask("bob", "GET", f"{API}/runs/get?run_id={run}")[0] == 200
 
 
 def test_paths_filters_and_sizes_are_refused(team: Team) -> None:
@@ -445,17 +576,14 @@ def test_forged_names_are_refused(team: Team) -> None:
 def test_the_proxy_ends_tls_and_lets_no_more_through_than_it_should(team: Team) -> None:
     native = team.native
     port = native.ports["proxy", 8443]
-    root = native.data / "volumes/proxy/caddy/pki/authorities/local/root.crt"
-    context = ssl.create_default_context(cafile=str(root))
     token = team.token("alice")
 
     def ask(
         method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, Any]:
-        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
-        with closing(connection):
+        with closing(team.proxy()) as connection:
             sent = {"Authorization": f"Basic {token}"} | (headers or {})
-            connection.request(method, path, body, sent, encode_chunked=hasattr(body, "__next__"))
+            connection.request(method, path, body, sent)
             response = connection.getresponse()
             return response.status, response.read(), response.headers
 
@@ -474,19 +602,272 @@ def test_the_proxy_ends_tls_and_lets_no_more_through_than_it_should(team: Team) 
     experiment = json.loads(answer)["experiment_id"]
     forged = {"Origin": "https://evil.example", "Content-Type": "application/json"}
     assert ask("POST", create, '{"name": "forged"}', forged)[0] == 403
-    # Bodies: what fits arrives whole, what does not is refused, announced or not.
+    # What fits arrives whole.
     target = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/run/artifacts"
     content = os.urandom(15_000_000)
     assert ask("PUT", f"{target}/fits.bin", content)[0] == 200
     assert ask("GET", f"{target}/fits.bin")[1] == content
-    for number, body in enumerate((bytes(30_000_000), iter([bytes(1_000_000)] * 30))):
+
+
+@needs_caddy
+def test_links_from_grafana_lead_to_mlflow(team: Team) -> None:
+    with closing(team.proxy(8444)) as connection:
+        connection.request("GET", "/mlflow/")
+        response = connection.getresponse()
+    mlflow = team.native.ports["proxy", 8443]
+    assert response.status == 302
+    assert response.headers["Location"] == f"https://localhost:{mlflow}/"
+
+
+class Watch:
+    """What the server and the proxy take of memory and disk during a block, in MB, at most."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+        self._over = threading.Event()
+        self._before = self._memory()
+        self.memory = self.stored = 0.0
+
+    def _memory(self) -> dict[str, float]:
+        import psutil
+
+        found = {}
+        for name in ("mlflow", "proxy"):
+            process = psutil.Process(self._native.running[name].pid)
+            family = [process, *process.children(recursive=True)]
+            found[name] = sum(member.memory_info().rss for member in family) / 1e6
+        return found
+
+    def kept(self) -> float:
+        """What uploads have left on disk, finished or not."""
+        size = 0
+        for volume in ("artifacts", "scratch"):
+            for path in (self._native.data / "volumes" / volume).rglob("*"):
+                with contextlib.suppress(OSError):
+                    size += path.stat().st_size if path.is_file() else 0
+        return size / 1e6
+
+    def _look(self) -> None:
+        while not self._over.wait(0.1):
+            for name, size in self._memory().items():
+                self.memory = max(self.memory, size - self._before[name])
+
+    def __enter__(self) -> "Watch":
+        self._first = self.kept()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self._over.set()
+        self._thread.join()
+        until = time.monotonic() + 20
+        while (left := self.kept() - self._first) > 0 and time.monotonic() < until:
+            time.sleep(0.2)  # what is unfinished is removed once the server has noticed
+        self.stored = left
+
+
+def send_zeros(
+    team: Team, user: str | None, method: str, path: str, megabytes: int, announced: bool
+) -> tuple[int | None, int]:
+    """Stream zeros through the proxy; the status, None if cut off, and the megabytes sent."""
+    block, sent = bytes(1_000_000), 0
+    with closing(team.proxy()) as connection:
+        connection.putrequest(method, path)
+        if user:
+            connection.putheader("Authorization", f"Basic {team.token(user)}")
+        connection.putheader("Content-Type", "application/json")
+        if announced:
+            connection.putheader("Content-Length", str(megabytes * len(block)))
+        else:
+            connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
         try:
-            status = ask("PUT", f"{target}/large{number}.bin", body)[0]
-        except (ConnectionError, ssl.SSLError):  # closed while we were sending
-            continue
-        assert status in (413, 502), status
-    stored = native.data / "volumes/artifacts/artifacts" / experiment
-    assert [path.name for path in stored.rglob("*.bin")] == ["fits.bin"]
+            while sent < megabytes:
+                connection.send(block if announced else b"f4240\r\n" + block + b"\r\n")
+                sent += 1
+            connection.send(b"" if announced else b"0\r\n\r\n")
+        except OSError:
+            pass  # the answer is there before all is sent
+        try:
+            return connection.getresponse().status, sent
+        except (OSError, http.client.HTTPException):
+            return None, sent
+
+
+@needs_caddy
+def test_two_gigabytes_are_refused_and_nothing_is_left_of_them(team: Team) -> None:
+    _, answer = team.ask("mallory", "POST", f"{API}/experiments/create", {"name": "large"})
+    target = f"/api/2.0/mlflow-artifacts/artifacts/{answer['experiment_id']}/run/artifacts/large"
+    with Watch(team.native) as watch:
+        status, sent = send_zeros(team, "mallory", "PUT", target, 2000, announced=True)
+        assert status in (413, None)
+        assert sent < 50  # before it is read
+        status, sent = send_zeros(team, "mallory", "PUT", target, 2000, announced=False)
+        assert status in (413, 502, None)
+        assert sent < 1100
+    assert watch.memory < 200
+    assert watch.stored == 0
+
+
+@needs_caddy
+def test_nobody_fills_the_servers_memory_without_a_password(team: Team) -> None:
+    path = f"{API}/runs/log-batch"
+    with Watch(team.native) as watch:
+        for user in (None, "mallory"):
+            status, sent = send_zeros(team, user, "POST", path, 900, announced=True)
+            assert status in (413, None) and sent < 50
+        for announced in (True, False):
+            assert send_zeros(team, None, "POST", path, 10, announced)[0] in (401, None)
+            assert send_zeros(team, "mallory", "POST", path, 10, announced)[0] == 400
+        status, _ = send_zeros(team, None, "GET", path, 10, announced=False)
+        assert status in (413, None)
+        assert send_zeros(team, "mallory", "POST", path, 40, announced=False)[0] in (413, None)
+        # An upload is asked for its user before it is read.
+        target = "/api/2.0/mlflow-artifacts/artifacts/1/x"
+        assert send_zeros(team, None, "PUT", target, 900, announced=True)[0] in (401, None)
+    assert watch.memory < 300
+    assert watch.stored == 0
+
+
+@needs_caddy
+@pytest.mark.parametrize("where", ["direct", "proxy"])
+def test_what_nobody_uses_is_shut(team: Team, where: str) -> None:
+    """MLflow's gateway calls addresses that a user names, its assistant runs programs."""
+    v3, ajax = "/api/3.0/mlflow", "/ajax-api/3.0/mlflow"
+    secret = {"secret_name": "s", "provider": "openai", "secret_value": {"api_key": "x"}}
+    requests: list[tuple[str, str, Any]] = [
+        ("POST", f"{v3}/gateway/secrets/create", secret),
+        ("POST", f"{ajax}/gateway/secrets/create", secret),
+        ("GET", f"{v3}/gateway/secrets/list", None),
+        ("POST", f"{v3}/gateway/endpoints/create", {"name": "e"}),
+        ("POST", "/gateway/e/mlflow/invocations", {}),
+    ]
+    outside: list[tuple[str, str, Any]] = [
+        ("GET", f"{ajax}/assistant/config", None),
+        ("PUT", f"{ajax}/assistant/config", {"providers": {}}),
+        ("POST", f"{ajax}/assistant/message", {"message": "run ls"}),
+        ("PUT", "/ajax-api//3.0/mlflow/%61ssistant/config", {"providers": {}}),
+        ("POST", f"{ajax}/demo/generate", {}),
+        ("POST", "/ajax-api/2.0/mlflow/gateway-proxy", {"gateway_path": "http://127.0.0.1:9/"}),
+    ]
+    if where == "direct":
+        for method, path, body in requests:
+            assert team.ask("mallory", method, path, body)[0] in (403, 501), path
+        status, answer = team.ask("mallory", "POST", "/ajax-api/3.0/jobs/", {"job_name": "x"})
+        assert status == 422 or "not enabled" in str(answer)
+        return
+    token = {"Authorization": f"Basic {team.token('mallory')}", "Content-Type": "application/json"}
+    for method, path, body in requests + outside:
+        with closing(team.proxy()) as connection:
+            connection.request(method, path, json.dumps(body), token)
+            assert connection.getresponse().status == 404, path
+
+
+# A page that acts for whoever looks at it.
+SCRIPT = """
+try { top.document.title = 'NAME' } catch (error) {}
+fetch('/ajax-api/2.0/mlflow/experiments/create', {
+  method: 'POST', credentials: 'include', headers: {'Content-Type': 'application/json'},
+  body: JSON.stringify({name: 'NAME'})})
+"""
+
+
+@needs_caddy
+def test_a_file_of_a_user_is_no_page_of_mlflow(team: Team) -> None:
+    run, target = own_run(team, "mallory", "pages")
+    token = {"Authorization": f"Basic {team.token('mallory')}"}
+    for name in ("a.html", "a.svg", "a.xhtml", "a.xml", "a.js", "a.png", "a.pdf"):
+        with closing(team.proxy()) as connection:
+            connection.request("PUT", f"{target}/{name}", "<script>1</script>", token)
+            assert connection.getresponse().status == 200
+        for path in (
+            f"/get-artifact?run_uuid={run}&path={name}",
+            f"{target}/{name}",
+            f"{target.replace('/api/', '/ajax-api/')}/{name}",
+        ):
+            with closing(team.proxy()) as connection:
+                connection.request("GET", path, headers=token)
+                response = connection.getresponse()
+                assert response.status == 200
+                headers = response.headers
+            assert headers["Content-Disposition"].startswith("attachment"), path
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Content-Security-Policy"] == "sandbox"
+            assert headers["X-Frame-Options"] == "DENY"
+
+
+def own_run(team: Team, user: str, name: str) -> tuple[str, str]:
+    """A run in an experiment of a user's own: its id, and the address of its artifacts."""
+    _, answer = team.ask(user, "POST", f"{API}/experiments/create", {"name": name})
+    experiment = answer["experiment_id"]
+    _, answer = team.ask(user, "POST", f"{API}/runs/create", {"experiment_id": experiment})
+    run = answer["run"]["info"]["run_id"]
+    return run, f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts"
+
+
+@needs_caddy
+@needs_chromium
+def test_scripts_in_files_and_notes_do_not_run_for_who_looks_at_them(team: Team) -> None:
+    """What a colleague left, looked at in MLflow's own pages through the proxy."""
+    import io
+
+    from PIL import Image
+
+    run, target = own_run(team, "bob", "looked-at")
+    experiment = target.split("/")[-3]
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(picture, "PNG")
+    page_of = "<html><body><h1>a report</h1><script>{}</script></body></html>"
+    drawing = (
+        "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>{}</script></svg>"
+    )
+    files = {
+        "evil.html": page_of.format(SCRIPT.replace("NAME", "pwned-html")).encode(),
+        "evil.svg": drawing.format(SCRIPT.replace("NAME", "pwned-svg")).encode(),
+        "picture.png": picture.getvalue(),
+    }
+    token = {"Authorization": f"Basic {team.token('bob')}"}
+    for name, content in files.items():
+        with closing(team.proxy()) as connection:
+            connection.request("PUT", f"{target}/{name}", content, token)
+            assert connection.getresponse().status == 200
+    script = SCRIPT.replace("NAME", "pwned-note").replace('"', "'").replace("\n", " ")
+    note = (
+        f'<img src="x" onerror="{script}"><script>{script}</script> [a](javascript:alert(1)) seen'
+    )
+    body = {"run_id": run, "key": "mlflow.note.content", "value": note}
+    assert team.ask("bob", "POST", f"{API}/runs/set-tag", body)[0] == 200
+    base = f"https://localhost:{team.native.ports['proxy', 8443]}"
+    with browsing.chromium() as browser:
+        context = browser.new_context(
+            ignore_https_errors=True,
+            http_credentials={"username": "bob", "password": team.passwords["bob"]},
+        )
+        where = f"{base}/#/experiments/{experiment}/runs/{run}"
+
+        def look_at(path: str) -> Any:
+            page = context.new_page()
+            page.set_default_timeout(60_000)
+            page.goto(where + path)
+            return page
+
+        pages = [look_at(path) for path in ("", *(f"/artifacts/{name}" for name in files))]
+        pages[0].get_by_text("seen").first.wait_for()
+        # A script of a report runs, but in a frame that has no origin and so no credentials.
+        frame = pages[1].locator("iframe")
+        pages[1].frame_locator("iframe").get_by_text("a report").wait_for()
+        assert frame.get_attribute("sandbox") == "allow-scripts"
+        pages[2].get_by_text("evil.svg").first.wait_for()
+        wide = "[...document.images].some(image => image.naturalWidth === 40)"
+        pages[3].wait_for_function(wide)
+        for name in ("evil.html", "evil.svg"):
+            with pages[0].expect_download():
+                pages[0].evaluate(f"location.assign('/get-artifact?run_uuid={run}&path={name}')")
+        pages[0].wait_for_timeout(2_000)
+        assert not any("pwned" in page.title() for page in pages)
+    _, answer = team.ask("bob", "POST", f"{API}/experiments/search", {"max_results": 99})
+    assert "pwned" not in str(answer)
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="apt-get install prometheus")
