@@ -961,6 +961,11 @@ def test_a_second_backup_costs_only_what_is_new(team: Team) -> None:
     assert before.name < after.name
 
 
+def test_a_restore_waits_for_the_service_to_stop(team: Team) -> None:
+    with pytest.raises(UserError, match=r"the service is running at .*stop it first \(make stop\)"):
+        main(["--data", str(team.native.data), "restore", "any"])
+
+
 def test_all_is_lost_and_restored(
     team: Team, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1101,11 +1106,6 @@ def test_a_restore_of_no_backup_starts_nothing(place: Path, name: str, message: 
     with pytest.raises(UserError, match=message):
         main(["--data", str(place / "nothing"), "restore", name])
     assert not (place / "nothing").exists()
-
-
-def test_a_restore_waits_for_the_service_to_stop(team: Team) -> None:
-    with pytest.raises(UserError, match=r"the service is running at .*stop it first \(make stop\)"):
-        main(["--data", str(team.native.data), "restore", "any"])
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "a/b", "a\n"])
