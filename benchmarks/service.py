@@ -288,6 +288,8 @@ class Side:
             del os.environ[name]
         os.environ.update(self.variables)
         # The client's own bars and addresses would be most of what one sees.
+        # In the client of 3.17.2 its threads trip over each other: now and then a call fails.
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         try:
