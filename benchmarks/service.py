@@ -203,7 +203,7 @@ def read_until(diary: Diary, experiment: str, until: float) -> None:
             response = diary.timed(name, pages[name])
             if not response.ok:
                 diary.errors.append(f"{name}: {response.status_code} {response.text[:200]}")
-        except requests.RequestException as error:
+        except OSError as error:  # of requests, too
             diary.errors.append(f"{name}: {error}"[:300])
         time.sleep(1)
 
@@ -702,9 +702,16 @@ def _kill_worker(native: Native) -> None:
     workers = [
         process
         for process in _family(native.running["mlflow"].pid)[1:]
-        if not process.children() and "spawn_main" in " ".join(process.cmdline())
+        if _is_worker(process) and not process.children()
     ]
     random.choice(workers).kill()
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended, and waits to be buried
+        return False
 
 
 def _kill_backend(native: Native) -> None:
