@@ -209,7 +209,8 @@ def test_every_make_target_is_phony_and_has_a_line_of_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = " ".join(re.findall(r"^\.PHONY: (.*)$", makefile, re.M))
     described = re.findall(r"^([a-z]+):.*  ## \S", makefile, re.M)
-    assert sorted(described) == sorted(phony.split())
+    # One with a hyphen is a step of others.
+    assert sorted(described) == sorted(name for name in phony.split() if "-" not in name)
     listing = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.findall(r"^  make (\w+) +\S", listing.stdout, re.M) == described
 
