@@ -448,6 +448,7 @@ class Kept:
     doubled: int = 0
     files: int = 0
     missing_files: int = 0
+    missing_at: list[float] = field(default_factory=list)
 
     @property
     def is_exact(self) -> bool:
@@ -477,6 +478,7 @@ def compare_kept(
             for p in points_of(diary.number, call)
         }
         kept.missing += len(surely - found)
+        kept.missing_at += sorted({told[step // STEPS_PER_CALL] for _, step, _ in surely - found})
         kept.surplus += len(found - sent)
         folder = next(side.artifacts.glob(f"**/{diary.run_id}/artifacts"), None)
         for number, when in enumerate(diary.acknowledged["log_artifact"]):
@@ -789,6 +791,7 @@ def measure_faults(options: argparse.Namespace) -> int:
         **surroundings(), "clients": clients, "points": kept.points, "files": kept.files,
         "missing": kept.missing, "surplus": kept.surplus, "doubled": kept.doubled,
         "missing_files": kept.missing_files,
+        "missing_seconds_after_backup": [round(at - lost[0], 3) for at in kept.missing_at],
         "failed_calls": sum(len(diary.errors) for diary in diaries),
         "acknowledged_after_the_backup": sum(
             lost[0] <= when <= lost[1] for d in diaries for when in d.acknowledged["log_batch"]
@@ -826,8 +829,10 @@ def _lose_and_restore(native: Native, pause: float) -> tuple[Native, tuple[float
     )  # fmt: skip
     ports = {f"{name}:{inside}": port for (name, inside), port in native.ports.items()}
     again = Native(native.data, ports=ports)
+    # What a client notes until now was told by the service that is gone: answers lie in its socket.
+    gone = time.time()
     again.start(("postgres", "migrate", "mlflow", "proxy"))
-    return again, (began, lost), Disaster("loss of everything, and restore", lost)
+    return again, (began, gone), Disaster("loss of everything, and restore", lost)
 
 
 def _silence_after(diaries: list[Diary], when: float) -> float:
