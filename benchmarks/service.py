@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -283,20 +284,16 @@ class Side:
     @contextlib.contextmanager
     def as_client(self) -> Iterator[None]:
         """The variables that a client of this server has set."""
-        before = dict(os.environ)
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-            del os.environ[name]
-        os.environ.update(self.variables)
-        # The client's own bars and addresses would be most of what one sees.
-        # In the client of 3.17.2 its threads trip over each other: now and then a call fails.
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        try:
+        theirs = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        quiet = {
+            # The client's own bars and addresses would be most of what one sees.
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            # In the client of 3.17.2 its threads trip over each other: now and then a call fails.
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        with mock.patch.dict(os.environ, theirs | self.variables | quiet, clear=True):
             yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def _family(process: int) -> list[psutil.Process]:
@@ -320,11 +317,8 @@ def service_side(workers: int = 0, proxy: bool = True) -> Iterator[Side]:
     """The service of the compose file; `workers` other than the file's default."""
     variables = {"MLFLOW_WORKERS": str(workers)} if workers else {}
     with place() as folder:
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        native = Native(folder / "data")
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        with mock.patch.dict(os.environ, variables):
+            native = Native(folder / "data")
         with native.up(("postgres", "migrate", "mlflow", *(["proxy"] if proxy else []))):
             yield side_of(native, proxy)
 

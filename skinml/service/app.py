@@ -23,16 +23,14 @@ VERSION = "3.17.2"
 
 _APP = "skinml.service.app:create_app"
 
-_POINTS = """
-    INSERT INTO metrics (run_uuid, key, value, timestamp, step, is_nan)
+_ROWS = """(run_uuid, key, value, timestamp, step, is_nan)
     SELECT :run, * FROM unnest(CAST(:keys AS text[]), CAST(:values AS float8[]),
-      CAST(:timestamps AS int8[]), CAST(:steps AS int8[]), CAST(:nans AS bool[]))
-    ON CONFLICT DO NOTHING"""
+      CAST(:timestamps AS int8[]), CAST(:steps AS int8[]), CAST(:nans AS bool[]))"""
 
-_LATEST = """
-    INSERT INTO latest_metrics AS old (run_uuid, key, value, timestamp, step, is_nan)
-    SELECT :run, * FROM unnest(CAST(:keys AS text[]), CAST(:values AS float8[]),
-      CAST(:timestamps AS int8[]), CAST(:steps AS int8[]), CAST(:nans AS bool[]))
+_POINTS = f"INSERT INTO metrics {_ROWS} ON CONFLICT DO NOTHING"
+
+_LATEST = f"""
+    INSERT INTO latest_metrics AS old {_ROWS}
     ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value, step = excluded.step,
       timestamp = excluded.timestamp, is_nan = excluded.is_nan
     WHERE (excluded.step, excluded.timestamp, excluded.value)
@@ -59,8 +57,7 @@ def create_app() -> Any:
 def quicken_store() -> None:
     """Have MLflow's store write the points of a request as two statements, in PostgreSQL."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from mlflow.utils.validation import _validate_batch_log_data, _validate_batch_log_limits
-    from mlflow.utils.validation import _validate_run_id as validate_run_id
+    from mlflow.utils import validation
 
     upstream_log_batch = SqlAlchemyStore.log_batch
     upstream_log_metrics = SqlAlchemyStore._log_metrics_once
@@ -71,9 +68,9 @@ def quicken_store() -> None:
         if params or tags or any(metric.model_id is not None for metric in metrics):
             upstream_log_batch(self, run_id, metrics, params, tags)
             return
-        validate_run_id(run_id)
-        metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
-        _validate_batch_log_limits(metrics, params, tags)
+        validation._validate_run_id(run_id)
+        metrics, params, tags = validation._validate_batch_log_data(metrics, params, tags)
+        validation._validate_batch_log_limits(metrics, params, tags)
         self._log_metrics(run_id, metrics)
 
     def log_metrics(self: Any, run_id: str, metrics: "Sequence[Metric]") -> None:

@@ -1,7 +1,6 @@
 """The shorter way of curves into PostgreSQL stores, checks and answers what MLflow's own does."""
 
 import math
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,46 +10,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skinml.errors import UserError
-from skinml.service import app, postgres
+from skinml.service import app
 from skinml.service.native import Native
 from tests.conftest import surroundings
-
-try:
-    postgres.programs()
-    import flask_wtf  # noqa: F401
-    import psycopg  # noqa: F401
-except (UserError, ImportError) as error:
-    missing = f"the service's packages are missing ({error}): pip install -e '.[service]'"
-else:
-    missing = ""
+from tests.service.conftest import needs_service
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(missing), reason=missing),
+    needs_service,
     pytest.mark.timeout(900),
 ]
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[Any]:
+def store(place: Path) -> Iterator[Any]:
     """MLflow's own store over the service's PostgreSQL."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with tempfile.TemporaryDirectory(prefix="skinml-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        with (
-            surroundings(folder) as monkeypatch,
-            Native(folder / "data").up(("postgres", "migrate")) as native,
-        ):
-            for key, value in native.environment("mlflow").items():
-                if key.startswith("PG"):
-                    monkeypatch.setenv(key, value)
-            uri = f"postgresql+psycopg://mlflow@127.0.0.1:{native.ports['postgres', 5432]}/mlflow"
-            made = SqlAlchemyStore(uri, "mlflow-artifacts:/")
-            yield made
-            made._dispose_engine()
+    with (
+        surroundings(place) as monkeypatch,
+        Native(place / "data").up(("postgres", "migrate")) as native,
+    ):
+        for key, value in native.environment("mlflow").items():
+            if key.startswith("PG"):
+                monkeypatch.setenv(key, value)
+        uri = f"postgresql+psycopg://mlflow@127.0.0.1:{native.ports['postgres', 5432]}/mlflow"
+        made = SqlAlchemyStore(uri, "mlflow-artifacts:/")
+        yield made
+        made._dispose_engine()
 
 
 @pytest.fixture(scope="module")

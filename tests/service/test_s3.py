@@ -2,31 +2,21 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
-from skinml.errors import UserError
-from skinml.service import postgres
 from skinml.service.native import Native
 from skinml.service.user import make_user
 from tests.conftest import surroundings
-
-try:
-    postgres.programs()
-    import boto3
-    import flask_wtf  # noqa: F401
-    from moto.server import ThreadedMotoServer
-except (UserError, ImportError) as error:
-    missing = f"a component is missing ({error}): pip install -e '.[service,dev]'"
-else:
-    missing = ""
+from tests.service.conftest import needs_service
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(missing), reason=missing),
+    needs_service,
     pytest.mark.timeout(900),
     # Of moto and botocore, neither of which is ours.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -47,7 +37,9 @@ def store() -> Iterator[str]:
         server.stop()
 
 
-def test_artifacts_go_to_the_store_and_come_back_through_the_service(store: str) -> None:
+def test_artifacts_go_to_the_store_and_come_back_through_the_service(
+    place: Path, store: str
+) -> None:
     s3 = boto3.client(
         "s3", endpoint_url=store, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
         region_name="us-east-1",
@@ -60,22 +52,19 @@ def test_artifacts_go_to_the_store_and_come_back_through_the_service(store: str)
         "S3_SECRET_KEY": SECRET,
         "MLFLOW_WORKERS": "1",
     }
-    with tempfile.TemporaryDirectory(prefix="skinml-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        with surroundings(folder) as monkeypatch:
-            for variable, value in settings.items():
-                monkeypatch.setenv(variable, value)
-            with Native(folder / "data").up() as native:
-                admin = native.variables["MLFLOW_AUTH_ADMIN_PASSWORD"]
-                monkeypatch.setenv("MLFLOW_TRACKING_URI", native.address)
-                monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "alice")
-                monkeypatch.setenv(
-                    "MLFLOW_TRACKING_PASSWORD", make_user(native.address, admin, "alice")
-                )
-                _log_and_read(folder, s3)
-            kept = native.data / "volumes" / "artifacts"
-            assert not [path for path in kept.rglob("*") if path.is_file()]
+    with surroundings(place) as monkeypatch:
+        for variable, value in settings.items():
+            monkeypatch.setenv(variable, value)
+        with Native(place / "data").up() as native:
+            admin = native.variables["MLFLOW_AUTH_ADMIN_PASSWORD"]
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", native.address)
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "alice")
+            monkeypatch.setenv(
+                "MLFLOW_TRACKING_PASSWORD", make_user(native.address, admin, "alice")
+            )
+            _log_and_read(place, s3)
+        kept = native.data / "volumes" / "artifacts"
+        assert not [path for path in kept.rglob("*") if path.is_file()]
 
 
 def _log_and_read(folder: Path, s3: object) -> None:
