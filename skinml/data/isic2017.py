@@ -33,6 +33,11 @@ class OfficialPart(NamedTuple):
     # Images of each class in CLASSES' order, as published.
     counts: tuple[int, int, int]
 
+    @property
+    def archive(self) -> str:
+        """The file that holds the image folder, as it is published."""
+        return f"{self.image_folder}.zip"
+
 
 OFFICIAL_PARTS = (
     OfficialPart(

@@ -1,7 +1,5 @@
 """What preparation promises: all problems at once, all or nothing, never other data than asked."""
 
-import csv
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -9,65 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from skinml.cache import cache_dir
 from skinml.data import prepare as module
 from skinml.data.images import decode_image, pixel_digest
-from skinml.data.isic2017 import CLASSES, CSV_COLUMNS, OFFICIAL_PARTS, PARTS
+from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import data_folder, describe, main, open_data, prepare, prepared_folder
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared
 from skinml.errors import UserError
-
-TRAIN, VALIDATION, TEST = OFFICIAL_PARTS
-FLAGS = {
-    "melanoma": ("1.0", "0.0"),
-    "nevus": ("0.0", "0.0"),
-    "seborrheic_keratosis": ("0.0", "1.0"),
-}
-
-
-def picture(seed: int, mode: str = "RGB", kind: str = "JPEG") -> bytes:
-    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(colours).resize((40, 30)).convert(mode).save(stream, kind)
-    return stream.getvalue()
-
-
-def write_table(
-    path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = CSV_COLUMNS
-) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def write_official(folder: Path, first_id: int = 0) -> Path:
-    """Nine small images in the official layout: one of each class in each part."""
-    number = first_id
-    for official in OFFICIAL_PARTS:
-        (folder / official.image_folder).mkdir(parents=True)
-        rows: list[tuple[str, ...]] = []
-        for label in CLASSES:
-            image_id = f"ISIC_{number:07}"
-            (folder / official.image_folder / f"{image_id}.jpg").write_bytes(picture(number))
-            rows.append((image_id, *FLAGS[label]))
-            number += 1
-        write_table(folder / official.ground_truth, rows[::-1])
-    return folder
-
-
-@pytest.fixture
-def official(tmp_path: Path) -> Path:
-    return write_official(tmp_path / "official")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "sets" / "prepared"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.data.conftest import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    contents,
+    picture,
+    write_official,
+    write_table,
+)
 
 
 def test_official_layout_becomes_a_prepared_set(official: Path, out: Path) -> None:
@@ -238,23 +194,6 @@ def test_long_list_of_problems_is_cut_in_order(official: Path, out: Path) -> Non
     lines = [line for line in str(caught.value).splitlines() if "extra" in line]
     assert [line[-11:-4] for line in lines] == [f"extra{number:02}" for number in range(10)]
     assert "… and 20 more" in str(caught.value)
-
-
-def test_stop_in_the_middle_leaves_nothing(
-    official: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[bytes] = []
-
-    def stop_at_the_fifth(content: bytes) -> np.ndarray:
-        decoded.append(content)
-        if len(decoded) == 5:
-            raise KeyboardInterrupt
-        return decode_image(content)
-
-    monkeypatch.setattr(module, "decode_image", stop_at_the_fifth)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(official, out, jobs=1)
-    assert not list(out.parent.iterdir())
 
 
 def test_failure_keeps_the_set_that_was_there(official: Path, out: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS, OfficialPart
-from skinml.data.prepare import read_ground_truth
+from skinml.data.official import read_ground_truth
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
 from skinml.errors import Problems, UserError
