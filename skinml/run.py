@@ -127,18 +127,18 @@ def describe_run(
     return Description(name, params, tags, dataset)
 
 
-def run(config: Config, offline: bool = False) -> RunFolder:
+def run(config: Config, offline: bool = False, yes: bool = False) -> RunFolder:
     """Train, evaluate and track one configuration; returns the finished run folder.
 
     With `offline` MLflow is not needed, nor imported: `python -m skinml.sync` publishes the
-    folder later. A `UserError` is raised before anything is made where the configuration, data or
-    device cannot work.
+    folder later. With `yes` data that is missing is downloaded without asking. A `UserError` is
+    raised before anything is made where the configuration, data or device cannot work.
     """
     from skinml import backend
 
     resolved = config.resolved()
     check_weights(config.weights)
-    data = open_data(config.data, config.data_dir)
+    data = open_data(config.data, config.data_dir, yes=yes)
     parts = assign_parts(
         data, config.protocol, config.test_fraction, config.validation_fraction, config.split_seed
     )
@@ -385,6 +385,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--offline", action="store_true", help="train without MLflow; `skinml.sync` publishes later"
     )
+    parser.add_argument(
+        "--yes", action="store_true", help="download data that is missing (12 GB) without asking"
+    )
     parser.add_argument("--stop-with-stdin", action="store_true", help=argparse.SUPPRESS)
     add_config_options(parser)
     options = parser.parse_args(argv)
@@ -392,7 +395,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.stop_with_stdin:
         stop_with_stdin()
     try:
-        run(config_from_options(options), options.offline)
+        run(config_from_options(options), options.offline, options.yes)
     except SystemExit:
         _stop_no_more()
         raise

@@ -66,6 +66,13 @@ class Journal:
         os.close(self._descriptor)
 
 
+def usable_cores() -> int:
+    """The cores that this process may use: in a container or under taskset fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:

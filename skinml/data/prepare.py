@@ -15,9 +15,10 @@ import PIL
 from skinml.cache import cache_dir
 from skinml.config import AUTO, Parser
 from skinml.data import demo, images
+from skinml.data.fetch import offer_download
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image, pixel_digest
 from skinml.data.isic2017 import HOMEPAGE, OFFICIAL_PARTS, PARTS
-from skinml.data.journal import Journal, Row, exclusive, in_order
+from skinml.data.journal import Journal, Row, exclusive, in_order, usable_cores
 from skinml.data.official import (
     Source,
     fingerprint,
@@ -44,9 +45,11 @@ DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 # The folder in the workshop that becomes the prepared set.
 _SET = "set"
 
+_DOWNLOAD = "`python -m skinml.data.prepare --yes` downloads them (about 12 GB)"
+
 _REMEDY = (
-    f"remedy: mend or replace these files (official ones: {HOMEPAGE}); nothing was prepared, run "
-    "the same command again afterwards"
+    f"remedy: mend or replace these files (official ones: {HOMEPAGE}; {_DOWNLOAD}, those that are "
+    "not there); nothing was prepared, run the same command again afterwards"
 )
 
 
@@ -68,11 +71,14 @@ def prepared_folder(data: str, folder: Path) -> Path:
     return (cache_dir() / "prepared" / f"{data}-{key}").resolve()
 
 
-def open_data(data: str, data_dir: str = AUTO, jobs: int | None = None) -> PreparedSet:
+def open_data(
+    data: str, data_dir: str = AUTO, jobs: int | None = None, yes: bool = False
+) -> PreparedSet:
     """Open a data set by name, preparing (and for the demo, generating) it on first use.
 
     Looks for a prepared set in the data folder, then for one made from it earlier, then for the
-    official files. Never falls back to other data: without any of these it is a `UserError`.
+    official files. What is missing of these it offers to download on a terminal, and does so with
+    `yes`. Never falls back to other data: without any of these it is a `UserError`.
     """
     folder = data_folder(data, data_dir)
     if is_prepared(folder):
@@ -85,12 +91,14 @@ def open_data(data: str, data_dir: str = AUTO, jobs: int | None = None) -> Prepa
     if is_prepared(out) and not has_pictures(folder):
         # The originals may be gone (12 GB): what was made from them is what counts.
         return _checked(open_prepared(out), data)
+    if data == "isic2017" and not is_prepared(out):
+        offer_download(folder, yes)
     if not has_official_files(folder):
         raise UserError(
             f"data={data}: neither a prepared set nor the official ISIC 2017 files are in "
-            f"{folder}; put them there ({HOMEPAGE}) or name their folder with data_dir (or "
-            f"${DATA_DIR_VARIABLE}), `python -m skinml.data.prepare` prepares them; to try skinml "
-            "without them use data=demo"
+            f"{folder}; {_DOWNLOAD}; or put them there ({HOMEPAGE}) or name their folder with "
+            f"data_dir (or ${DATA_DIR_VARIABLE}), `python -m skinml.data.prepare` prepares them; "
+            "to try skinml without them use data=demo"
         )
     if is_prepared(out):
         _require_unchanged(folder, out)
@@ -237,13 +245,6 @@ def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Journal]:
     return np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=shape), journal
 
 
-def usable_cores() -> int:
-    """The cores that this process may use: in a container or under taskset fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _make_workshop(out: Path, size: int) -> Path:
     """Make the folder that a set is made in; `UserError` where it or `size` bytes cannot be."""
     workshop = _workshop(out)
@@ -318,7 +319,8 @@ def duplicates_warning(prepared: PreparedSet) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m skinml.data.prepare",
-        description="Turn the official ISIC 2017 files into the prepared set that training reads.",
+        description="Turn the official ISIC 2017 files into the prepared set that training reads. "
+        "Files that are missing are downloaded if you agree.",
     )
     parser.add_argument("--data", choices=("isic2017", "demo"), default="isic2017")
     parser.add_argument(
@@ -332,18 +334,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--force", action="store_true", help="prepare again what is already prepared"
     )
+    parser.add_argument(
+        "--yes",
+        nargs="?",
+        const="True",
+        default="False",
+        metavar="True|False",
+        help="download official files that are missing, about 12 GB, without asking",
+    )
     options = parser.parse_args(argv)
+    if options.yes.lower() not in ("true", "false"):
+        raise UserError(f"yes={options.yes!r}: expected true or false")
     if options.jobs != AUTO and not (options.jobs.isdecimal() and int(options.jobs)):
         raise UserError(f"jobs={options.jobs!r}: expected a whole number of at least 1, or auto")
     jobs = None if options.jobs == AUTO else int(options.jobs)
-    print(describe(_prepare_as_asked(options, jobs)))
+    print(describe(_prepare_as_asked(options, jobs, options.yes.lower() == "true")))
     return 0
 
 
-def _prepare_as_asked(options: argparse.Namespace, jobs: int | None) -> PreparedSet:
+def _prepare_as_asked(options: argparse.Namespace, jobs: int | None, yes: bool) -> PreparedSet:
     folder = data_folder(options.data, options.data_dir)
     if options.out == AUTO and not options.force:
-        return open_data(options.data, options.data_dir, jobs)
+        return open_data(options.data, options.data_dir, jobs, yes)
     out = prepared_folder(options.data, folder)
     if options.out != AUTO:
         out = Path(options.out).expanduser().resolve()
@@ -358,10 +370,13 @@ def _prepare_as_asked(options: argparse.Namespace, jobs: int | None) -> Prepared
     if is_prepared(out) and not options.force:
         _require_unchanged(folder, out)
         return _checked(open_prepared(out), options.data)
+    if options.data == "isic2017":
+        offer_download(folder, yes)
     if not has_official_files(folder):
         raise UserError(
-            f"data_dir={folder}: no official ISIC 2017 files there; expected folders such as "
-            f"{OFFICIAL_PARTS[0].image_folder} and their ground truth, from {HOMEPAGE}"
+            f"data_dir={folder}: no official ISIC 2017 files there; expected archives such as "
+            f"{OFFICIAL_PARTS[0].archive} (or folders) and their ground truth, from {HOMEPAGE}; "
+            f"{_DOWNLOAD}"
         )
     return _checked(prepare(folder, out, jobs), options.data)
 
