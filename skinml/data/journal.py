@@ -21,12 +21,13 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Row(NamedTuple):
-    """One image that is done: its file's stamp, the SHA-256 of its file and of its pixels."""
+    """One image that is done: its file's stamp, SHA-256 of file and pixels, perceptual hash."""
 
     image_id: str
     stamp: str
     source: str
     pixels: str
+    perceptual: str
 
 
 class Journal:

@@ -7,14 +7,15 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import PIL
 
 from skinml.cache import cache_dir
 from skinml.config import AUTO, Parser
-from skinml.data import demo, images
+from skinml.data import demo
+from skinml.data.duplicates import near_duplicate_groups, perceptual_hash
 from skinml.data.fetch import offer_download
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image, pixel_digest
 from skinml.data.isic2017 import HOMEPAGE, OFFICIAL_PARTS, PARTS
@@ -38,7 +39,7 @@ from skinml.data.prepared import (
 )
 from skinml.errors import Problems, UserError, run_command
 from skinml.progress import progress_bar
-from skinml.provenance import file_digest
+from skinml.provenance import PACKAGE, file_digest
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 
@@ -174,7 +175,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
 
 def _convert_all(
     sources: list[Source], workshop: Path, jobs: int | None, problems: Problems
-) -> list[tuple[str, str, str, str, str]]:
+) -> list[tuple[str, ...]]:
     """Decode every image into `images.npy`; returns the rows of the manifest.
 
     What a process before this one has done is taken over from its journal, where the file is the
@@ -198,11 +199,12 @@ def _convert_all(
         except ImageProblem as problem:
             return problem
         pixels[index] = image
-        row = Row(source.image_id, stamp, hashlib.sha256(content).hexdigest(), pixel_digest(image))
+        digests = hashlib.sha256(content).hexdigest(), pixel_digest(image), perceptual_hash(image)
+        row = Row(source.image_id, stamp, *digests)
         journal.append(row)
         return row
 
-    rows = []
+    done: list[tuple[Source, Row]] = []
     jobs = jobs or usable_cores()
     # Threads, not processes: reading, decoding, scaling and hashing all leave Python's lock.
     with (
@@ -215,12 +217,14 @@ def _convert_all(
             if isinstance(result, ImageProblem):
                 problems.add("unusable images", f"{source}: {result}")
             else:
-                rows.append(
-                    (source.image_id, source.label, source.part, result.source, result.pixels)
-                )
+                done.append((source, result))
             advance()
     pixels.flush()
-    return rows
+    groups = near_duplicate_groups([row.perceptual for _, row in done])
+    return [
+        (row.image_id, source.label, source.part, row.source, row.pixels, done[first][1].image_id)
+        for (source, row), first in zip(done, groups, strict=True)
+    ]
 
 
 def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Journal]:
@@ -228,8 +232,9 @@ def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Journal]:
     shape = (len(sources), IMAGE_SIZE, IMAGE_SIZE, 3)
     # Other images, or the same decoded by other code, are another array.
     ids = "\n".join(source.image_id for source in sources)
-    decoder = file_digest(Path(images.__file__))
-    heading = hashlib.sha256(f"{ids}\n{decoder}\n{PIL.__version__}".encode()).hexdigest()
+    code = [file_digest(PACKAGE / "data" / f"{name}.py") for name in ("images", "duplicates")]
+    versions = [version(name) for name in ("pillow", "imagehash")]
+    heading = hashlib.sha256("\n".join([ids, *code, *versions]).encode()).hexdigest()
     journal = Journal(workshop / "journal.csv", heading)
     array = workshop / _SET / IMAGES
     try:
@@ -298,7 +303,11 @@ def describe(prepared: PreparedSet) -> str:
         f"  {part:<10} " + ", ".join(f"{n} {name}" for name, n in counts[part].items())
         for part in PARTS
     ]
-    return "\n".join([*lines, *duplicates_warning(prepared)])
+    lines += duplicates_warning(prepared)
+    if near := prepared.near_duplicates:
+        count = sum(map(len, near))
+        lines.append(f"{count} images in {len(near)} groups of near-duplicates, identical or not")
+    return "\n".join(lines)
 
 
 def duplicates_warning(prepared: PreparedSet) -> list[str]:

@@ -1,5 +1,6 @@
 """What preparation promises: all problems at once, all or nothing, never other data than asked."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from skinml.cache import cache_dir
 from skinml.data import prepare as module
@@ -228,6 +230,37 @@ def test_identical_images_are_a_warning_and_one_group(official: Path, out: Path)
     assert "9 images" in text and data.digest in text
 
 
+def test_similar_images_are_one_group_in_the_manifest(official: Path, out: Path) -> None:
+    """Saved again at another quality, under another id and in another part."""
+    with Image.open(io.BytesIO(picture(1))) as image:
+        image.save(official / TEST.image_folder / "ISIC_0000008.jpg", quality=90)
+    data = prepare(official, out)
+    assert data.duplicates == []
+    assert data.near_duplicates == [["ISIC_0000001", "ISIC_0000008"]]
+    rows = [line.split(",") for line in (out / "manifest.csv").read_text().splitlines()]
+    assert rows[0][-1] == "near_duplicate_group"
+    assert rows[9][-1] == rows[2][-1] == "ISIC_0000001"
+    assert "2 images in 1 groups of near-duplicates" in describe(data)
+
+
+def test_set_of_before_there_were_groups_finds_the_same(
+    official: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest and its splits are those of a set that is prepared today."""
+    (official / TEST.image_folder / "ISIC_0000008.jpg").write_bytes(picture(1))
+    today = prepare(official, out)
+    lines = (out / "manifest.csv").read_text().splitlines()
+    older = "".join(f"{line.rpartition(',')[0]}\n" for line in lines)
+    (out / "manifest.csv").write_text(older)
+    before = open_prepared(out)
+    assert before.near_duplicate_group is None
+    assert before.digest == today.digest
+    np.testing.assert_array_equal(before.near_groups, today.near_groups)
+    # Kept: another process computes nothing.
+    monkeypatch.setattr("skinml.data.prepared.perceptual_hash", None)
+    np.testing.assert_array_equal(open_prepared(out).near_groups, today.near_groups)
+
+
 def test_description_without_duplicates_warns_of_nothing(official: Path, out: Path) -> None:
     assert "warning" not in describe(prepare(official, out))
 
@@ -362,6 +395,11 @@ def other_part(out: Path) -> None:
     (out / "manifest.csv").write_text(text.replace("test", "holdout"))
 
 
+def unknown_group(out: Path) -> None:
+    text = (out / "manifest.csv").read_text()
+    (out / "manifest.csv").write_text(text.replace(",ISIC_0000000\n", ",ISIC_9999999\n"))
+
+
 def long_field(out: Path) -> None:
     with (out / "manifest.csv").open("a") as file:
         file.write("x" * 200_000)
@@ -371,7 +409,7 @@ def long_field(out: Path) -> None:
     "damage",
     [
         cut_images, empty_images, garble_header, drop_row, empty_manifest, other_columns,
-        other_class, other_part, long_field,
+        other_class, other_part, unknown_group, long_field,
     ],
 )  # fmt: skip
 def test_damaged_prepared_set_is_refused_with_the_remedy(

@@ -192,7 +192,7 @@ def test_other_code_or_other_ids_begin_anew(
     official: Path, out: Path, half: dict[str, bytes], decoded: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("PIL.__version__", "99")
+    monkeypatch.setattr(module, "version", lambda name: "99")
     assert contents(prepare(official, out).folder) == half
     assert len(decoded) == 9
 
@@ -275,7 +275,7 @@ def test_window_passes_a_failure_on_and_drops_the_rest() -> None:
 
 def test_rows_of_many_threads_are_all_in_the_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.csv", "heading")
-    rows = [Row(f"ISIC_{n:07}", f"{n}:0", "a" * 64, "b" * 64) for n in range(500)]
+    rows = [Row(f"ISIC_{n:07}", f"{n}:0", "a" * 64, "b" * 64, "c" * 16) for n in range(500)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(journal.append, rows))
     journal.close()
