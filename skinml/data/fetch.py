@@ -116,7 +116,14 @@ def offer_download(folder: Path, yes: bool = False) -> bool:
     if not missing_files(folder) or not (yes or _someone_is_there()):
         return False
     with _session() as session:
-        remotes = [ask_server(session, name) for name in missing_files(folder)]
+        try:
+            remotes = [ask_server(session, name) for name in missing_files(folder)]
+        except UserError as error:
+            if yes:
+                raise
+            # Nobody asked for a download: what is missing, and where to put it, is told next.
+            print(f"skinml: nothing can be downloaded now: {error}", file=sys.stderr)
+            return False
         left = sum(remote.size - _there(folder, remote) for remote in remotes)
         begun = sum(remote.size for remote in remotes) - left
         print(

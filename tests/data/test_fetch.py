@@ -602,6 +602,15 @@ def test_a_terminal_is_asked_and_its_answer_counts(
         assert not any(method == "GET" for method, _, _ in server.asked)
 
 
+def test_a_terminal_without_a_network_is_told_what_is_missing(server: Server, folder: Path) -> None:
+    """It did not ask for a download: the error is the one about the data."""
+    del server.files[ARCHIVE]
+    command = [sys.executable, "-m", "skinml.data.prepare", "--data_dir", str(folder)]
+    shown = on_a_terminal(command, b"")
+    assert "nothing can be downloaded now" in shown
+    assert f"official ISIC 2017 files are in {folder}" in shown.replace("\r\n", "")
+
+
 def test_run_and_sweep_pass_their_yes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from skinml import run, sweep
 
