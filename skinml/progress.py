@@ -38,11 +38,11 @@ def progress_bar(description: str, total: int, in_bytes: bool = False) -> Iterat
         TransferSpeedColumn,
     )
 
+    # Sizes and rates need room, on 80 columns, that the bar gives up.
+    sizes = BarColumn(10), DownloadColumn(), TransferSpeedColumn()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)),
-        TimeElapsedColumn(),
+        *(sizes if in_bytes else (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),

@@ -304,9 +304,9 @@ def _bring(session: "Session", remote: Remote, folder: Path, advance: Advance) -
     """Transfer one file, verify it and give it its name."""
     part, meter = _part(folder, remote), _Meter(advance)
     for last in (False, True):
-        advance(0, remote.name)
+        advance(0, remote.name.removeprefix("ISIC-2017_"))
         remote = _transfer(session, remote, folder, meter)
-        advance(0, f"verifying {remote.name}")
+        advance(0, "verifying")
         damage = _damage_of(part, remote.name)
         if damage is None:
             break
