@@ -68,6 +68,13 @@ class Config:
         low=0.01, high=0.9,
     )  # fmt: skip
     split_seed: int = _option(0, "seed of the split alone (protocol paper)", low=0)
+    near_duplicates: str = _option(
+        "together",
+        "images of one lesion, found by a perceptual hash (protocol paper): together keeps them in "
+        "one part, identical only those with identical pixels, ignore draws every image by itself, "
+        "as the paper's plain split does",
+        choices=("together", "identical", "ignore"),
+    )
     seed: int = _option(0, "seed of the training alone: initial weights, order, dropout", low=0)
     weights: str = _option("imagenet", "initial weights: imagenet, none (random) or a file")
     pooling: str = _option(
@@ -223,7 +230,7 @@ class Config:
         }
         decisive["dense_units"] = chosen.dense_widths
         if self.protocol == "challenge":
-            for name in ("test_fraction", "validation_fraction", "split_seed"):
+            for name in ("test_fraction", "validation_fraction", "split_seed", "near_duplicates"):
                 del decisive[name]
         if weights_digest:
             decisive["weights"] = weights_digest

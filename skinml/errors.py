@@ -26,6 +26,10 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    def in_one_line(self) -> str:
+        """The first thing of each kind, for a message of one line."""
+        return "; ".join(f"{kind}: {items[0]}" for kind, items in self._found.items())
+
     def raise_if_any(self, subject: str, remedy: str) -> None:
         """Raise a `UserError` that lists everything noted; nothing where there is nothing."""
         if not self._found:

@@ -15,7 +15,7 @@ from skinml.data.protocols import assign_parts
 from skinml.errors import UserError
 from skinml.history import Row
 from skinml.models.weights import check_weights
-from skinml.run import identity
+from skinml.run import identity, split_of
 
 # The fields of `Config` that a sweep varies, and its options for them.
 AXES = {
@@ -149,10 +149,7 @@ def _all(attempts: Sequence[Callable[[], object]]) -> None:
 
 def make_cells(configs: Sequence[Config], data: PreparedSet) -> list[Cell]:
     """The cells of a grid on its data; a split that cannot be, or two equal cells, `UserError`."""
-    splits = {
-        (config.protocol, config.test_fraction, config.validation_fraction, config.split_seed)
-        for config in configs
-    }
+    splits = {split_of(config) for config in configs}
     _all([partial(assign_parts, data, *split) for split in sorted(splits)])
     cells = [Cell(config, identity(config, data.digest)) for config in configs]
     seen: dict[str, Cell] = {}

@@ -13,8 +13,11 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Advance]:
-    """Show a bar with count, time left and a note on stderr; nothing where that is no terminal."""
+def progress_bar(description: str, total: int, in_bytes: bool = False) -> Iterator[Advance]:
+    """Show a bar with count, time left and a note on stderr; nothing where that is no terminal.
+
+    With `in_bytes` a step is a byte: sizes and the rate are shown.
+    """
     if not sys.stderr.isatty():
 
         def silent(steps: int = 1, text: str | None = None) -> None:
@@ -26,24 +29,28 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
+    # Sizes and rates need room, on 80 columns, that the bar gives up.
+    sizes = BarColumn(10), DownloadColumn(), TransferSpeedColumn()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *(sizes if in_bytes else (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
     # A speed estimate over ten minutes: a step's seconds vary less than its epoch's ends do.
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
+    # A network's rate is another every minute.
+    period = 60 if in_bytes else 600
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=period) as progress:
         task = progress.add_task(description, total=total, text="")
 
         def advance(steps: int = 1, text: str | None = None) -> None:

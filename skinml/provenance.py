@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent
 RESULT_MODULES = (
     "backend.py",
     "config.py",
+    "data/duplicates.py",
     "data/images.py",
     "data/isic2017.py",
     "data/pipeline.py",

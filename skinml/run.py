@@ -24,7 +24,7 @@ from skinml.config import Config, Parser, add_config_options, config_from_option
 from skinml.data.isic2017 import CLASSES, NOTICE, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
-from skinml.data.protocols import assign_parts
+from skinml.data.protocols import assign_parts, images_seen_in_training
 from skinml.errors import run_command
 from skinml.evaluation.metrics import HEADLINE, epoch_metrics, point_metrics
 from skinml.evaluation.predictions import Predictions, write_predictions
@@ -43,13 +43,24 @@ if TYPE_CHECKING:
 
 
 def split_name(config: Config) -> str:
-    """The protocol and all that its split depends on, such as "paper test=0.15 val=0.2 seed=0"."""
+    """The protocol and all that its split depends on.
+
+    Such as "paper test=0.15 val=0.2 near=together seed=0".
+    """
     if config.protocol == "challenge":
         return "challenge"
+    # Runs of before this was a choice kept identical images together, under this name.
+    kept = "" if config.near_duplicates == "identical" else f"near={config.near_duplicates} "
     return (
-        f"paper test={config.test_fraction:g} val={config.validation_fraction:g} "
+        f"paper test={config.test_fraction:g} val={config.validation_fraction:g} {kept}"
         f"seed={config.split_seed}"
     )
+
+
+def split_of(config: Config) -> tuple[str, float, float, int, str]:
+    """What `assign_parts` takes of a configuration, in its order."""
+    fractions = config.test_fraction, config.validation_fraction
+    return (config.protocol, *fractions, config.split_seed, config.near_duplicates)
 
 
 def is_official(config: Config, data: PreparedSet) -> bool:
@@ -100,6 +111,8 @@ def describe_run(
             "weights_digest": weights_digest(config.weights) or config.weights,
             "duplicate_groups": str(len(data.duplicates)),
             "duplicate_groups_across_parts": str(across),
+            "near_duplicate_groups": str(len(data.near_duplicates)),
+            "test_images_seen_in_training": str(images_seen_in_training(data, parts)),
             **{f"version_{name}": version for name, version in library_versions().items()},
             **{f"images_{part}": str(sum(counts[part].values())) for part in PARTS},
         }
@@ -127,21 +140,19 @@ def describe_run(
     return Description(name, params, tags, dataset)
 
 
-def run(config: Config, offline: bool = False) -> RunFolder:
+def run(config: Config, offline: bool = False, yes: bool = False) -> RunFolder:
     """Train, evaluate and track one configuration; returns the finished run folder.
 
     With `offline` MLflow is not needed, nor imported: `python -m skinml.sync` publishes the
-    folder later. A `UserError` is raised before anything is made where the configuration, data or
-    device cannot work.
+    folder later. With `yes` data that is missing is downloaded without asking. A `UserError` is
+    raised before anything is made where the configuration, data or device cannot work.
     """
     from skinml import backend
 
     resolved = config.resolved()
     check_weights(config.weights)
-    data = open_data(config.data, config.data_dir)
-    parts = assign_parts(
-        data, config.protocol, config.test_fraction, config.validation_fraction, config.split_seed
-    )
+    data = open_data(config.data, config.data_dir, yes=yes)
+    parts = assign_parts(data, *split_of(config))
     device = backend.configure(config.device, config.threads, config.seed)
     description = describe_run(config, data, parts, device)
     folder = RunFolder.create(Path(config.output_dir).expanduser(), config)
@@ -385,6 +396,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--offline", action="store_true", help="train without MLflow; `skinml.sync` publishes later"
     )
+    parser.add_argument(
+        "--yes", action="store_true", help="download data that is missing (12 GB) without asking"
+    )
     parser.add_argument("--stop-with-stdin", action="store_true", help=argparse.SUPPRESS)
     add_config_options(parser)
     options = parser.parse_args(argv)
@@ -392,7 +406,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.stop_with_stdin:
         stop_with_stdin()
     try:
-        run(config_from_options(options), options.offline)
+        run(config_from_options(options), options.offline, options.yes)
     except SystemExit:
         _stop_no_more()
         raise

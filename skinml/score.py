@@ -21,7 +21,7 @@ import numpy as np
 from skinml.config import Parser
 from skinml.data import demo
 from skinml.data.isic2017 import CHALLENGE_TASKS, CSV_COLUMNS, HOMEPAGE, NOTICE, OFFICIAL_PARTS
-from skinml.data.prepare import read_ground_truth
+from skinml.data.official import read_ground_truth
 from skinml.errors import Problems, run_command
 from skinml.evaluation.metrics import auc
 from skinml.evaluation.statistics import CONFIDENCE, RESAMPLES, bootstrap_weights

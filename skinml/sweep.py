@@ -676,6 +676,9 @@ def parser() -> Parser:
         action="store_true",
         help="list the cells and what would happen to each, train nothing",
     )
+    result.add_argument(
+        "--yes", action="store_true", help="download data that is missing (12 GB) without asking"
+    )
     add_config_options(result, exclude=tuple(AXES))
     return result
 
@@ -691,7 +694,7 @@ def main(argv: list[str] | None = None, command: Command = cell_command) -> int:
     settings = settings_of(options.set, axes["model"])
     configs = grid_configs(axes, given_options(options), settings)
     # Here, before any cell: side by side they would all prepare the images.
-    data = open_data(configs[0].data, configs[0].data_dir)
+    data = open_data(configs[0].data, configs[0].data_dir, yes=options.yes)
     cells = make_cells(configs, data)
     if options.dry_run:
         dry_run(known_states(cells, find_experiment(configs[0].data), rerun))

@@ -41,6 +41,8 @@ def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKINML_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_ARTIFACT_ROOT", str(tmp_path / "artifacts"))
+    # Nobody is there: whoever asks a test's terminal must not begin to download 12 GB.
+    monkeypatch.setenv("SKINML_DOWNLOAD_URL", "http://127.0.0.1:9/")
     for name in (
         "SKINML_DATA_DIR",
         "MLFLOW_RUN_ID",

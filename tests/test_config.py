@@ -20,7 +20,7 @@ from skinml.models.backbones import BACKBONES
 
 FIELDS = {option.name: option for option in fields(Config)}
 INDECISIVE = {"data_dir", "output_dir", "register"}
-SPLIT = {"test_fraction", "validation_fraction", "split_seed"}
+SPLIT = {"test_fraction", "validation_fraction", "split_seed", "near_duplicates"}
 
 
 def parse(*arguments: str) -> Config:

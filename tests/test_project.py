@@ -90,7 +90,7 @@ def test_mlproject_main_passes_every_field_of_config_on() -> None:
 
 
 def test_mlproject_sweep_has_the_options_of_the_command_with_their_defaults() -> None:
-    """All but --dry-run: `mlflow run` has made a run by then."""
+    """All but --dry-run and --yes: `mlflow run` has made a run by then."""
     parameters = read_yaml("MLproject")["entry_points"]["sweep"]["parameters"]
     declared = {name: (row["type"], str(row["default"])) for name, row in parameters.items()}
     own = {name: ("string", default) for name, default in PAPER.items()}
@@ -99,7 +99,7 @@ def test_mlproject_sweep_has_the_options_of_the_command_with_their_defaults() ->
     shared = {name: (row["type"], str(row["default"])) for name, row in main.items()}
     assert declared == own | {name: row for name, row in shared.items() if name not in AXES}
     actions = {action.dest: action for action in parser()._actions}
-    assert set(actions) == set(declared) | {"help", "dry_run"}
+    assert set(actions) == set(declared) | {"help", "dry_run", "yes"}
     for name, (_, default) in own.items():
         assert str(actions[name].default or "") == default
 

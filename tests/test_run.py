@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skinml.backend import Device
 from skinml.config import Config
 from skinml.data.images import decode_image
 from skinml.data.isic2017 import CLASSES
 from skinml.data.prepare import open_data
+from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
 from skinml.evaluation.figures import FIGURES
 from skinml.evaluation.metrics import HEADLINE, METRICS, point_metrics
 from skinml.evaluation.predictions import read_predictions
-from skinml.run import run
+from skinml.run import describe_run, run, split_name, split_of
 from skinml.tracking.folder import RunFolder
 from tests.conftest import surroundings
 
@@ -185,6 +187,35 @@ def test_the_cost_of_the_network_is_measured(finished: Finished) -> None:
     expected = (147 * 8 + 8) + 4 * 8 + (8 * 16 + 16) + (16 * 8 + 8) + (8 * 8 + 8) + (8 * 3 + 3)
     assert metrics["parameters_millions"] == expected / 1e6
     assert 0 < metrics["latency_ms_q25"] <= metrics["latency_ms"] <= metrics["latency_ms_q75"]
+
+
+# What is known before
+
+
+@pytest.mark.parametrize(
+    ("choice", "name", "some_seen"),
+    [
+        ("together", "paper test=0.15 val=0.2 near=together seed=0", False),
+        # The name and the split of runs that were made before there was a choice.
+        ("identical", "paper test=0.15 val=0.2 seed=0", True),
+        ("ignore", "paper test=0.15 val=0.2 near=ignore seed=0", True),
+    ],
+)
+def test_a_run_tells_how_it_split_near_duplicates(
+    choice: str, name: str, some_seen: bool, toy_set: PreparedSet
+) -> None:
+    """The nevi are made pairs here: drawn one by one, some lie on both sides."""
+    nevi = np.flatnonzero(toy_set.labels == CLASSES.index("nevus"))
+    groups = toy_set.image_ids.copy()
+    groups[nevi[1::2]] = groups[nevi[: len(nevi) // 2 * 2 : 2]]
+    data = replace(toy_set, near_duplicate_group=groups)
+    config = Config(data="demo", near_duplicates=choice)
+    parts = assign_parts(data, *split_of(config))
+    description = describe_run(config, data, parts, Device("none", "cpu", "none", 1))
+    assert description.tags["split"] == split_name(config) == name
+    assert description.params["near_duplicates"] == choice
+    assert description.params["near_duplicate_groups"] == str(len(nevi) // 2)
+    assert (int(description.params["test_images_seen_in_training"]) > 0) == some_seen
 
 
 # What training may see

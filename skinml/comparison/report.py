@@ -430,6 +430,9 @@ def _caveats(comparison: Comparison) -> list[str]:
         lines.append(
             f"{'/'.join(across)} groups of identical images lie in more than one part of the split."
         )
+    seen = sorted({run.params.get("test_images_seen_in_training", "0") for run in runs}, key=int)
+    if seen not in ([], ["0"]):
+        lines.append(f"{'/'.join(seen)} test images have a near-duplicate in the training part.")
     if selection.left_out:
         lines.append(f"Left out: {'; '.join(selection.left_out)}.")
     return lines

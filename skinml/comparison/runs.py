@@ -25,7 +25,9 @@ IDENTITY = ("model", "batch_size", "seed", "split", "protocol", "data", "data_di
 # What makes two runs of one cell repetitions of each other, and a test set its own.
 _REPEATED = ("seed", "split_seed")
 _CELL = ("model", "batch_size")
-_SPLIT = ("protocol", "test_fraction", "validation_fraction")
+# What runs did of before a parameter was one.
+_BEFORE = {"near_duplicates": "identical"}
+_SPLIT = ("protocol", "test_fraction", "validation_fraction", "near_duplicates")
 
 
 @dataclass(frozen=True, order=True)
@@ -78,7 +80,8 @@ class RunRecord:
             return self.params.get("weights_digest", self.params.get(name, "?"))
         if name in _SPLIT[1:] and self.tags["protocol"] == "challenge":
             return "official"
-        return self.params.get(f"effective_{name}", self.params.get(name, "?"))
+        missing = _BEFORE.get(name, "?")
+        return self.params.get(f"effective_{name}", self.params.get(name, missing))
 
     @property
     def recipe(self) -> tuple[str, ...]:
@@ -248,6 +251,8 @@ def command_for(model: str, batch_sizes: Sequence[int], patterns: Sequence[RunRe
     defaults = {option.name: str(option.default) for option in fields(Config)}
     for option in dataclasses.fields(Config):
         value = pattern.params.get(option.name)
+        if pattern.tags["protocol"] == "paper":
+            value = value or _BEFORE.get(option.name)
         if option.name in (*_CELL, *_REPEATED, "output_dir"):
             continue
         if value not in (None, defaults[option.name]):

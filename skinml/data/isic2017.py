@@ -18,6 +18,8 @@ CSV_COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
 
 # Dedicated to the public domain by the International Skin Imaging Collaboration.
 LICENSE = "CC0-1.0"
+# The challenge's public storage: the files of OFFICIAL_PARTS, about 12 GB.
+DOWNLOADS = "https://isic-challenge-data.s3.amazonaws.com/2017/"
 HOMEPAGE = "https://challenge.isic-archive.com/data/#2017"
 
 # Said wherever an answer or a figure of a model is shown.
@@ -32,6 +34,11 @@ class OfficialPart(NamedTuple):
     ground_truth: str
     # Images of each class in CLASSES' order, as published.
     counts: tuple[int, int, int]
+
+    @property
+    def archive(self) -> str:
+        """The file that holds the image folder, as it is published."""
+        return f"{self.image_folder}.zip"
 
 
 OFFICIAL_PARTS = (

@@ -1,23 +1,33 @@
 """Official image files → prepared set: `python -m skinml.data.prepare`."""
 
 import argparse
-import csv
 import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from skinml.cache import cache_dir
 from skinml.config import AUTO, Parser
 from skinml.data import demo
+from skinml.data.duplicates import near_duplicate_groups, perceptual_hash
+from skinml.data.fetch import offer_download
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image, pixel_digest
-from skinml.data.isic2017 import CSV_COLUMNS, HOMEPAGE, OFFICIAL_PARTS, PARTS
+from skinml.data.isic2017 import HOMEPAGE, OFFICIAL_PARTS, PARTS
+from skinml.data.journal import Journal, Row, exclusive, in_order, usable_cores
+from skinml.data.official import (
+    Source,
+    fingerprint,
+    has_official_files,
+    has_pictures,
+    open_pictures,
+    read_official,
+)
 from skinml.data.prepared import (
     IMAGES,
     PreparedSet,
@@ -29,24 +39,19 @@ from skinml.data.prepared import (
 )
 from skinml.errors import Problems, UserError, run_command
 from skinml.progress import progress_bar
+from skinml.provenance import PACKAGE, file_digest
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 
-_PICTURES = (".jpg", ".jpeg", ".png")
+# The folder in the workshop that becomes the prepared set.
+_SET = "set"
+
+_DOWNLOAD = "`python -m skinml.data.prepare --yes` downloads them (about 12 GB)"
 
 _REMEDY = (
-    f"remedy: mend or replace these files (official ones: {HOMEPAGE}); nothing was prepared, run "
-    "the same command again afterwards"
+    f"remedy: mend or replace these files (official ones: {HOMEPAGE}; {_DOWNLOAD}, those that are "
+    "not there); nothing was prepared, run the same command again afterwards"
 )
-
-
-class Source(NamedTuple):
-    """One official image: its id, class, official part and file."""
-
-    image_id: str
-    label: str
-    part: str
-    path: Path
 
 
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
@@ -67,11 +72,14 @@ def prepared_folder(data: str, folder: Path) -> Path:
     return (cache_dir() / "prepared" / f"{data}-{key}").resolve()
 
 
-def open_data(data: str, data_dir: str = AUTO, jobs: int | None = None) -> PreparedSet:
+def open_data(
+    data: str, data_dir: str = AUTO, jobs: int | None = None, yes: bool = False
+) -> PreparedSet:
     """Open a data set by name, preparing (and for the demo, generating) it on first use.
 
     Looks for a prepared set in the data folder, then for one made from it earlier, then for the
-    official files. Never falls back to other data: without any of these it is a `UserError`.
+    official files. What is missing of these it offers to download on a terminal, and does so with
+    `yes`. Never falls back to other data: without any of these it is a `UserError`.
     """
     folder = data_folder(data, data_dir)
     if is_prepared(folder):
@@ -80,15 +88,18 @@ def open_data(data: str, data_dir: str = AUTO, jobs: int | None = None) -> Prepa
     if data == "demo" and not folder.exists():
         print(f"skinml: generating the demo set in {folder}", file=sys.stderr)
         demo.generate(folder)
+    _clean_after(out)
+    if is_prepared(out) and not has_pictures(folder):
+        # The originals may be gone (12 GB): what was made from them is what counts.
+        return _checked(open_prepared(out), data)
+    if data == "isic2017" and not is_prepared(out):
+        offer_download(folder, yes)
     if not has_official_files(folder):
-        if is_prepared(out):
-            # The originals may be gone (12 GB): what was made from them is what counts.
-            return _checked(open_prepared(out), data)
         raise UserError(
             f"data={data}: neither a prepared set nor the official ISIC 2017 files are in "
-            f"{folder}; put them there ({HOMEPAGE}) or name their folder with data_dir (or "
-            f"${DATA_DIR_VARIABLE}), `python -m skinml.data.prepare` prepares them; to try skinml "
-            "without them use data=demo"
+            f"{folder}; {_DOWNLOAD}; or put them there ({HOMEPAGE}) or name their folder with "
+            f"data_dir (or ${DATA_DIR_VARIABLE}), `python -m skinml.data.prepare` prepares them; "
+            "to try skinml without them use data=demo"
         )
     if is_prepared(out):
         _require_unchanged(folder, out)
@@ -100,12 +111,16 @@ def open_data(data: str, data_dir: str = AUTO, jobs: int | None = None) -> Prepa
 
 def _require_unchanged(folder: Path, out: Path) -> None:
     """Raise `UserError` unless `out` was prepared from the files that are in `folder` now."""
-    if read_source(out).get("fingerprint") != fingerprint(folder):
+    if not _is_prepared_from(out, fingerprint(folder)):
         raise UserError(
             f"the files in {folder} are not those that {out} was prepared from: they changed; run "
             "`python -m skinml.data.prepare --force` with the same data, data_dir and out to "
             "prepare them again, or bring the files back"
         )
+
+
+def _is_prepared_from(out: Path, files: str) -> bool:
+    return is_prepared(out) and read_source(out).get("fingerprint") == files
 
 
 def _checked(prepared: PreparedSet, data: str) -> PreparedSet:
@@ -120,192 +135,162 @@ def _checked(prepared: PreparedSet, data: str) -> PreparedSet:
     return prepared
 
 
-def has_official_files(folder: Path) -> bool:
-    """Whether anything of the official layout is in a folder, complete or not."""
-    return any(
-        (folder / name).exists()
-        for official in OFFICIAL_PARTS
-        for name in (official.image_folder, official.ground_truth)
-    )
-
-
-def fingerprint(folder: Path) -> str:
-    """A quick digest of official files: names and sizes of the images, content of the CSVs."""
-    digest = hashlib.sha256()
-    for official in OFFICIAL_PARTS:
-        for path in _pictures(folder / official.image_folder):
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        if (folder / official.ground_truth).is_file():
-            digest.update((folder / official.ground_truth).read_bytes())
-    return digest.hexdigest()
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """The image files of an official folder, sorted; its superpixel masks are left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _PICTURES
-        and not path.stem.endswith("_superpixels")
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-
-
-def read_official(folder: Path, problems: Problems) -> list[Source]:
-    """List the official images of a folder, ordered by id; what is wrong goes to `problems`."""
-    sources: list[Source] = []
-    seen: dict[str, str] = {}
-    for official in OFFICIAL_PARTS:
-        labels = read_ground_truth(folder / official.ground_truth, problems)
-        pictures: dict[str, Path] = {}
-        if not (folder / official.image_folder).is_dir():
-            problems.add("missing folders", official.image_folder)
-            continue
-        for path in _pictures(folder / official.image_folder):
-            if path.stem in pictures:
-                problems.add("one image in two files", f"{path} and {pictures[path.stem].name}")
-            pictures[path.stem] = path
-        for image_id, label in labels.items():
-            if image_id in seen:
-                problems.add(
-                    "ids in two parts", f"{image_id} in {seen[image_id]} and {official.part}"
-                )
-            seen[image_id] = official.part
-            if image_id in pictures:
-                sources.append(Source(image_id, label, official.part, pictures[image_id]))
-            else:
-                problems.add("missing images", f"{official.image_folder}/{image_id}.jpg")
-        if labels:
-            for image_id in sorted(pictures.keys() - labels.keys()):
-                problems.add(
-                    "unexpected images (no line in the ground truth)",
-                    f"{official.image_folder}/{pictures[image_id].name}",
-                )
-    return sorted(sources)
-
-
-def read_ground_truth(path: Path, problems: Problems) -> dict[str, str]:
-    """The class of each id of an official CSV; empty where the file is unusable."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except FileNotFoundError:
-        problems.add("missing ground truth", path.name)
-        return {}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.add("unreadable ground truth", f"{path.name}: {error}")
-        return {}
-    if tuple(header) != CSV_COLUMNS:
-        problems.add(
-            "wrong CSV columns",
-            f"{path.name}: {','.join(header) or 'empty file'}, expected {','.join(CSV_COLUMNS)}",
-        )
-        return {}
-    labels: dict[str, str] = {}
-    for line, row in enumerate(rows, start=2):
-        if not row:
-            continue
-        where = f"{path.name}, line {line}: {','.join(row)}"
-        if len(row) != len(CSV_COLUMNS) or not row[0]:
-            problems.add("wrong number of CSV fields", f"{where}, expected {len(CSV_COLUMNS)}")
-            continue
-        if Path(row[0]).name != row[0]:
-            problems.add("ids that are no file name", where)
-            continue
-        try:
-            melanoma, keratosis = (float(value) for value in row[1:])
-        except ValueError:
-            melanoma = keratosis = np.nan
-        if not {melanoma, keratosis} <= {0.0, 1.0}:
-            problems.add("labels that are not 0 or 1", where)
-        elif melanoma and keratosis:
-            problems.add("labels that are both 1", where)
-        if row[0] in labels:
-            problems.add("duplicate ids", where)
-        labels[row[0]] = (
-            "melanoma" if melanoma == 1 else "seborrheic_keratosis" if keratosis == 1 else "nevus"
-        )
-    if not labels:
-        problems.add("empty ground truth", path.name)
-    return labels
-
-
 def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
     """Turn the official files of `folder` into a prepared set in `out`, using `jobs` threads.
 
-    Every problem of the files is found in one pass and told in one `UserError`. The set is made
-    in a temporary folder beside `out` and renamed when it is complete, so that nothing
-    half-written is ever found there.
+    Every problem of the files is found in one pass and told in one `UserError`, which leaves
+    nothing behind. The set is made in a hidden folder beside `out` and renamed when it is complete.
+    Where the process was stopped or killed, the next call goes on with the images that are missing,
+    to the same bytes. Of two processes the second waits, and takes what the first has made.
     """
     problems = Problems()
-    sources = read_official(folder, problems)
-    if not sources:
-        problems.add("empty set", f"no image with a label in {folder}")
-        problems.raise_if_any(str(folder), _REMEDY)
-    with _folder_beside(out, len(sources) * IMAGE_SIZE * IMAGE_SIZE * 3) as temporary:
-        staging = Path(temporary) / out.name
-        staging.mkdir()
-        pixels = np.lib.format.open_memmap(
-            staging / IMAGES,
-            mode="w+",
-            dtype=np.uint8,
-            shape=(len(sources), IMAGE_SIZE, IMAGE_SIZE, 3),
-        )
-
-        def convert(index: int) -> tuple[str, str] | ImageProblem:
-            """Decode one image into its row: digests of source and pixels, or what is wrong."""
-            try:
-                content = sources[index].path.read_bytes()
-                image = decode_image(content)
-            except OSError as error:
-                return ImageProblem(f"unreadable: {error.strerror}")
-            except ImageProblem as problem:
-                return problem
-            pixels[index] = image
-            return hashlib.sha256(content).hexdigest(), pixel_digest(image)
-
-        # Threads, not processes: decoding, scaling and hashing all leave Python's lock.
-        rows = []
-        with (
-            ThreadPoolExecutor(jobs or os.cpu_count()) as pool,
-            progress_bar("preparing", len(sources)) as advance,
-        ):
-            for source, result in zip(sources, pool.map(convert, range(len(sources))), strict=True):
-                if isinstance(result, ImageProblem):
-                    problems.add("unusable images", f"{source.path.relative_to(folder)}: {result}")
-                else:
-                    rows.append((source.image_id, source.label, source.part, *result))
-                advance()
-        problems.raise_if_any(str(folder), _REMEDY)
-        pixels.flush()
-        write_source(staging, {"folder": str(folder), "fingerprint": fingerprint(folder)})
-        write_manifest(staging, rows)
-        if out.exists():
-            shutil.rmtree(out)
-        staging.replace(out)
+    # Before the images are read: one that is replaced meanwhile makes this set one of other files.
+    files = fingerprint(folder)
+    with open_pictures(folder, problems) as pictures:
+        sources = read_official(folder, pictures, problems)
+        if not sources:
+            problems.add("empty set", f"no image with a label in {folder}")
+            problems.raise_if_any(str(folder), _REMEDY)
+        workshop = _make_workshop(out, len(sources) * IMAGE_SIZE * IMAGE_SIZE * 3)
+        notice = f"skinml: waiting for another process, which is preparing {out}"
+        with exclusive(workshop / "lock", notice) as waited:
+            if waited and _is_prepared_from(out, files):
+                _remove(workshop)
+                return open_prepared(out)
+            rows = _convert_all(sources, workshop, jobs, problems)
+            if problems:
+                _remove(workshop)
+            problems.raise_if_any(str(folder), _REMEDY)
+            complete = workshop / _SET
+            write_source(complete, {"folder": str(folder), "fingerprint": files})
+            write_manifest(complete, rows)
+            if out.exists():
+                # Aside first: deleting takes a while, in which nothing would be found.
+                _remove(workshop / "old")
+                out.replace(workshop / "old")
+            complete.replace(out)
+            _remove(workshop)
     return open_prepared(out)
 
 
-def _folder_beside(out: Path, size: int) -> tempfile.TemporaryDirectory[str]:
-    """Make a temporary folder beside `out`; `UserError` where that or `size` bytes cannot be."""
+def _convert_all(
+    sources: list[Source], workshop: Path, jobs: int | None, problems: Problems
+) -> list[tuple[str, ...]]:
+    """Decode every image into `images.npy`; returns the rows of the manifest.
+
+    What a process before this one has done is taken over from its journal, where the file is the
+    same still and the pixels have the digest that was noted: the journal may have reached the disk
+    before them.
+    """
+    pixels, journal = _resume(workshop, sources)
+
+    def convert(index: int) -> Row | ImageProblem:
+        """Decode one image into its row: its digests, or what is wrong."""
+        source = sources[index]
+        try:
+            stamp = source.stamp()
+            known = journal.rows.get(source.image_id)
+            if known and known.stamp == stamp and known.pixels == pixel_digest(pixels[index]):
+                return known
+            content = source.read()
+            image = decode_image(content)
+        except OSError as error:
+            return ImageProblem(f"unreadable: {error.strerror}")
+        except ImageProblem as problem:
+            return problem
+        pixels[index] = image
+        digests = hashlib.sha256(content).hexdigest(), pixel_digest(image), perceptual_hash(image)
+        row = Row(source.image_id, stamp, *digests)
+        journal.append(row)
+        return row
+
+    done: list[tuple[Source, Row]] = []
+    jobs = jobs or usable_cores()
+    # Threads, not processes: reading, decoding, scaling and hashing all leave Python's lock.
+    with (
+        closing(journal),
+        ThreadPoolExecutor(jobs) as pool,
+        progress_bar("preparing", len(sources)) as advance,
+    ):
+        results = in_order(pool, convert, range(len(sources)), ahead=4 * jobs)
+        for source, result in zip(sources, results, strict=True):
+            if isinstance(result, ImageProblem):
+                problems.add("unusable images", f"{source}: {result}")
+            else:
+                done.append((source, result))
+            advance()
+    pixels.flush()
+    groups = near_duplicate_groups([row.perceptual for _, row in done])
+    return [
+        (row.image_id, source.label, source.part, row.source, row.pixels, done[first][1].image_id)
+        for (source, row), first in zip(done, groups, strict=True)
+    ]
+
+
+def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Journal]:
+    """The array and the journal in a workshop: those of before where they are of these images."""
+    shape = (len(sources), IMAGE_SIZE, IMAGE_SIZE, 3)
+    # Other images, or the same decoded by other code, are another array.
+    ids = "\n".join(source.image_id for source in sources)
+    code = [file_digest(PACKAGE / "data" / f"{name}.py") for name in ("images", "duplicates")]
+    versions = [version(name) for name in ("pillow", "imagehash")]
+    heading = hashlib.sha256("\n".join([ids, *code, *versions]).encode()).hexdigest()
+    journal = Journal(workshop / "journal.csv", heading)
+    array = workshop / _SET / IMAGES
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if journal.rows:
+            pixels = np.lib.format.open_memmap(array, mode="r+")
+            if pixels.shape == shape and pixels.dtype == np.uint8:
+                return pixels, journal
+    except (OSError, ValueError):
+        pass  # Killed before the array was there, or damaged: made anew.
+    journal.clear()
+    _remove(workshop / _SET)
+    array.parent.mkdir()
+    return np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=shape), journal
+
+
+def _make_workshop(out: Path, size: int) -> Path:
+    """Make the folder that a set is made in; `UserError` where it or `size` bytes cannot be."""
+    workshop = _workshop(out)
+    try:
+        workshop.mkdir(parents=True, exist_ok=True)
         # A memory-mapped file that outgrows the disk kills the process without a word.
-        free = shutil.disk_usage(out.parent).free
-        if free < size:
-            raise UserError(
-                f"out={out}: {free / 1e6:.0f} MB are free there, expected {size / 1e6:.0f} MB for "
-                "the prepared set; free some space or give another folder"
-            )
-        return tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+        array = workshop / _SET / IMAGES
+        there = array.stat().st_blocks * 512 if array.exists() else 0
+        free = shutil.disk_usage(workshop).free
     except OSError as error:
         raise UserError(
             f"out={out}: cannot be created ({error.strerror}), expected a path in a writable "
             "folder; give another"
         ) from None
+    if free < size - there:
+        # What an earlier process has made stays; an empty folder goes.
+        with suppress(OSError):
+            workshop.rmdir()
+        raise UserError(
+            f"out={out}: {free / 1e6:.0f} MB are free there, expected {(size - there) / 1e6:.0f} "
+            "MB for the prepared set; free some space or give another folder"
+        )
+    return workshop
+
+
+def _workshop(out: Path) -> Path:
+    # A name of its own for each set, the same each time: whoever comes after a kill finds it.
+    return out.with_name(f".{out.name}.partial")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clean_after(out: Path) -> None:
+    """Remove what a process left that was killed between the last rename and its own cleaning."""
+    workshop = _workshop(out)
+    if workshop.exists() and not (workshop / _SET).exists():
+        with exclusive(workshop / "lock", None) as waited:
+            if not waited and not (workshop / _SET).exists():
+                _remove(workshop)
 
 
 def describe(prepared: PreparedSet) -> str:
@@ -318,7 +303,11 @@ def describe(prepared: PreparedSet) -> str:
         f"  {part:<10} " + ", ".join(f"{n} {name}" for name, n in counts[part].items())
         for part in PARTS
     ]
-    return "\n".join([*lines, *duplicates_warning(prepared)])
+    lines += duplicates_warning(prepared)
+    if near := prepared.near_duplicates:
+        count = sum(map(len, near))
+        lines.append(f"{count} images in {len(near)} groups of near-duplicates, identical or not")
+    return "\n".join(lines)
 
 
 def duplicates_warning(prepared: PreparedSet) -> list[str]:
@@ -339,7 +328,8 @@ def duplicates_warning(prepared: PreparedSet) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m skinml.data.prepare",
-        description="Turn the official ISIC 2017 files into the prepared set that training reads.",
+        description="Turn the official ISIC 2017 files into the prepared set that training reads. "
+        "Files that are missing are downloaded if you agree.",
     )
     parser.add_argument("--data", choices=("isic2017", "demo"), default="isic2017")
     parser.add_argument(
@@ -353,18 +343,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--force", action="store_true", help="prepare again what is already prepared"
     )
+    parser.add_argument(
+        "--yes",
+        nargs="?",
+        const="True",
+        default="False",
+        metavar="True|False",
+        help="download official files that are missing, about 12 GB, without asking",
+    )
     options = parser.parse_args(argv)
+    if options.yes.lower() not in ("true", "false"):
+        raise UserError(f"yes={options.yes!r}: expected true or false")
     if options.jobs != AUTO and not (options.jobs.isdecimal() and int(options.jobs)):
         raise UserError(f"jobs={options.jobs!r}: expected a whole number of at least 1, or auto")
     jobs = None if options.jobs == AUTO else int(options.jobs)
-    print(describe(_prepare_as_asked(options, jobs)))
+    print(describe(_prepare_as_asked(options, jobs, options.yes.lower() == "true")))
     return 0
 
 
-def _prepare_as_asked(options: argparse.Namespace, jobs: int | None) -> PreparedSet:
+def _prepare_as_asked(options: argparse.Namespace, jobs: int | None, yes: bool) -> PreparedSet:
     folder = data_folder(options.data, options.data_dir)
     if options.out == AUTO and not options.force:
-        return open_data(options.data, options.data_dir, jobs)
+        return open_data(options.data, options.data_dir, jobs, yes)
     out = prepared_folder(options.data, folder)
     if options.out != AUTO:
         out = Path(options.out).expanduser().resolve()
@@ -375,13 +375,17 @@ def _prepare_as_asked(options: argparse.Namespace, jobs: int | None) -> Prepared
             )
     if options.data == "demo" and not folder.exists():
         demo.generate(folder)
+    _clean_after(out)
     if is_prepared(out) and not options.force:
         _require_unchanged(folder, out)
         return _checked(open_prepared(out), options.data)
+    if options.data == "isic2017":
+        offer_download(folder, yes)
     if not has_official_files(folder):
         raise UserError(
-            f"data_dir={folder}: no official ISIC 2017 files there; expected folders such as "
-            f"{OFFICIAL_PARTS[0].image_folder} and their ground truth, from {HOMEPAGE}"
+            f"data_dir={folder}: no official ISIC 2017 files there; expected archives such as "
+            f"{OFFICIAL_PARTS[0].archive} (or folders) and their ground truth, from {HOMEPAGE}; "
+            f"{_DOWNLOAD}"
         )
     return _checked(prepare(folder, out, jobs), options.data)
 

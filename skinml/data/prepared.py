@@ -13,13 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
+from skinml.cache import cached_array
+from skinml.data.duplicates import NEAR_BITS, near_duplicate_groups, perceptual_hash
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import CLASSES, PARTS
 from skinml.errors import UserError
 
 IMAGES = "images.npy"
 MANIFEST = "manifest.csv"
-COLUMNS = ("image_id", "label", "official_part", "source_sha256", "pixels_sha256")
+COLUMNS = (
+    "image_id",
+    "label",
+    "official_part",
+    "source_sha256",
+    "pixels_sha256",
+    # The id of the first image that shows the same: its own, for most.
+    "near_duplicate_group",
+)
+
+# A manifest of before there were groups: they follow from the pixels, and are found on demand.
+COLUMNS_WITHOUT_GROUPS = COLUMNS[:-1]
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class PreparedSet:
     labels: np.ndarray
     official_parts: np.ndarray
     pixels_sha256: np.ndarray
+    # (N,) str, the id of the first image of each one's near-duplicates; None where not known yet.
+    near_duplicate_group: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -59,11 +74,35 @@ class PreparedSet:
         _, first, inverse = np.unique(self.pixels_sha256, return_index=True, return_inverse=True)
         return first[inverse]
 
+    @cached_property
+    def near_groups(self) -> np.ndarray:
+        """(N,) int64: near-duplicates share a number, that of the first of them.
+
+        They are coarser than `groups`: identical images are near-duplicates.
+        """
+        if self.near_duplicate_group is not None:
+            row = {image_id: index for index, image_id in enumerate(self.image_ids)}
+            return np.array([row[first] for first in self.near_duplicate_group])
+
+        def compute() -> np.ndarray:
+            return near_duplicate_groups([perceptual_hash(image) for image in self.images])
+
+        # Some seconds: kept from one run to the next.
+        return cached_array(f"near-duplicates {NEAR_BITS} {self.digest}", compute)
+
     @property
     def duplicates(self) -> list[list[str]]:
         """The ids of each group of images whose pixels are identical."""
-        order = np.argsort(self.groups, kind="stable")
-        groups = np.split(self.image_ids[order], np.flatnonzero(np.diff(self.groups[order])) + 1)
+        return self._several(self.groups)
+
+    @property
+    def near_duplicates(self) -> list[list[str]]:
+        """The ids of each group of near-duplicates, identical images among them."""
+        return self._several(self.near_groups)
+
+    def _several(self, numbers: np.ndarray) -> list[list[str]]:
+        order = np.argsort(numbers, kind="stable")
+        groups = np.split(self.image_ids[order], np.flatnonzero(np.diff(numbers[order])) + 1)
         return [group.tolist() for group in groups if len(group) > 1]
 
     def part_counts(self, parts: np.ndarray) -> dict[str, dict[str, int]]:
@@ -82,7 +121,7 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / IMAGES).is_file()
 
 
-def write_manifest(folder: Path, rows: list[tuple[str, str, str, str, str]]) -> None:
+def write_manifest(folder: Path, rows: list[tuple[str, ...]]) -> None:
     """Write the manifest, the last file of a prepared set; rows as in `COLUMNS`."""
     temporary = folder / f".{MANIFEST}.part"
     with temporary.open("w", newline="") as file:
@@ -98,7 +137,8 @@ def open_prepared(folder: Path) -> PreparedSet:
     try:
         with (folder / MANIFEST).open(newline="") as file:
             header, *rows = csv.reader(file)
-        if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        known = tuple(header) in (COLUMNS, COLUMNS_WITHOUT_GROUPS)
+        if not known or any(len(row) != len(header) for row in rows):
             raise ValueError(f"its columns are {','.join(header)}, expected {','.join(COLUMNS)}")
         images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
         expected = (len(rows), IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -106,13 +146,15 @@ def open_prepared(folder: Path) -> PreparedSet:
             raise ValueError(
                 f"{IMAGES} is {images.dtype} {images.shape}, expected uint8 {expected}"
             )
-        ids, labels, parts, _, pixels = (np.array(column) for column in zip(*rows, strict=True))
+        ids, labels, parts, _, pixels, *groups = map(np.array, zip(*rows, strict=True))
         codes = np.array([CLASSES.index(label) for label in labels], dtype=np.int64)
         if not set(parts) <= set(PARTS):
             raise ValueError(f"parts {sorted(set(parts))}, expected {', '.join(PARTS)}")
+        if groups and not set(groups[0]) <= set(ids):
+            raise ValueError(f"{COLUMNS[-1]} names images that are not there")
     except Exception as error:  # NumPy reports a damaged file in more ways than it documents.
         raise UserError(f"{folder}: not a usable prepared set ({error}); {remedy}") from None
-    return PreparedSet(folder, images, ids, codes, parts, pixels)
+    return PreparedSet(folder, images, ids, codes, parts, pixels, *groups)
 
 
 def read_source(folder: Path) -> dict[str, str]:

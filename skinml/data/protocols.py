@@ -13,13 +13,15 @@ def assign_parts(
     test_fraction: float = 0.15,
     validation_fraction: float = 0.20,
     split_seed: int = 0,
+    near_duplicates: str = "together",
 ) -> np.ndarray:
     """The part of every image: (N,) str of "train", "validation", "test".
 
     `challenge` keeps the official parts. `paper` (arXiv 2110.12270, Table I) pools all images and
     draws, stratified by class, `test_fraction` of them for the test and `validation_fraction` of
-    the rest for validation. Images with identical pixels stay together. The test part does not
-    depend on `validation_fraction`. A part that lacks a class is a `UserError`.
+    the rest for validation. What stays in one part: near-duplicates (`near_duplicates` "together"),
+    images with identical pixels ("identical"), or nothing ("ignore", as in the paper). The test
+    part does not depend on `validation_fraction`. A part that lacks a class is a `UserError`.
     """
     if protocol == "challenge":
         parts = data.official_parts.astype("U10")
@@ -27,9 +29,10 @@ def assign_parts(
         parts = np.full(len(data), "train", dtype="U10")
         rng = np.random.default_rng(split_seed)
         everything = np.ones(len(data), dtype=bool)
-        test = _draw(data.labels, data.groups, everything, test_fraction, rng)
+        groups = _groups(data, near_duplicates)
+        test = _draw(data.labels, groups, everything, test_fraction, rng)
         parts[test] = "test"
-        parts[_draw(data.labels, data.groups, ~test, validation_fraction, rng)] = "validation"
+        parts[_draw(data.labels, groups, ~test, validation_fraction, rng)] = "validation"
     for part, counts in data.part_counts(parts).items():
         if missing := [name for name, count in counts.items() if not count]:
             raise UserError(
@@ -37,6 +40,19 @@ def assign_parts(
                 "every part needs every class: use more images or another fraction"
             )
     return parts
+
+
+def _groups(data: PreparedSet, near_duplicates: str) -> np.ndarray:
+    """What is drawn as one, (N,) int64: images of one group share a number."""
+    if near_duplicates == "together":
+        return data.near_groups
+    return data.groups if near_duplicates == "identical" else np.arange(len(data))
+
+
+def images_seen_in_training(data: PreparedSet, parts: np.ndarray) -> int:
+    """How many test images have a near-duplicate, or their very pixels, in the training part."""
+    seen = np.isin(data.near_groups, data.near_groups[parts == "train"])
+    return int((seen & (parts == "test")).sum())
 
 
 def _draw(

@@ -128,6 +128,24 @@ def test_the_command_for_a_missing_cell_repeats_the_settings_of_the_others(tmp_p
     )
 
 
+def test_runs_of_before_near_duplicates_were_a_choice_kept_identical_images_together(
+    tmp_path: Path,
+) -> None:
+    """Their missing cells are trained on their split, which is no longer that of the default."""
+    older = write_run(tmp_path, made_up(1, [9], 5), protocol="paper", near_duplicates="identical")
+    description = json.loads((older / "run.json").read_text())
+    del description["params"]["near_duplicates"]
+    (older / "run.json").write_text(json.dumps(description))
+    write_run(tmp_path, made_up(1, [9], 5), started=9, protocol="paper", batch_size=32)
+    first, second = runs_in_folder(tmp_path)
+    assert "--near_duplicates identical" in command_for("mobilenet", [64], [first])
+    assert "near_duplicates" not in command_for("mobilenet", [64], [second])
+    assert (first.setting("near_duplicates"), second.setting("near_duplicates")) == (
+        "identical", "together",
+    )  # fmt: skip
+    assert first.test_set != second.test_set
+
+
 def test_a_command_does_not_hand_one_network_the_weights_of_another(tmp_path: Path) -> None:
     write_run(tmp_path, made_up(1, [1]), model="mobilenet")
     [run] = runs_in_folder(tmp_path)

@@ -82,6 +82,24 @@ def test_jpeg_at_reduced_scale_is_nearly_the_full_decode(size: tuple[int, int]) 
     assert difference.mean() < 1.5
 
 
+@pytest.mark.parametrize("size", [(256, 256), (722, 542), (1100, 895)], ids=str)
+def test_jpeg_below_four_times_the_target_is_decoded_in_full(size: tuple[int, int]) -> None:
+    """Sets prepared from small copies keep their digest to the last bit."""
+    content = encoded(photograph(size), "JPEG", quality=92)
+    with Image.open(io.BytesIO(content)) as image:
+        np.testing.assert_array_equal(decode_image(content), resized(image))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_fine_pattern_becomes_gray_not_another_pattern(kind: str) -> None:
+    """A checkerboard of single pixels is gray from afar; a filter that aliases draws moiré."""
+    board = (np.indices((1008, 1200)).sum(0) % 2 * 255).astype(np.uint8)
+    options = {"quality": 95} if kind == "JPEG" else {}
+    pixels = decode_image(encoded(Image.fromarray(board), kind, **options)).astype(int)
+    assert np.ptp(pixels) <= 8
+    assert abs(pixels.mean() - 127.5) < 2
+
+
 def test_large_jpeg_is_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The half of the preparation's time that the reduced scale saves is saved."""
     sizes = []

@@ -1,6 +1,5 @@
 """What preparation promises: all problems at once, all or nothing, never other data than asked."""
 
-import csv
 import io
 import os
 import shutil
@@ -14,60 +13,19 @@ from PIL import Image
 from skinml.cache import cache_dir
 from skinml.data import prepare as module
 from skinml.data.images import decode_image, pixel_digest
-from skinml.data.isic2017 import CLASSES, CSV_COLUMNS, OFFICIAL_PARTS, PARTS
+from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import data_folder, describe, main, open_data, prepare, prepared_folder
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared
 from skinml.errors import UserError
-
-TRAIN, VALIDATION, TEST = OFFICIAL_PARTS
-FLAGS = {
-    "melanoma": ("1.0", "0.0"),
-    "nevus": ("0.0", "0.0"),
-    "seborrheic_keratosis": ("0.0", "1.0"),
-}
-
-
-def picture(seed: int, mode: str = "RGB", kind: str = "JPEG") -> bytes:
-    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(colours).resize((40, 30)).convert(mode).save(stream, kind)
-    return stream.getvalue()
-
-
-def write_table(
-    path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = CSV_COLUMNS
-) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def write_official(folder: Path, first_id: int = 0) -> Path:
-    """Nine small images in the official layout: one of each class in each part."""
-    number = first_id
-    for official in OFFICIAL_PARTS:
-        (folder / official.image_folder).mkdir(parents=True)
-        rows: list[tuple[str, ...]] = []
-        for label in CLASSES:
-            image_id = f"ISIC_{number:07}"
-            (folder / official.image_folder / f"{image_id}.jpg").write_bytes(picture(number))
-            rows.append((image_id, *FLAGS[label]))
-            number += 1
-        write_table(folder / official.ground_truth, rows[::-1])
-    return folder
-
-
-@pytest.fixture
-def official(tmp_path: Path) -> Path:
-    return write_official(tmp_path / "official")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "sets" / "prepared"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.data.conftest import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    contents,
+    picture,
+    write_official,
+    write_table,
+)
 
 
 def test_official_layout_becomes_a_prepared_set(official: Path, out: Path) -> None:
@@ -240,23 +198,6 @@ def test_long_list_of_problems_is_cut_in_order(official: Path, out: Path) -> Non
     assert "… and 20 more" in str(caught.value)
 
 
-def test_stop_in_the_middle_leaves_nothing(
-    official: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[bytes] = []
-
-    def stop_at_the_fifth(content: bytes) -> np.ndarray:
-        decoded.append(content)
-        if len(decoded) == 5:
-            raise KeyboardInterrupt
-        return decode_image(content)
-
-    monkeypatch.setattr(module, "decode_image", stop_at_the_fifth)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(official, out, jobs=1)
-    assert not list(out.parent.iterdir())
-
-
 def test_failure_keeps_the_set_that_was_there(official: Path, out: Path) -> None:
     prepare(official, out)
     before = contents(out)
@@ -287,6 +228,37 @@ def test_identical_images_are_a_warning_and_one_group(official: Path, out: Path)
     assert "warning: 1 groups" in text
     assert "ISIC_0000001 (train) = ISIC_0000008 (test)" in text
     assert "9 images" in text and data.digest in text
+
+
+def test_similar_images_are_one_group_in_the_manifest(official: Path, out: Path) -> None:
+    """Saved again at another quality, under another id and in another part."""
+    with Image.open(io.BytesIO(picture(1))) as image:
+        image.save(official / TEST.image_folder / "ISIC_0000008.jpg", quality=90)
+    data = prepare(official, out)
+    assert data.duplicates == []
+    assert data.near_duplicates == [["ISIC_0000001", "ISIC_0000008"]]
+    rows = [line.split(",") for line in (out / "manifest.csv").read_text().splitlines()]
+    assert rows[0][-1] == "near_duplicate_group"
+    assert rows[9][-1] == rows[2][-1] == "ISIC_0000001"
+    assert "2 images in 1 groups of near-duplicates" in describe(data)
+
+
+def test_set_of_before_there_were_groups_finds_the_same(
+    official: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest and its splits are those of a set that is prepared today."""
+    (official / TEST.image_folder / "ISIC_0000008.jpg").write_bytes(picture(1))
+    today = prepare(official, out)
+    lines = (out / "manifest.csv").read_text().splitlines()
+    older = "".join(f"{line.rpartition(',')[0]}\n" for line in lines)
+    (out / "manifest.csv").write_text(older)
+    before = open_prepared(out)
+    assert before.near_duplicate_group is None
+    assert before.digest == today.digest
+    np.testing.assert_array_equal(before.near_groups, today.near_groups)
+    # Kept: another process computes nothing.
+    monkeypatch.setattr("skinml.data.prepared.perceptual_hash", None)
+    np.testing.assert_array_equal(open_prepared(out).near_groups, today.near_groups)
 
 
 def test_description_without_duplicates_warns_of_nothing(official: Path, out: Path) -> None:
@@ -423,6 +395,11 @@ def other_part(out: Path) -> None:
     (out / "manifest.csv").write_text(text.replace("test", "holdout"))
 
 
+def unknown_group(out: Path) -> None:
+    text = (out / "manifest.csv").read_text()
+    (out / "manifest.csv").write_text(text.replace(",ISIC_0000000\n", ",ISIC_9999999\n"))
+
+
 def long_field(out: Path) -> None:
     with (out / "manifest.csv").open("a") as file:
         file.write("x" * 200_000)
@@ -432,7 +409,7 @@ def long_field(out: Path) -> None:
     "damage",
     [
         cut_images, empty_images, garble_header, drop_row, empty_manifest, other_columns,
-        other_class, other_part, long_field,
+        other_class, other_part, unknown_group, long_field,
     ],
 )  # fmt: skip
 def test_damaged_prepared_set_is_refused_with_the_remedy(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS, OfficialPart
-from skinml.data.prepare import read_ground_truth
+from skinml.data.official import read_ground_truth
 from skinml.data.prepared import PreparedSet
-from skinml.data.protocols import assign_parts
+from skinml.data.protocols import assign_parts, images_seen_in_training
 from skinml.errors import Problems, UserError
 
 # Beside the checkout where there is one, and only then.
@@ -16,11 +16,20 @@ OFFICIAL_FILES = Path(__file__).resolve().parents[3] / "shared" / "isic2017"
 
 
 def made(
-    labels: np.ndarray, pixels: np.ndarray | None = None, parts: np.ndarray | None = None
+    labels: np.ndarray,
+    pixels: np.ndarray | None = None,
+    parts: np.ndarray | None = None,
+    lesions: np.ndarray | None = None,
 ) -> PreparedSet:
-    """A set without pictures; equal numbers in `pixels` stand for identical pixels."""
+    """A set without pictures; equal numbers in `pixels` stand for identical pixels.
+
+    Equal numbers in `lesions`, where given, stand for near-duplicates.
+    """
     count = len(labels)
     pixels = np.arange(count) if pixels is None else pixels
+    _, first, group = np.unique(
+        pixels if lesions is None else lesions, return_index=True, return_inverse=True
+    )
     return PreparedSet(
         folder=Path("nowhere"),
         images=np.empty((count, 0), dtype=np.uint8),
@@ -28,6 +37,7 @@ def made(
         labels=labels,
         official_parts=np.array([PARTS[i % 3] for i in range(count)]) if parts is None else parts,
         pixels_sha256=np.array([f"{number:08}" for number in pixels]),
+        near_duplicate_group=np.array([f"ISIC_{index:07}" for index in first[group]]),
     )
 
 
@@ -106,6 +116,41 @@ def test_identical_images_are_never_in_two_parts(mixed: bool, seed: int) -> None
     assert not straddling(data, parts)
     # The single images fill what the groups leave.
     assert (parts == "test").sum() == round(len(data) * 0.15)
+
+
+def apart(groups: np.ndarray, parts: np.ndarray) -> int:
+    """How many groups lie in more than one part."""
+    return sum(len(set(parts[groups == number])) > 1 for number in np.unique(groups))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_stay_together_unless_they_are_ignored(seed: int) -> None:
+    """Each choice keeps what it says, and the sizes of the parts are the same in all of them."""
+    rng = np.random.default_rng(seed)
+    lesions = np.concatenate([np.arange(400), np.repeat(np.arange(400, 460), 3)])
+    pixels = np.arange(len(lesions))
+    pixels[401::3] = pixels[400::3]  # Of three images of a lesion two are identical.
+    data = made(rng.choice(3, len(lesions), p=(0.2, 0.65, 0.15)), pixels, lesions=lesions)
+    splits = {
+        choice: assign_parts(data, "paper", split_seed=seed, near_duplicates=choice)
+        for choice in ("together", "identical", "ignore")
+    }
+    assert apart(data.near_groups, splits["together"]) == 0
+    assert apart(data.groups, splits["identical"]) == 0
+    assert apart(data.near_groups, splits["identical"]) > 0
+    assert apart(data.groups, splits["ignore"]) > 0
+    assert len({tuple(np.sort(parts)) for parts in splits.values()}) == 1
+    assert images_seen_in_training(data, splits["together"]) == 0
+    assert images_seen_in_training(data, splits["identical"]) > 0
+    # The plain split is that of a set in which nothing is alike.
+    plain = assign_parts(made(data.labels), "paper", split_seed=seed)
+    np.testing.assert_array_equal(splits["ignore"], plain)
+
+
+def test_images_seen_are_counted_in_the_test_part_alone() -> None:
+    data = made(np.arange(9) % 3, lesions=np.array([0, 0, 0, 1, 1, 2, 2, 3, 4]))
+    parts = np.array(["train", "test", "test", "validation", "test", "test", "train", "test", "x"])
+    assert images_seen_in_training(data, parts) == 3
 
 
 def test_identical_images_would_be_split_without_their_groups() -> None:
