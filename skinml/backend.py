@@ -15,12 +15,81 @@ BACKENDS = ("tensorflow", "jax")
 
 
 class Device(NamedTuple):
-    """What a run computes on: `kind` is "cpu" or "gpu", `name` the hardware's own name."""
+    """What a run computes on: `kind` is "cpu" or "gpu", `name` the hardware's own name.
+
+    `capability` is a GPU's CUDA compute capability and `free_memory` its free bytes; both 0 where
+    there is none or they are not known.
+    """
 
     backend: str
     kind: str
     name: str
     threads: int
+    capability: float = 0.0
+    free_memory: int = 0
+
+
+class Execution(NamedTuple):
+    """How the steps of a training are executed: docs/speed.md says where which helps."""
+
+    precision: str = "float32"
+    """Keras's policy: float32, mixed_float16 or mixed_bfloat16."""
+    xla: bool = False
+    """Whether XLA compiles a step, instead of TensorFlow's own kernels being called one by one."""
+    steps_per_execution: int = 1
+    """Steps that one call of the framework makes before Python is asked again."""
+    images_on_device: bool = False
+    """Whether the uint8 images lie in the GPU's memory and are augmented there."""
+
+
+PLAIN = Execution()
+
+# (backend, kind of device) → what is fastest there. On a CPU it is measured (docs/speed.md).
+EXECUTIONS = {
+    ("tensorflow", "cpu"): PLAIN,
+    ("tensorflow", "gpu"): Execution("mixed_bfloat16", True, 8, True),
+    ("jax", "cpu"): Execution(xla=True),
+    ("jax", "gpu"): Execution("mixed_bfloat16", True, 8, True),
+}
+
+# Activations of a large batch need the rest.
+_SHARE_FOR_IMAGES = 0.25
+
+
+def choose_execution(
+    device: Device,
+    image_bytes: int,
+    precision: str = "auto",
+    xla: str = "auto",
+    steps_per_execution: int | str = "auto",
+    images_on_device: str = "auto",
+) -> Execution:
+    """What a device does best, each part unless it is asked for, and set Keras's policy to it.
+
+    Called after `configure`, before a network is built. Half precision is bfloat16 from compute
+    capability 8.0 on, float16 from 7.0 on, where tensor cores begin, and none below. The images
+    lie on the GPU where their `image_bytes` are at most a quarter of its free memory. XLA switched
+    off on JAX, which has nothing else, is a `UserError`.
+    """
+    best = EXECUTIONS[device.backend, device.kind]
+    if device.kind == "gpu" and device.capability < 8:
+        half = "mixed_float16" if device.capability >= 7 else "float32"
+        best = best._replace(precision=half)
+    fits = image_bytes <= _SHARE_FOR_IMAGES * device.free_memory
+    chosen = Execution(
+        best.precision if precision == "auto" else precision,
+        best.xla if xla == "auto" else xla == "true",
+        best.steps_per_execution if steps_per_execution == "auto" else int(steps_per_execution),
+        best.images_on_device and fits
+        if images_on_device == "auto"
+        else images_on_device == "true",
+    )
+    if device.backend == "jax" and not chosen.xla:
+        raise UserError("xla=false: JAX always compiles with XLA; use xla=auto, or TensorFlow")
+    import keras
+
+    keras.mixed_precision.set_global_policy(chosen.precision)
+    return chosen
 
 
 def configure(device: str = "auto", threads: int = 0, seed: int = 0) -> Device:
@@ -53,11 +122,19 @@ def configure(device: str = "auto", threads: int = 0, seed: int = 0) -> Device:
     import keras
 
     keras.utils.set_random_seed(seed)
-    return Device(backend, "gpu" if gpu else "cpu", gpu or cpu_name(), cores)
+    if gpu is None:
+        return Device(backend, "cpu", cpu_name(), cores)
+    return Device(backend, "gpu", gpu.name, cores, gpu.capability, gpu.free_memory)
 
 
-def _tensorflow(device: str) -> str | None:
-    """Set TensorFlow up; the name of the GPU it will use, None for a CPU."""
+class _Gpu(NamedTuple):
+    name: str
+    capability: float
+    free_memory: int
+
+
+def _tensorflow(device: str) -> _Gpu | None:
+    """Set TensorFlow up; the GPU it will use, None for a CPU."""
     import tensorflow as tf
 
     # Its warnings speak of its own retracing, which a user can do nothing about.
@@ -71,11 +148,29 @@ def _tensorflow(device: str) -> str | None:
     tf.config.set_visible_devices(gpus[:1], "GPU")
     # Otherwise TensorFlow takes the whole GPU at once and a second job finds none left.
     tf.config.experimental.set_memory_growth(gpus[0], True)
-    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+    details = tf.config.experimental.get_device_details(gpus[0])
+    major, minor = details.get("compute_capability", (0, 0))
+    return _Gpu(str(details.get("device_name", "GPU")), major + minor / 10, _free_memory())
 
 
-def _jax(device: str) -> str | None:
-    """Set JAX up; the name of the GPU it will use, None for a CPU."""
+def _free_memory() -> int:
+    """Free bytes of the first GPU that this process may use; 0 where its driver does not say."""
+    import pynvml
+
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+    try:
+        pynvml.nvmlInit()
+        if first.isdecimal():
+            handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
+        else:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(first)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    except pynvml.NVMLError:
+        return 0
+
+
+def _jax(device: str) -> _Gpu | None:
+    """Set JAX up; the GPU it will use, None for a CPU."""
     # JAX's counterpart of memory growth.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -83,7 +178,12 @@ def _jax(device: str) -> str | None:
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     first = jax.devices()[0]
-    return str(first.device_kind) if first.platform == "gpu" else None
+    if first.platform != "gpu":
+        return None
+    memory = first.memory_stats() or {}
+    free = memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)
+    capability = float(getattr(first, "compute_capability", 0) or 0)
+    return _Gpu(str(first.device_kind), capability, free)
 
 
 def _limit_threads(threads: int) -> int:

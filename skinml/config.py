@@ -157,6 +157,32 @@ class Config:
         0, "CPU threads of the framework, 0 for every core; part of what makes a CPU run repeat",
         low=0,
     )  # fmt: skip
+    precision: str = _option(
+        AUTO,
+        "what a step computes in, its weights being float32 in any case; auto is half precision on "
+        "a GPU that has tensor cores, float32 elsewhere",
+        choices=(AUTO, "float32", "mixed_float16", "mixed_bfloat16"),
+    )
+    xla: str = _option(
+        AUTO,
+        "compile a step with XLA; auto does so on a GPU (on a CPU it is several times slower)",
+        choices=(AUTO, "true", "false"),
+    )
+    steps_per_execution: int | str = _option(
+        AUTO,
+        "steps in one call of the framework; auto is 8 on a GPU, whose steps are shorter than what "
+        "Python does between them, else 1",
+        low=1,
+        high=1000,
+        decides=False,
+    )
+    images_on_device: str = _option(
+        AUTO,
+        "keep the images in the device's memory and augment them there; auto does so on a GPU "
+        "where they take at most a quarter of what is free",
+        choices=(AUTO, "true", "false"),
+        decides=False,
+    )
     register: bool = _option(True, "register the trained models", decides=False)
     output_dir: str = _option(
         "runs", "folder that receives the run's own folder with all it produced", decides=False

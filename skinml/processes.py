@@ -1,14 +1,22 @@
-"""Processes: a name that no other ever has, an end for those whose starter is gone, a port."""
+"""Processes: names that never come back, an end for those left behind, locks, cores, a port."""
 
+import errno
 import os
 import platform
 import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 # Between a process's start as told now and as told then: setting the clock moves it.
 _CLOCK_MOVES = 10.0
+
+# What a file system without locks answers, some network ones for instance.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 def process_name(pid: int | None = None) -> str:
@@ -87,3 +95,63 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: in a container or under taskset fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def exclusive(path: Path, notice: str | None) -> Iterator[bool]:
+    """Hold the lock file `path` (its folder is made); the value says whether another held it.
+
+    With a `notice` it is printed and waited for; without one nothing is locked then. The system
+    releases the lock of a process that dies. The file may be removed by its holder. Where the
+    system has no such locks (Windows, some network file systems), everyone is taken to be alone.
+    """
+    descriptor, waited = _lock(path, notice)
+    try:
+        yield waited
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(path: Path, notice: str | None) -> tuple[int | None, bool]:
+    try:
+        import fcntl
+    except ImportError:
+        return None, False
+    waited = False
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # The holder has just removed the folder.
+        kept = False
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if notice is None:
+                    return None, True
+                if not waited:
+                    print(notice, file=sys.stderr, flush=True)
+                waited = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever held it may have removed the file: then nobody else sees this lock.
+            with suppress(FileNotFoundError):
+                kept = os.path.samestat(os.fstat(descriptor), path.stat())
+            if kept:
+                return descriptor, waited
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None, waited
+        finally:
+            if not kept:
+                os.close(descriptor)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skinml.backend import Device
-from skinml.config import Config, Parser, add_config_options, config_from_options
+from skinml.backend import PLAIN, Device, Execution
+from skinml.config import AUTO, Config, Parser, add_config_options, config_from_options
 from skinml.data.isic2017 import CLASSES, NOTICE, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
@@ -82,7 +82,11 @@ def identity(config: Config, data_digest: str) -> dict[str, str]:
 
 
 def describe_run(
-    config: Config, data: PreparedSet, parts: np.ndarray, device: Device
+    config: Config,
+    data: PreparedSet,
+    parts: np.ndarray,
+    device: Device,
+    execution: Execution = PLAIN,
 ) -> Description:
     """What is known of a run before it trains: its parameters, tags and data set."""
     resolved = config.resolved()
@@ -93,6 +97,10 @@ def describe_run(
         f"effective_{option.name}": str(getattr(resolved, option.name))
         for option in fields(Config)
         if getattr(resolved, option.name) != getattr(config, option.name)
+    } | {
+        f"effective_{name}": str(value)
+        for name, value in execution._asdict().items()
+        if getattr(config, name) == AUTO
     }
     counts = data.part_counts(parts)
     part_of = dict(zip(data.image_ids, parts, strict=True))
@@ -154,7 +162,15 @@ def run(config: Config, offline: bool = False, yes: bool = False) -> RunFolder:
     data = open_data(config.data, config.data_dir, yes=yes)
     parts = assign_parts(data, *split_of(config))
     device = backend.configure(config.device, config.threads, config.seed)
-    description = describe_run(config, data, parts, device)
+    execution = backend.choose_execution(
+        device,
+        data.images.nbytes,
+        config.precision,
+        config.xla,
+        config.steps_per_execution,
+        config.images_on_device,
+    )
+    description = describe_run(config, data, parts, device, execution)
     folder = RunFolder.create(Path(config.output_dir).expanduser(), config)
     folder.write_description(description)
     print(
@@ -175,7 +191,7 @@ def run(config: Config, offline: bool = False, yes: bool = False) -> RunFolder:
             if not sys.stderr.isatty():
                 print(_epoch_line(row, resolved), file=sys.stderr, flush=True)
 
-        classifier, result, seconds = _train(resolved, data, parts, on_epoch)
+        classifier, result, seconds = _train(resolved, data, parts, on_epoch, execution)
         _evaluate(folder, resolved, description, data, parts, classifier, result, seconds)
         if tracked:
             from skinml.sync import publish
@@ -220,9 +236,13 @@ def _tracked(description: Description, offline: bool) -> Iterator["Run | None"]:
 
 
 def _train(
-    config: Config, data: PreparedSet, parts: np.ndarray, on_epoch: Callable[[Row], None]
+    config: Config,
+    data: PreparedSet,
+    parts: np.ndarray,
+    on_epoch: Callable[[Row], None],
+    execution: Execution,
 ) -> "tuple[Classifier, TrainingResult, float]":
-    from skinml.models.classifier import build_classifier
+    from skinml.models.classifier import build_classifier, in_float32
     from skinml.training import TrainingData, train
 
     classifier = build_classifier(config, len(CLASSES))
@@ -231,8 +251,10 @@ def _train(
         data.images, data.labels, rows["train"], rows["validation"], data.digest
     )
     started = time.perf_counter()
-    result = train(classifier, config, training_data, epoch_metrics, on_epoch)
-    return classifier, result, time.perf_counter() - started
+    result = train(classifier, config, training_data, epoch_metrics, on_epoch, execution)
+    seconds = time.perf_counter() - started
+    # What is evaluated, saved and loaded elsewhere, where half precision may be slow.
+    return in_float32(classifier, config), result, seconds
 
 
 def _evaluate(

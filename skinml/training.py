@@ -11,19 +11,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from skinml.backend import PLAIN, Execution
 from skinml.cache import cached_array
 from skinml.config import Config
-from skinml.data.pipeline import SYMMETRIES, plan_epoch, prefetch, slices, transform
+from skinml.data.pipeline import SYMMETRIES, EpochPlan, plan_epoch, prefetch, slices, transform
 from skinml.history import Row
 from skinml.models.classifier import Classifier, unfreeze
-from skinml.models.inference import INFERENCE_BATCH, infer
+from skinml.models.inference import INFERENCE_BATCH, answer, infer
 from skinml.progress import progress_bar
+from skinml.steps import Batch, Steps, Trainee, grouped
 
 WARM_UP = 1 / 20
 
@@ -60,31 +62,6 @@ class TrainingResult:
     """Images the frozen step sent through the backbone, validation included; 0 from the cache."""
 
 
-class BatchScores(keras.metrics.Metric):
-    """Keeps the scores of the last training batch, so that an epoch's can be put together.
-
-    The metrics of the training part are then computed as those of any other part; Keras's running
-    metrics would approximate the AUC by buckets.
-    """
-
-    def __init__(self, batch_size: int, classes: int) -> None:
-        super().__init__(name="batch_scores")
-        self.scores = self.add_variable((batch_size, classes), "zeros", name="scores")
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        rows = ops.arange(ops.shape(y_pred)[0], dtype="int32")[:, None]
-        self.scores.assign(
-            ops.scatter_update(self.scores, rows, ops.cast(y_pred, self.scores.dtype))
-        )
-
-    def result(self) -> Any:
-        return ops.sum(self.scores)
-
-    def value(self, count: int) -> np.ndarray:
-        """The scores of a batch of `count` images: float64 (count, K)."""
-        return np.asarray(ops.convert_to_numpy(self.scores)[:count], dtype=np.float64)
-
-
 class _Best:
     """The weights of the best epoch so far by one validation metric; the earlier one in a tie."""
 
@@ -111,6 +88,7 @@ def train(
     data: TrainingData,
     score: Score,
     on_epoch: Callable[[Row], None],
+    execution: Execution = PLAIN,
 ) -> TrainingResult:
     """Train a network as a resolved configuration says; it ends with its best epoch's weights.
 
@@ -120,12 +98,12 @@ def train(
     """
     result = TrainingResult()
     best = _Best(config.monitor)
-    steps = [
+    stages = [
         ("frozen", config.epochs_frozen, config.learning_rate_frozen, _frozen_step),
         ("finetune", config.epochs_finetune, config.learning_rate_finetune, _finetune_step),
     ]
     done = 0
-    for name, epochs, learning_rate, prepare in steps:
+    for name, epochs, learning_rate, prepare in stages:
         epochs = int(epochs)
         if not epochs:
             continue
@@ -134,33 +112,36 @@ def train(
             # learned the training features by heart and leaves no gradient to the backbone.
             best.restore(classifier.model)
             best = _Best(config.monitor)
-        network, inputs, validation = prepare(classifier, config, data, done, epochs, result)
+        prepared = prepare(classifier, config, data, done, epochs, execution, result)
         # Compiling a view of the network leaves the network itself, which is saved, without an
         # optimizer or a metric of ours.
-        model = keras.Model(network.inputs, network.outputs)
+        model = Trainee(prepared.network.inputs, prepared.network.outputs)
         updates = epochs * math.ceil(len(data.train) / config.batch_size)
-        recorder = BatchScores(config.batch_size, classifier.model.output_shape[-1])
         model.compile(
             optimizer=_optimizer(config, float(learning_rate), updates),
             loss="sparse_categorical_crossentropy",
-            metrics=[recorder],
+            jit_compile=execution.xla,
         )
+        steps = Steps(model, execution, prepared.images)
         description = "training the head" if name == "frozen" else "fine-tuning"
         with progress_bar(description, updates) as advance:
+            advance(0, "compiling the network")
             for epoch in range(done + 1, done + epochs + 1):
                 text = f"epoch {epoch}/{done + epochs}"
-                seen, scores = [], []
+                plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
+                scores = []
                 started = time.perf_counter()
                 _seed_dropout(model, config.seed, epoch)
-                for batch in prefetch(_batches(config, data, inputs, epoch)):
-                    logs = model.train_on_batch(*batch, return_dict=True)
-                    labels = batch[1]
-                    seen.append(labels)
-                    scores.append(recorder.value(len(labels)))
-                    advance(text=f"{text}  loss {float(logs['loss']):.3f}{_note(result.history)}")
+                batches = _batches(config, data, prepared.inputs, plan)
+                for count, outcome in steps.epoch(
+                    prefetch(grouped(batches, execution.steps_per_execution))
+                ):
+                    scores.append(outcome.scores)
+                    advance(count, f"{text}  loss {outcome.loss:.3f}{_note(result.history)}")
                 seconds = time.perf_counter() - started
-                train_scores = score(np.concatenate(seen), np.concatenate(scores))
-                val_scores = score(data.labels[data.validation], validation())
+                labels = data.labels[data.train[plan.order]]
+                train_scores = score(labels, np.concatenate(scores))
+                val_scores = score(data.labels[data.validation], prepared.validation())
                 row: Row = {
                     "epoch": epoch,
                     "step": name,
@@ -182,20 +163,29 @@ def train(
 
 # (rows of the training images (n,), their symmetries (n,)) → the network's inputs (n, …).
 Inputs = Callable[[np.ndarray, np.ndarray], np.ndarray]
-# The network that a step trains, its inputs, and the model's scores of the validation images.
-Prepared = tuple[keras.Model, Inputs, Callable[[], np.ndarray]]
+
+
+class _Prepared(NamedTuple):
+    """What a step trains: the network, its inputs, and the model's scores of the validation images.
+
+    `images` are those that go to the device, where `inputs` are rows and symmetries of them.
+    """
+
+    network: keras.Model
+    inputs: Inputs
+    validation: Callable[[], np.ndarray]
+    images: np.ndarray | None = None
 
 
 def _batches(
-    config: Config, data: TrainingData, inputs: Inputs, epoch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The batches of one epoch: inputs, labels (n,) and loss weights (n,)."""
-    plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
+    config: Config, data: TrainingData, inputs: Inputs, plan: EpochPlan
+) -> Iterator[Batch]:
+    """The batches of one epoch."""
     weights = _class_weights(config, data)
     for part in slices(len(data.train), config.batch_size):
         rows = plan.order[part]
         labels = data.labels[data.train[rows]]
-        yield inputs(rows, plan.symmetries[rows]), labels, weights[labels]
+        yield Batch(inputs(rows, plan.symmetries[rows]), labels, weights[labels])
 
 
 def _frozen_step(
@@ -204,8 +194,9 @@ def _frozen_step(
     data: TrainingData,
     done: int,
     epochs: int,
+    execution: Execution,
     result: TrainingResult,
-) -> Prepared:
+) -> _Prepared:
     """The frozen step: the backbone's features are computed once, the head trains on them.
 
     An image has eight symmetric views at most, so the backbone runs in inference mode at most
@@ -221,11 +212,10 @@ def _frozen_step(
     if needed.mean() > NEARLY_ALL:
         needed[:] = True
     views = np.argwhere(needed)
-    width = classifier.features.output_shape[-1]
     total = len(views) + len(data.validation)
 
-    def compute() -> np.ndarray:
-        """Features of the training views, then of the validation images: (total, D) float32."""
+    def fill(features: np.ndarray) -> None:
+        """The features (total, D) float32: of the training views, then of the validation images."""
         result.backbone_images = total
         train_views = (
             transform(data.images[data.train[rows]], symmetries)
@@ -235,25 +225,27 @@ def _frozen_step(
             data.images[data.validation[part]]
             for part in slices(len(data.validation), INFERENCE_BATCH)
         )
-        features = np.empty((total, width), dtype=np.float32)
         filled = 0
         with progress_bar("computing features", total) as advance:
             for pixels in prefetch(itertools.chain(train_views, plain)):
-                features[filled : filled + len(pixels)] = classifier.features.predict_on_batch(
-                    pixels
-                )
+                features[filled : filled + len(pixels)] = answer(classifier.features, pixels)
                 filled += len(pixels)
                 advance(len(pixels))
-        return features
 
-    key = _features_key(classifier, config, data, views)
-    features = cached_array(key, compute) if data.digest else compute()
-    bank = np.zeros((SYMMETRIES, count, width), dtype=np.float32)
-    bank[views[:, 0], views[:, 1]] = features[: len(views)]
-    validation = features[len(views) :]
-    return (
+    shape = total, classifier.features.output_shape[-1]
+    if data.digest:
+        key = _features_key(classifier, config, data, views, execution)
+        features = cached_array(key, shape, np.float32, fill)
+    else:
+        features = np.empty(shape, np.float32)
+        fill(features)
+    # Where each view's features are; 0 for those that no epoch draws.
+    place = np.zeros((SYMMETRIES, count), dtype=np.int64)
+    place[views[:, 0], views[:, 1]] = np.arange(len(views))
+    validation = np.array(features[len(views) :])
+    return _Prepared(
         classifier.head,
-        lambda rows, symmetries: bank[symmetries, rows],
+        lambda rows, symmetries: features[place[symmetries, rows]],
         lambda: classifier.head.predict_on_batch(validation),
     )
 
@@ -264,19 +256,32 @@ def _finetune_step(
     data: TrainingData,
     done: int,
     epochs: int,
+    execution: Execution,
     result: TrainingResult,
-) -> Prepared:
+) -> _Prepared:
     """Fine-tuning: all layers train on the augmented pixels."""
     unfreeze(classifier, config.batch_norm)
-    return (
-        classifier.model,
-        lambda rows, symmetries: transform(data.images[data.train[rows]], symmetries),
-        lambda: infer(classifier.model, data.images, data.validation),
-    )
+
+    def pixels(rows: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
+        return transform(data.images[data.train[rows]], symmetries)
+
+    def views(rows: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
+        return np.stack([rows, symmetries], axis=1).astype(np.int32)
+
+    def validation() -> np.ndarray:
+        return infer(classifier.model, data.images, data.validation)
+
+    if execution.images_on_device:
+        return _Prepared(classifier.model, views, validation, data.images[data.train])
+    return _Prepared(classifier.model, pixels, validation)
 
 
 def _features_key(
-    classifier: Classifier, config: Config, data: TrainingData, views: np.ndarray
+    classifier: Classifier,
+    config: Config,
+    data: TrainingData,
+    views: np.ndarray,
+    execution: Execution,
 ) -> str:
     """All that the features depend on, to the last bit on one kind of machine."""
     digest = hashlib.sha256()
@@ -293,6 +298,7 @@ def _features_key(
         config.device,
         os.cpu_count(),
         config.threads,
+        execution.precision,
     )
     return "features " + " ".join(map(str, facts))
 
@@ -327,6 +333,7 @@ def _optimizer(config: Config, peak: float, updates: int) -> keras.optimizers.Op
 
 def _last_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """The learning rate of the update made last."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # float16 scales the loss
     rate = optimizer._learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         rate = rate(int(optimizer.iterations) - 1)

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from skinml import backend
+from skinml.backend import Device, Execution, choose_execution
 from skinml.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,7 @@ def in_a_process(code: str, **variables: str) -> subprocess.CompletedProcess[str
 
 GPU = """
 from skinml import backend
+from skinml.backend import Device, Execution, choose_execution
 from skinml.errors import run_command
 raise SystemExit(run_command(lambda: print(backend.configure("gpu"))))
 """
@@ -89,6 +91,7 @@ def test_threads_cannot_be_limited_everywhere(monkeypatch: pytest.MonkeyPatch) -
 THREADS = """
 import os
 from skinml import backend
+from skinml.backend import Device, Execution, choose_execution
 device = backend.configure("cpu", 1)
 print(device.backend, device.kind, device.threads, len(os.sched_getaffinity(0)))
 """
@@ -103,3 +106,57 @@ def test_threads_bind_the_process_to_as_many_cores(affinity: set[int]) -> None:
 
 def test_the_processor_has_a_name() -> None:
     assert backend.cpu_name().strip() == backend.cpu_name() != ""
+
+
+# How the steps are executed
+
+CPU = Device("tensorflow", "cpu", "a processor", 2)
+H100 = Device("tensorflow", "gpu", "NVIDIA H100", 16, 9.0, 80_000_000_000)
+
+
+@pytest.fixture
+def policy() -> Iterator[Callable[[], str]]:
+    """Keras's policy now; the usual one afterwards."""
+    import keras
+
+    yield lambda: str(keras.mixed_precision.global_policy().name)
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def test_a_cpu_is_spared_what_slows_it(policy: Callable[[], str]) -> None:
+    assert choose_execution(CPU, 1) == Execution("float32", False, 1, False)
+    assert policy() == "float32"
+
+
+def test_a_gpu_gets_what_it_is_good_at(policy: Callable[[], str]) -> None:
+    assert choose_execution(H100, 10**9) == Execution("mixed_bfloat16", True, 8, True)
+    assert policy() == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [(8.0, "mixed_bfloat16"), (7.5, "mixed_float16"), (6.1, "float32")]
+)
+def test_precision_is_what_the_gpu_has_units_for(
+    policy: Callable[[], str], capability: float, precision: str
+) -> None:
+    assert choose_execution(H100._replace(capability=capability), 1).precision == precision
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4000, True), (3999, False), (0, False)])
+def test_images_lie_on_the_device_where_they_leave_room(
+    policy: Callable[[], str], free: int, fits: bool
+) -> None:
+    assert choose_execution(H100._replace(free_memory=free), 1000).images_on_device is fits
+
+
+@pytest.mark.parametrize("device", [CPU, H100, CPU._replace(backend="jax")])
+def test_every_choice_can_be_made_by_hand(policy: Callable[[], str], device: Device) -> None:
+    chosen = choose_execution(device, 1, "mixed_float16", "true", 5, "true")
+    assert chosen == Execution("mixed_float16", True, 5, True)
+    assert policy() == "mixed_float16"
+    assert choose_execution(device, 1, images_on_device="false").images_on_device is False
+
+
+def test_jax_without_xla_is_refused(policy: Callable[[], str]) -> None:
+    with pytest.raises(UserError, match="xla=false: JAX always compiles"):
+        choose_execution(CPU._replace(backend="jax"), 1, xla="false")

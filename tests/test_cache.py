@@ -1,7 +1,14 @@
 """What the cache of arrays promises: no work done twice, no damaged entry used, a bounded size."""
 
+import errno
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +25,14 @@ class Work:
         self.array = np.full(size, value, dtype=np.uint8)
         self.done = 0
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self, array: np.ndarray) -> None:
         self.done += 1
-        return self.array
+        array[:] = self.array
+
+
+def kept(key: str, work: Work) -> np.ndarray:
+    """The cached array of a computation."""
+    return cached_array(key, work.array.shape, work.array.dtype, work)
 
 
 def entries() -> list[Path]:
@@ -42,7 +54,7 @@ def test_folder_is_the_users_own_without_the_variable(monkeypatch: pytest.Monkey
 
 def test_second_call_does_not_compute() -> None:
     work = Work()
-    first, second = cached_array("key", work), cached_array("key", work)
+    first, second = kept("key", work), kept("key", work)
     assert work.done == 1
     np.testing.assert_array_equal(first, work.array)
     np.testing.assert_array_equal(second, work.array)
@@ -50,9 +62,9 @@ def test_second_call_does_not_compute() -> None:
 
 
 def test_another_key_is_another_array() -> None:
-    cached_array("features of mobilenet", Work(1))
-    np.testing.assert_array_equal(cached_array("features of mobilenetv2", Work(2)), Work(2).array)
-    np.testing.assert_array_equal(cached_array("features of mobilenet", Work(3)), Work(1).array)
+    kept("features of mobilenet", Work(1))
+    np.testing.assert_array_equal(kept("features of mobilenetv2", Work(2)), Work(2).array)
+    np.testing.assert_array_equal(kept("features of mobilenet", Work(3)), Work(1).array)
 
 
 def flip_last_byte(entry: Path) -> None:
@@ -87,11 +99,11 @@ def lose_array(entry: Path) -> None:
 )
 def test_damaged_entry_is_computed_again_and_mended(damage: Callable[[Path], None]) -> None:
     work = Work()
-    cached_array("key", work)
+    kept("key", work)
     damage(entries()[0])
-    np.testing.assert_array_equal(cached_array("key", work), work.array)
+    np.testing.assert_array_equal(kept("key", work), work.array)
     assert work.done == 2
-    np.testing.assert_array_equal(cached_array("key", work), work.array)
+    np.testing.assert_array_equal(kept("key", work), work.array)
     assert work.done == 2
 
 
@@ -102,13 +114,13 @@ def test_oldest_entries_go_when_the_size_is_exceeded(monkeypatch: pytest.MonkeyP
     path_of = {}
     for age, (key, work) in enumerate(works.items()):
         before = set(entries())
-        cached_array(key, work)
+        kept(key, work)
         (path_of[key],) = set(entries()) - before
         # Made long ago, "a" first.
         os.utime(path_of[key], (1_000_000 + age, 1_000_000 + age))
-    cached_array("a", works["a"])  # Used now: "b" is the oldest.
+    kept("a", works["a"])  # Used now: "b" is the oldest.
 
-    cached_array("d", Work())
+    kept("d", Work())
     assert len(entries()) == 3
     assert path_of["b"] not in entries()
     # Array and checksum go together.
@@ -121,22 +133,88 @@ def test_oldest_entries_go_when_the_size_is_exceeded(monkeypatch: pytest.MonkeyP
 def test_newest_entry_stays_even_if_it_alone_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "MAX_ARRAYS_BYTES", 10)
     work = Work()
-    cached_array("old", Work())
-    cached_array("key", work)
-    cached_array("key", work)
+    kept("old", Work())
+    kept("key", work)
+    kept("key", work)
     assert work.done == 1
     assert len(entries()) == 1
 
 
-def test_failures_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a failed computation nor a full disk leaves a file that is never dropped."""
+def test_failures_leave_nothing_behind() -> None:
+    def fail(array: np.ndarray) -> None:
+        array[0] = 1
+        raise OSError("interrupted")
 
-    def fail(*_: object, **__: object) -> np.ndarray:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        cached_array("key", fail)
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
-        patched.setattr(np, "save", fail)
-        cached_array("key", Work())
+    with pytest.raises(OSError, match="interrupted"):
+        cached_array("key", (3,), np.uint8, fail)
     assert not list((cache_dir() / "arrays").iterdir())
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    work = Work()
+    np.testing.assert_array_equal(kept("key", work), work.array)
+    assert "do not fit" in capsys.readouterr().err
+    assert not list((cache_dir() / "arrays").iterdir())
+
+
+def test_an_entry_of_another_shape_or_type_is_not_used() -> None:
+    kept("key", Work())
+    other = Work(size=500)
+    np.testing.assert_array_equal(kept("key", other), other.array)
+    assert other.done == 1
+
+
+def test_what_is_kept_is_read_from_its_file_and_cannot_be_changed() -> None:
+    kept("key", Work())
+    array = kept("key", Work())
+    assert isinstance(array, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 0
+
+
+def test_of_two_at_once_the_second_takes_what_the_first_computes() -> None:
+    """Two runs of one sweep want the same features at the same time."""
+    started, go_on = threading.Event(), threading.Event()
+
+    class Slow(Work):
+        def __call__(self, array: np.ndarray) -> None:
+            started.set()
+            go_on.wait(30)
+            super().__call__(array)
+
+    first, second = Slow(), Work(8)
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(kept, "key", first)
+        started.wait(30)
+        two = pool.submit(kept, "key", second)
+        time.sleep(0.2)
+        go_on.set()
+        np.testing.assert_array_equal(one.result(30), first.array)
+        np.testing.assert_array_equal(two.result(30), first.array)
+    assert (first.done, second.done) == (1, 0)
+
+
+KILLED = """
+import os, signal
+import numpy as np
+from skinml.cache import cached_array
+def die(array):
+    array[:10] = 1
+    os.kill(os.getpid(), signal.SIGKILL)
+cached_array("killed", (1000,), np.uint8, die)
+"""
+
+
+def test_what_a_killed_process_left_is_not_used_and_goes() -> None:
+    code = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60).returncode
+    assert code == -signal.SIGKILL
+    assert list((cache_dir() / "arrays").glob("*.partial"))
+    kept("another key", Work())
+    assert not list((cache_dir() / "arrays").glob("*.partial"))
+    assert not list((cache_dir() / "arrays").glob("*.lock"))

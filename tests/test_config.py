@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from skinml.backend import Execution
 from skinml.config import (
     AUTO,
     Config,
@@ -19,7 +20,7 @@ from skinml.errors import UserError
 from skinml.models.backbones import BACKBONES
 
 FIELDS = {option.name: option for option in fields(Config)}
-INDECISIVE = {"data_dir", "output_dir", "register"}
+INDECISIVE = {"data_dir", "output_dir", "register", "steps_per_execution", "images_on_device"}
 SPLIT = {"test_fraction", "validation_fraction", "split_seed", "near_duplicates"}
 
 
@@ -40,7 +41,7 @@ def another(name: str) -> Any:
         return default + 1
     if isinstance(default, float):
         return default / 2
-    return {"dense_units": "128,64,32"}.get(name, default + "-other")
+    return {"dense_units": "128,64,32", "steps_per_execution": 3}.get(name, default + "-other")
 
 
 def test_defaults_are_the_papers() -> None:
@@ -190,9 +191,9 @@ def test_resolved_keeps_what_was_given_and_leaves_no_auto_that_decides() -> None
     resolved = given.resolved()
     assert resolved == replace(given, epochs_finetune=100)
     assert resolved.resolved() == resolved
-    # Where the data lie and where it is trained are not looked up here.
+    # Where the data lie, and where and how it is trained, are not looked up here.
     left = {name for name, value in resolved.as_dict().items() if value == AUTO}
-    assert left == {"data_dir", "device"}
+    assert left == {"data_dir", "device", *Execution._fields}
 
 
 def test_no_epoch_at_all_is_refused() -> None:

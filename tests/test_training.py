@@ -160,7 +160,9 @@ def test_an_image_passes_the_frozen_backbone_at_most_eight_times(fit: Fit, epoch
 
         def counting(pixels: np.ndarray) -> np.ndarray:
             # The sorted pixels are the same for all eight symmetric views of an image.
-            passes.update(np.sort(image, axis=None).tobytes() for image in pixels)
+            # A batch may be filled up with zeros.
+            real = [image for image in pixels if image.any()]
+            passes.update(np.sort(image, axis=None).tobytes() for image in real)
             return forward(pixels)
 
         classifier.features.predict_on_batch = counting

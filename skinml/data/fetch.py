@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import skinml
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import DOWNLOADS, HOMEPAGE, OFFICIAL_PARTS, OfficialPart
-from skinml.data.journal import exclusive, in_order, usable_cores
+from skinml.data.journal import in_order
 from skinml.data.official import (
     ARCHIVE_ERRORS,
     PictureArchive,
@@ -30,6 +30,7 @@ from skinml.data.official import (
     read_ground_truth,
 )
 from skinml.errors import Problems, UserError
+from skinml.processes import exclusive, usable_cores
 from skinml.progress import Advance, progress_bar
 
 if TYPE_CHECKING:

@@ -1,23 +1,17 @@
 """Long work in small pieces: what is done is noted, so that a killed process loses next to nothing.
 
-No image is decoded here: rows, a lock against a second process, and a window over a thread pool.
+No image is decoded here: rows, and a window over a thread pool.
 """
 
-import errno
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-# What a file system without locks answers, some network ones for instance.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Row(NamedTuple):
@@ -67,13 +61,6 @@ class Journal:
         os.close(self._descriptor)
 
 
-def usable_cores() -> int:
-    """The cores that this process may use: in a container or under taskset fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:
@@ -92,56 +79,3 @@ def in_order(
     finally:
         for future in window:
             future.cancel()
-
-
-@contextmanager
-def exclusive(path: Path, notice: str | None) -> Iterator[bool]:
-    """Hold the lock file `path` (its folder is made); the value says whether another held it.
-
-    With a `notice` it is printed and waited for; without one nothing is locked then. The system
-    releases the lock of a process that dies. The file may be removed by its holder. Where the
-    system has no such locks (Windows, some network file systems), everyone is taken to be alone.
-    """
-    descriptor, waited = _lock(path, notice)
-    try:
-        yield waited
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _lock(path: Path, notice: str | None) -> tuple[int | None, bool]:
-    try:
-        import fcntl
-    except ImportError:
-        return None, False
-    waited = False
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # The holder has just removed the folder.
-        kept = False
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if notice is None:
-                    return None, True
-                if not waited:
-                    print(notice, file=sys.stderr, flush=True)
-                waited = True
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever held it may have removed the file: then nobody else sees this lock.
-            with suppress(FileNotFoundError):
-                kept = os.path.samestat(os.fstat(descriptor), path.stat())
-            if kept:
-                return descriptor, waited
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return None, waited
-        finally:
-            if not kept:
-                os.close(descriptor)

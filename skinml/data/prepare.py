@@ -19,7 +19,7 @@ from skinml.data.duplicates import near_duplicate_groups, perceptual_hash
 from skinml.data.fetch import offer_download
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image, pixel_digest
 from skinml.data.isic2017 import HOMEPAGE, OFFICIAL_PARTS, PARTS
-from skinml.data.journal import Journal, Row, exclusive, in_order, usable_cores
+from skinml.data.journal import Journal, Row, in_order
 from skinml.data.official import (
     Source,
     fingerprint,
@@ -38,6 +38,7 @@ from skinml.data.prepared import (
     write_source,
 )
 from skinml.errors import Problems, UserError, run_command
+from skinml.processes import exclusive, usable_cores
 from skinml.progress import progress_bar
 from skinml.provenance import PACKAGE, file_digest
 

@@ -84,11 +84,12 @@ class PreparedSet:
             row = {image_id: index for index, image_id in enumerate(self.image_ids)}
             return np.array([row[first] for first in self.near_duplicate_group])
 
-        def compute() -> np.ndarray:
-            return near_duplicate_groups([perceptual_hash(image) for image in self.images])
+        def fill(numbers: np.ndarray) -> None:
+            numbers[:] = near_duplicate_groups([perceptual_hash(image) for image in self.images])
 
         # Some seconds: kept from one run to the next.
-        return cached_array(f"near-duplicates {NEAR_BITS} {self.digest}", compute)
+        key = f"near-duplicates {NEAR_BITS} {self.digest}"
+        return cached_array(key, (len(self),), np.int64, fill)
 
     @property
     def duplicates(self) -> list[list[str]]:

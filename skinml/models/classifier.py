@@ -1,7 +1,7 @@
 """A backbone with the paper's head on top: raw pixels in, one score a class out."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -96,6 +96,17 @@ def _load_weights(backbone: keras.Model, path: Path, model: str) -> None:
             f"weights={path}: does not fit {model} without top at 224×224 ({reason}); expected "
             "the file of this very network in Keras's weights format"
         ) from None
+
+
+def in_float32(classifier: Classifier, config: Config) -> Classifier:
+    """The same network with the same weights, computing in float32 whatever it was trained in."""
+    if keras.mixed_precision.global_policy().name == "float32":
+        return classifier
+    keras.mixed_precision.set_global_policy("float32")
+    classes = classifier.model.output_shape[-1]
+    plain = build_classifier(replace(config, weights="none"), classes)
+    plain.model.set_weights(classifier.model.get_weights())
+    return plain
 
 
 def unfreeze(classifier: Classifier, batch_norm: str) -> None:

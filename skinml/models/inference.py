@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from skinml.data.pipeline import slices
+from skinml.data.pipeline import prefetch, slices
 
 # Large enough to keep two cores busy, small enough for their caches; measured on a CPU.
 INFERENCE_BATCH = 16
@@ -22,7 +22,19 @@ def infer(
     `advance` is told how many more images are done after each batch.
     """
     outputs = []
-    for part in slices(len(rows), INFERENCE_BATCH):
-        outputs.append(model.predict_on_batch(images[rows[part]]))
-        advance(part.stop - part.start)
+    for pixels in prefetch(images[rows[part]] for part in slices(len(rows), INFERENCE_BATCH)):
+        outputs.append(answer(model, pixels))
+        advance(len(pixels))
     return np.concatenate(outputs)
+
+
+def answer(model: Any, batch: np.ndarray) -> np.ndarray:
+    """The model's output for a batch of at most INFERENCE_BATCH.
+
+    A smaller one is filled up with zeros, which nobody sees: another shape would have the whole
+    network compiled once more.
+    """
+    missing = INFERENCE_BATCH - len(batch)
+    if missing:
+        batch = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
+    return model.predict_on_batch(batch)[: INFERENCE_BATCH - missing]

@@ -19,9 +19,9 @@ import pytest
 
 from skinml.data import fetch, prepare
 from skinml.data.isic2017 import DOWNLOADS, OFFICIAL_PARTS
-from skinml.data.journal import exclusive
 from skinml.data.prepare import main, open_data
 from skinml.errors import UserError, run_command
+from skinml.processes import exclusive
 from tests.data.conftest import TEST, TRAIN, VALIDATION, picture, write_table
 from tests.data.test_archives import pack, rewrite
 

@@ -17,10 +17,11 @@ import pytest
 
 from skinml.data import prepare as module
 from skinml.data.images import decode_image
-from skinml.data.journal import Journal, Row, exclusive, in_order
+from skinml.data.journal import Journal, Row, in_order
 from skinml.data.prepare import open_data, prepare
 from skinml.data.prepared import open_prepared
 from skinml.errors import UserError
+from skinml.processes import exclusive
 from tests.data.conftest import TRAIN, contents, picture
 
 DIE = """
@@ -223,7 +224,7 @@ def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     script = """
         import os, signal, sys
         from pathlib import Path
-        from skinml.data.journal import exclusive
+        from skinml.processes import exclusive
         with exclusive(Path(sys.argv[1]), "waiting"):
             os.kill(os.getpid(), signal.SIGKILL)
     """
