@@ -1,0 +1,200 @@
+"""A fine-tuning epoch as the product runs it, beside a bare loop of `train_on_batch`.
+
+    python -m benchmarks.finetune [--models mobilenet,mobilenetv2,nasnetmobile] [--batch_size 16]
+
+*skinml*: whole epochs of `python -m skinml.run` itself, tracked in a SQLite store: from the end of
+one epoch to the end of the next, with augmentation, batching, the epoch's metrics, the best
+weights, the run folder and tracking; the validation images' way through the network is taken off.
+*Bare*: as many `train_on_batch` of the same network on one fixed batch of full size, with nothing
+around it. They take turns, epoch by epoch, in one process. Target: 0.97 on a CPU, 0.90 on a GPU.
+"""
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks import material
+from benchmarks.harness import parser, ratio, report, shown, spread, surroundings, table, verdict
+from skinml.config import Config
+from skinml.history import Row
+from skinml.progress import progress_bar
+from skinml.training import train
+
+TARGETS = {"cpu": 0.97, "gpu": 0.90}
+
+
+class Enough(Exception):
+    """All epochs are measured: what follows the training is not needed."""
+
+
+class Turns:
+    """Stands in for `training.train`: after each epoch of it the bare loop gets its turn."""
+
+    def __init__(self, images: int, validation: int, repeats: int, advance: Callable[[], None]):
+        self._images, self._validation, self._repeats = images, validation, repeats
+        self._advance = advance
+        self._original = train
+        self.product: list[float] = []
+        self.bare: list[float] = []
+
+    def train(
+        self, classifier: Any, config: Config, data: Any, score: Any, on_epoch: Any, execution: Any
+    ) -> None:
+        from skinml import training
+
+        # The options' number of images, whatever the protocol's split gives.
+        rows = np.resize(np.concatenate([data.train, data.validation]), self._images)
+        few = training.TrainingData(
+            data.images, data.labels, rows, data.validation[: self._validation]
+        )
+        validating = 0.0
+        infer = training.infer
+
+        def timed(*given: Any) -> np.ndarray:
+            nonlocal validating
+            started = time.perf_counter()
+            scores = infer(*given)
+            validating += time.perf_counter() - started
+            return scores
+
+        loop = self._bare_loop(config, few, execution)
+        began = time.perf_counter()
+
+        def on_epoch_then_bare(row: Row) -> None:
+            nonlocal began, validating
+            on_epoch(row)
+            seconds = time.perf_counter() - began - validating
+            if row["epoch"] != 1:  # The first one compiles.
+                self.product.append(self._images / seconds)
+                self.bare.append(loop())
+            self._advance()
+            if len(self.product) == self._repeats:
+                raise Enough
+            validating, began = 0.0, time.perf_counter()
+
+        with mock.patch.object(training, "infer", timed):
+            self._original(classifier, config, few, score, on_epoch_then_bare, execution)
+
+    def _bare_loop(self, config: Config, data: Any, execution: Any) -> Callable[[], float]:
+        """The usual loop over a network of its own, already traced; images a second."""
+        import keras
+
+        from skinml.models.classifier import build_classifier, unfreeze
+        from skinml.training import _optimizer
+
+        classifier = build_classifier(config, 3)
+        unfreeze(classifier, config.batch_norm)
+        model = keras.Model(classifier.model.inputs, classifier.model.outputs)
+        model.compile(
+            optimizer=_optimizer(config, float(config.learning_rate_finetune), 1000),
+            loss="sparse_categorical_crossentropy",
+            jit_compile=execution.xla,
+        )
+        rows = np.resize(data.train, config.batch_size)
+        batch = np.asarray(data.images[rows]), data.labels[rows]
+        for _ in range(2):
+            model.train_on_batch(*batch)
+
+        def loop() -> float:
+            steps = -(-self._images // config.batch_size)
+            started = time.perf_counter()
+            for _ in range(steps):
+                model.train_on_batch(*batch)
+            return steps * config.batch_size / (time.perf_counter() - started)
+
+        return loop
+
+
+def measure(options: argparse.Namespace, name: str, advance: Callable[[], None]) -> dict[str, Any]:
+    """One network; the product's whole run, in a store and an output folder of its own."""
+    from skinml import training
+    from skinml.run import run
+
+    turns = Turns(options.train, options.validation, options.repeats, advance)
+    with tempfile.TemporaryDirectory() as scratch:
+        config = material.config(
+            options,
+            model=name,
+            batch_size=options.batch_size,
+            epochs_frozen=0,
+            epochs_finetune=options.repeats + 1,
+            output_dir=scratch,
+            device=options.device,
+        )
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db"}
+        with (
+            mock.patch.dict(os.environ, store),
+            mock.patch.object(training, "train", turns.train),
+            contextlib.suppress(Enough),
+        ):
+            run(config)
+    import keras
+
+    keras.backend.clear_session()
+    return {
+        "images_per_second": {"skinml": spread(turns.product), "bare": spread(turns.bare)},
+        "ratio": ratio(turns.product, turns.bare),
+    }
+
+
+def main() -> None:
+    options_parser = parser(__doc__, repeats=5)
+    options_parser.add_argument("--models", default="mobilenet,mobilenetv2,nasnetmobile")
+    options_parser.add_argument("--batch_size", type=int, default=16)
+    options_parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    material.add_options(options_parser, train=160, validation=16)
+    options = options_parser.parse_args()
+    around = surroundings()
+    models = options.models.split(",")
+    from skinml import backend
+
+    device = backend.configure(options.device)
+    target = TARGETS[device.kind]
+    with progress_bar("fine-tuning", len(models) * (options.repeats + 1)) as advance:
+        found = {name: measure(options, name, advance) for name in models}
+    rows = [
+        [name, *(shown(own["images_per_second"][side], 1) for side in ("skinml", "bare")),
+         shown(own["ratio"], 3), f"≥ {target}", verdict(own["ratio"]["median"] >= target)]
+        for name, own in found.items()
+    ]  # fmt: skip
+    heading = ["images a second", "skinml, all of it", "bare train_on_batch", "ratio", "target", ""]
+    result = {
+        **around,
+        "device": device._asdict(),
+        "batch_size": options.batch_size,
+        "images": options.train,
+        "networks": found,
+    }
+    report(options, result, table(heading, rows), lambda path: draw(path, found, target))
+
+
+def draw(path: Path, found: dict[str, dict[str, Any]], target: float) -> None:
+    """The ratio of each network with its spread, and the target."""
+    from matplotlib.figure import Figure
+
+    from skinml.evaluation.drawing import COLUMN, GREY, drawing, save
+
+    with drawing():
+        figure = Figure(figsize=(COLUMN, 0.9 + 0.4 * len(found)), layout="constrained")
+        axes = figure.subplots()
+        for place, own in enumerate(found.values()):
+            middle = own["ratio"]
+            axes.plot([middle["low"], middle["high"]], [place, place], color="black")
+            axes.plot(middle["median"], place, "o", color="black")
+        axes.axvline(target, color=GREY, linestyle="--")
+        axes.text(target, -0.7, f"target {target} ", color=GREY, ha="right", va="center")
+        axes.set_yticks(range(len(found)), list(found))
+        axes.set(ylim=(len(found) - 0.5, -1), xlabel="images a second over the bare loop's")
+        save(figure, path)
+
+
+if __name__ == "__main__":
+    main()

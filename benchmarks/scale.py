@@ -1,0 +1,193 @@
+"""Time and memory of preparation and of the frozen features over the number of images.
+
+    python -m benchmarks.scale [--sizes 275,1375,2750,11000] [--images FOLDER] [--out FOLDER]
+
+Each size in a process of its own: a zip archive of so many pictures (those of FOLDER, or of the
+demo set, repeated) to the prepared set; and the frozen step's features of so many training images,
+one view each, as the product computes and keeps them. Memory is the peak of what is anonymous, that
+is, of no file and not to be dropped; Python, Pillow and TensorFlow themselves are in it. Targets:
+linear in time, flat in memory.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import material
+from benchmarks.harness import parser, report, surroundings, table, verdict
+from skinml.progress import progress_bar
+
+WORKS = ("preparation", "frozen features")
+
+# The time of an image may grow by so much from the smallest to the largest set, and memory by so
+# many MB, before it is called anything but linear and flat.
+TARGET_GROWTH, TARGET_MB = 1.15, 64.0
+
+
+def anonymous_mb() -> float:
+    """The process's anonymous resident memory."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("benchmarks.scale needs Linux, which tells anonymous memory apart")
+
+
+def watch(work: Callable[[], None]) -> dict[str, float]:
+    """Seconds of some work, and the process's peak of anonymous memory in MB during it."""
+    peak, done = 0.0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.02):
+            peak = max(peak, anonymous_mb())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    started = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - started
+    done.set()
+    thread.join()
+    return {"seconds": seconds, "peak_mb": peak}
+
+
+def preparation(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
+    from benchmarks.prepare import write_archives
+    from skinml.data.prepare import data_folder, open_data, prepare
+
+    if options.images:
+        pictures = sorted(options.images.rglob("*.jpg"))
+    else:
+        open_data("demo")
+        pictures = sorted(data_folder("demo").rglob("*.jpg"))
+    official = place / "official"
+    official.mkdir()
+    write_archives(official, pictures, 20)
+    prepare(official, place / "first")
+    write_archives(official, pictures, size)
+    return watch(lambda: prepare(official, place / "out") and None)
+
+
+def frozen_features(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
+    from skinml import backend
+    from skinml.models.classifier import build_classifier
+    from skinml.training import PLAIN, TrainingData, TrainingResult, _frozen_step
+
+    config = material.config(options, model=options.model, epochs_frozen=1)
+    backend.configure("cpu")
+    few = material.training_data(options)
+    images = np.lib.format.open_memmap(
+        place / "images.npy", "w+", dtype=np.uint8, shape=(size, *few.images.shape[1:])
+    )
+    for start in range(0, size, 100):
+        rows = np.arange(start, min(start + 100, size))
+        images[rows] = few.images[rows % len(few.images)]
+    images.flush()
+    del images
+    mapped = np.load(place / "images.npy", mmap_mode="r")
+    labels = np.resize(few.labels, size)
+    classifier = build_classifier(config, 3)
+
+    def work(count: int) -> None:
+        data = TrainingData(
+            mapped, labels, np.arange(16, count), np.arange(16), f"scale {time.time_ns()}"
+        )
+        _frozen_step(classifier, config, data, 0, 1, PLAIN, TrainingResult())
+
+    work(64)  # Compiles the network.
+    return watch(lambda: work(size))
+
+
+def measure_here(options: argparse.Namespace) -> None:
+    """One work at one size, printed as JSON."""
+    measure = {"preparation": preparation, "frozen features": frozen_features}[options.work]
+    with tempfile.TemporaryDirectory() as place:
+        print(json.dumps(measure(options, int(options.sizes), Path(place))))
+
+
+def main() -> None:
+    options_parser = parser(__doc__, repeats=1)
+    options_parser.add_argument("--sizes", default="275,1375,2750,11000")
+    options_parser.add_argument("--images", type=Path, help="folder of JPEGs (default: the demo's)")
+    options_parser.add_argument("--model", default="mobilenetv2")
+    options_parser.add_argument("--work", choices=WORKS, help=argparse.SUPPRESS)
+    material.add_options(options_parser, train=64, validation=16)
+    options = options_parser.parse_args()
+    if options.work:
+        measure_here(options)
+        return
+    around = surroundings()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    found: dict[str, dict[int, dict[str, float]]] = {work: {} for work in WORKS}
+    with progress_bar("measuring", 2 * sum(sizes)) as advance:
+        for work in WORKS:
+            for size in sizes:
+                advance(0, f"{work}, {size} images")
+                found[work][size] = in_a_process(work, size)
+                advance(size)
+    rows, growth = [], {}
+    for work, own in found.items():
+        per_image = [one["seconds"] / size for size, one in own.items()]
+        growth[work] = {
+            "seconds_an_image": per_image[-1] / per_image[0],
+            "mb": own[sizes[-1]]["peak_mb"] - own[sizes[0]]["peak_mb"],
+        }
+        rows += [
+            [work, f"{size:,}", f"{one['seconds']:.1f}", f"{1000 * one['seconds'] / size:.2f}",
+             f"{one['peak_mb']:.0f}", ""]
+            for size, one in own.items()
+        ]  # fmt: skip
+        linear, flat = growth[work]["seconds_an_image"], growth[work]["mb"]
+        rows.append(
+            [work, "largest beside smallest", "", f"{linear:.2f}×", f"{flat:+.0f}",
+             f"linear {verdict(linear <= TARGET_GROWTH)}, flat {verdict(flat <= TARGET_MB)}"]
+        )  # fmt: skip
+    heading = ["work", "images", "seconds", "ms an image", "peak anonymous MB", "target"]
+    result: dict[str, Any] = {**around, "model": options.model, "found": found, "growth": growth}
+    report(options, result, table(heading, rows), lambda path: draw(path, found))
+
+
+def in_a_process(work: str, size: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:]]
+    command += ["--work", work, "--sizes", str(size)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    answer: dict[str, float] = json.loads(output.splitlines()[-1])
+    return answer
+
+
+def draw(path: Path, found: dict[str, dict[int, dict[str, float]]]) -> None:
+    """Time and memory over the number of images."""
+    from matplotlib.figure import Figure
+
+    from skinml.evaluation.drawing import GREY, PAGE, drawing, save
+
+    with drawing():
+        figure = Figure(figsize=(PAGE, 2.8), layout="constrained")
+        panels = figure.subplots(1, 2)
+        for axes, key, label in zip(
+            panels, ("seconds", "peak_mb"), ("seconds", "peak anonymous memory, MB"), strict=True
+        ):
+            for (work, own), style in zip(found.items(), ("o-", "s--"), strict=True):
+                values = [one[key] for one in own.values()]
+                axes.plot(list(own), values, style, color="black", label=work)
+                if key == "seconds":
+                    last = max(own)
+                    axes.plot([0, last], [0, own[last][key]], color=GREY, linewidth=0.7, zorder=0)
+            axes.set(xlabel="images", ylabel=label, xlim=(0, None))
+        panels[0].set_ylim(bottom=0)
+        panels[1].set_ylim(bottom=0)
+        panels[0].legend(loc="upper left", title="thin line: linear")
+        save(figure, path)
+
+
+if __name__ == "__main__":
+    main()
