@@ -25,6 +25,7 @@ RESULT_MODULES = (
     "models/backbones.py",
     "models/classifier.py",
     "models/inference.py",
+    "steps.py",
     "training.py",
 )
 

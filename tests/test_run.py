@@ -409,7 +409,8 @@ def test_the_keras_model_gives_the_scores_of_the_table(
     table = read_predictions(finished.folder.predictions("test"))
     data = open_data("demo", str(toy_files))
     pixels = np.asarray(data.images[np.isin(data.image_ids, table.image_ids)])
-    np.testing.assert_array_equal(model.predict_on_batch(pixels), table.scores.astype(np.float32))
+    # A batch of another size may differ in the last bit.
+    np.testing.assert_allclose(model.predict_on_batch(pixels), table.scores, atol=1e-6)
 
 
 def picture_files(toy_files: Path, image_ids: np.ndarray) -> list[Path]:
