@@ -282,6 +282,8 @@ def _refused(error: "MlflowException | UserError") -> str:
         return str(error)
     if error.get_http_status_code() in (401, 403):
         return str(refusal("start a run at", error, "--offline trains without one"))
+    if is_gone(error):
+        return f"{first_line(error)}; expected one that is there (MLFLOW_EXPERIMENT_ID)"
     return ""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, MlflowException
 from mlflow.entities import DatasetInput
 
 from skinml.errors import UserError
@@ -439,6 +439,17 @@ def test_what_is_known_of_another_server_does_not_count(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"other": 1}'):
         path.write_text(text)
         assert State.load(path, "here") == State("here")
+
+
+def test_an_experiment_that_is_not_there_is_told_as_a_refusal(
+    store: MlflowClient, started: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it trains: no server that comes back will have it."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "999")
+    with pytest.raises(MlflowException, match="999"):
+        _send_all(started)
+    refused = json.loads((started.path / "forward.json").read_text())["refused"]
+    assert "999" in refused and refused.endswith("(MLFLOW_EXPERIMENT_ID)")
 
 
 def test_an_experiment_that_is_deleted_is_a_users_error(
