@@ -445,8 +445,8 @@ def main(argv: list[str] | None = None) -> int:
         return _published(options)
     experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
     if not experiment:
-        from skinml.tracking.publish import default_experiment
         from skinml.tracking.read import experiment_to_read
+        from skinml.tracking.record import default_experiment
 
         # A folder's runs may come from anywhere: `--log` puts the comparison where runs usually go.
         experiment = default_experiment("isic2017") if options.folder else experiment_to_read()

@@ -1,11 +1,14 @@
 """Logged and registered models: log, register, choose the champion, load."""
 
 import argparse
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +18,9 @@ from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.errors import UserError, run_command
 from skinml.provenance import PACKAGE, model_requirements
 from skinml.tracking.folder import Description, RunFolder
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 CHAMPION = "champion"
 
@@ -40,15 +46,14 @@ def model_name(description: Description, serving: bool = False) -> str:
     return f"skinml-{demo}{description.tags['model']}{'-serving' if serving else ''}"
 
 
-def log_models(folder: RunFolder, register: bool = True) -> dict[str, str]:
-    """Log a run's two models to the active MLflow run, register them, settle the champion.
+def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str, str]:
+    """Log a run's two models to an MLflow run, register them, settle the champion.
 
     The Keras model takes uint8 pixels (n, 224, 224, 3); the serving model a column `image` of
-    base64 JPEGs or PNGs. Neither holds a pickle or the optimizer's state. Returns the URI of each
-    by its name: "model", "serving".
+    base64 JPEGs or PNGs. Neither holds a pickle or the optimizer's state. What an earlier call has
+    logged or registered is found and left. Neither Keras nor TensorFlow is loaded. Returns the URI
+    of each by its name: "model", "serving".
     """
-    import keras
-    import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
@@ -57,42 +62,176 @@ def log_models(folder: RunFolder, register: bool = True) -> dict[str, str]:
     tags = {name: f"{metrics[name]:.4f}" for name in _TAGGED_METRICS if name in metrics}
     tags |= {name: description.tags[name] for name in COMPARABLE}
     tags |= {"data": description.tags["data"], "notice": NOTICE}
-    requirements = model_requirements(description.params["keras_backend"])
     pixels = TensorSpec(np.dtype("uint8"), (-1, IMAGE_SIZE, IMAGE_SIZE, 3), "image")
     scores = TensorSpec(np.dtype("float32"), (-1, len(CLASSES)), "scores")
     answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
     answer += [ColSpec(DataType.double, name) for name in CLASSES]
     answer += [ColSpec(DataType.string, "notice")]
     common: dict[str, Any] = {
-        "pip_requirements": requirements,
+        "pip_requirements": model_requirements(description.params["keras_backend"]),
         "metadata": {"classes": list(CLASSES), "notice": NOTICE},
-        "tags": tags,
-        "params": {"model": description.tags["model"]},
     }
+    uris = {}
     with _quiet_mlflow():
-        keras_model = mlflow.keras.log_model(
-            keras.models.load_model(folder.model, compile=False),
-            name="model",
-            signature=ModelSignature(Schema([pixels]), Schema([scores])),
-            **common,
+        import mlflow.pyfunc
+
+        for name, flavor, given in (
+            (
+                "model",
+                _KerasFlavor(),
+                {
+                    "model": folder.model,
+                    "keras_version": description.params["version_keras"],
+                    "keras_backend": description.params["keras_backend"],
+                    "signature": ModelSignature(Schema([pixels]), Schema([scores])),
+                },
+            ),
+            (
+                "serving",
+                mlflow.pyfunc,
+                {
+                    # Models from code: a file instead of a pickle, with the package it imports.
+                    "python_model": str(PACKAGE / "serving_model.py"),
+                    "code_paths": [str(PACKAGE)],
+                    "artifacts": {"model": str(folder.model)},
+                    "signature": ModelSignature(
+                        Schema([ColSpec(DataType.string, "image")]), Schema(answer)
+                    ),
+                },
+            ),
+        ):
+            model_id = _log_once(run, name, flavor, tags, common | given)
+            _log_model_metrics(run, model_id, metrics)
+            uris[name] = f"models:/{model_id}"
+            if register:
+                registered = model_name(description, serving=name == "serving")
+                settle_champion(registered, _register_once(model_id, registered, tags))
+    return uris
+
+
+def _log_once(
+    run: "Run", name: str, flavor: Any, tags: dict[str, str], given: dict[str, Any]
+) -> str:
+    """Log a model of a run, unless that is done; one that was begun is gone on with. Its id.
+
+    `Model.log` makes a new one each time, and cannot go on: the same output of a run is an error
+    the second time.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    client, run_id = MlflowClient(), run.info.run_id
+    found = client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run_id}' AND name = '{name}'"
+    )
+    if found:
+        model = found[0]
+    else:
+        params = {"model": run.data.tags.get("model", ""), **run.data.params}
+        model = client.create_logged_model(
+            run.info.experiment_id, name, source_run_id=run_id, tags=tags, params=params
         )
-        serving_model = mlflow.pyfunc.log_model(
-            name="serving",
-            # Models from code: a file instead of a pickle, with the package it imports beside it.
-            python_model=str(PACKAGE / "serving_model.py"),
-            code_paths=[str(PACKAGE)],
-            artifacts={"model": str(folder.model)},
-            signature=ModelSignature(Schema([ColSpec(DataType.string, "image")]), Schema(answer)),
-            **common,
+    if model.status == "READY":
+        return str(model.model_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "model")
+        about = Model(
+            artifact_path=model.artifact_location,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+            run_id=run_id,
         )
-        for info in (keras_model, serving_model):
-            mlflow.log_metrics(metrics, model_id=info.model_id)
-        if register:
-            for info, serving in ((keras_model, False), (serving_model, True)):
-                name = model_name(description, serving)
-                version = mlflow.register_model(info.model_uri, name, tags=tags)
-                settle_champion(name, version.version)
-    return {"model": keras_model.model_uri, "serving": serving_model.model_uri}
+        flavor.save_model(path=str(folder), mlflow_model=about, **given)
+        for cache in list(folder.rglob("__pycache__")):
+            shutil.rmtree(cache)
+        outputs = client.get_run(run_id).outputs
+        there = outputs.model_outputs if outputs else []
+        if model.model_id not in [output.model_id for output in there]:
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        client.log_model_artifacts(model.model_id, str(folder))
+    # It is ready once all of its files are there.
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+class _KerasFlavor:
+    """A `.keras` file as a model of MLflow's Keras flavor, laid out as `mlflow.keras` does.
+
+    Importing that takes TensorFlow, half a gigabyte and a dozen seconds, to write the same file.
+    """
+
+    def save_model(
+        self,
+        path: str,
+        mlflow_model: Any,
+        model: Path,
+        keras_version: str,
+        keras_backend: str,
+        signature: Any,
+        pip_requirements: list[str],
+        metadata: dict[str, Any],
+    ) -> None:
+        import yaml
+        from mlflow import pyfunc
+        from mlflow.utils.environment import _process_pip_requirements, _PythonEnv
+
+        folder = Path(path)
+        data = folder / "data"
+        data.mkdir(parents=True)
+        shutil.copyfile(model, data / "model.keras")
+        (data / "keras_module.txt").write_text("keras")
+        mlflow_model.signature = signature
+        mlflow_model.metadata = metadata
+        mlflow_model.add_flavor(
+            "keras",
+            data="data",
+            keras_version=keras_version,
+            keras_backend=keras_backend,
+            save_exported_model=False,
+        )
+        pyfunc.add_to_model(
+            mlflow_model,
+            loader_module="mlflow.keras",
+            conda_env="conda.yaml",
+            python_env="python_env.yaml",
+        )
+        mlflow_model.model_size_bytes = sum(
+            file.stat().st_size for file in folder.rglob("*") if file.is_file()
+        )
+        mlflow_model.save(str(folder / "MLmodel"))
+        conda, requirements, _ = _process_pip_requirements(None, pip_requirements)
+        (folder / "conda.yaml").write_text(yaml.safe_dump(conda, default_flow_style=False))
+        (folder / "requirements.txt").write_text("\n".join(requirements))
+        _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
+
+
+def _log_model_metrics(run: "Run", model_id: str, metrics: dict[str, float]) -> None:
+    """Give a model the numbers of its run, at the time of the run's own: no further row there."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient()
+    noted = client.get_run(run.info.run_id).data._metric_objs
+    times = {metric.key: metric.timestamp for metric in noted}
+    client.log_batch(
+        run.info.run_id,
+        [
+            Metric(key, value, times[key], 0, model_id=model_id)
+            for key, value in metrics.items()
+            if key in times
+        ],
+    )
+
+
+def _register_once(model_id: str, name: str, tags: dict[str, str]) -> str:
+    """The number of the version that a logged model has under a name, registered if it is not."""
+    import mlflow
+
+    for version in mlflow.MlflowClient().search_model_versions(f"name = '{name}'"):
+        if version.model_id == model_id or version.source == f"models:/{model_id}":
+            return str(version.version)
+    return str(mlflow.register_model(f"models:/{model_id}", name, tags=tags).version)
 
 
 def settle_champion(name: str, version: str) -> bool:

@@ -5,6 +5,7 @@ The one place where data, models, training, evaluation and tracking meet.
 
 import argparse
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -25,7 +26,7 @@ from skinml.data.isic2017 import CLASSES, NOTICE, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts, images_seen_in_training
-from skinml.errors import run_command
+from skinml.errors import UserError, run_command
 from skinml.evaluation.metrics import HEADLINE, epoch_metrics, point_metrics
 from skinml.evaluation.predictions import Predictions, write_predictions
 from skinml.evaluation.statistics import bootstrap_intervals
@@ -35,10 +36,11 @@ from skinml.models.weights import check_weights, weights_digest, weights_kind
 from skinml.processes import stop_with_stdin
 from skinml.provenance import code_digest, git_state, library_versions
 from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.forwarder import DRAIN_LIMIT, DRAIN_VARIABLE, UNSENT, seconds
+from skinml.tracking.track import Tracked, track
 
 if TYPE_CHECKING:
     from skinml.models.classifier import Classifier
-    from skinml.tracking.publish import Run
     from skinml.training import TrainingResult
 
 
@@ -148,12 +150,16 @@ def describe_run(
     return Description(name, params, tags, dataset)
 
 
-def run(config: Config, offline: bool = False, yes: bool = False) -> RunFolder:
+def run(
+    config: Config, offline: bool = False, yes: bool = False, drain_limit: float | None = None
+) -> RunFolder:
     """Train, evaluate and track one configuration; returns the finished run folder.
 
-    With `offline` MLflow is not needed, nor imported: `python -m skinml.sync` publishes the
-    folder later. With `yes` data that is missing is downloaded without asking. A `UserError` is
-    raised before anything is made where the configuration, data or device cannot work.
+    Everything goes into the folder's journal, and from there to MLflow, which this process does not
+    import: it may be away at any time, at the end for `drain_limit` seconds (see `track`).
+    With `offline` nothing is sent: `python -m skinml.sync` publishes the folder later. With `yes`
+    data that is missing is downloaded without asking. A `UserError` is raised before anything is
+    made where the configuration, data or device cannot work.
     """
     from skinml import backend
 
@@ -182,54 +188,40 @@ def run(config: Config, offline: bool = False, yes: bool = False) -> RunFolder:
     for line in duplicates_warning(data):
         print(f"skinml: {line}", file=sys.stderr)
 
-    with _tracked(description, offline) as tracked:
+    with _tracked(folder, description, offline, drain_limit) as tracked:
 
         def on_epoch(row: Row) -> None:
+            tracked.log_epoch(row)
             folder.append_epoch(row)
-            if tracked:
-                _log_live(tracked, row)
             if not sys.stderr.isatty():
                 print(_epoch_line(row, resolved), file=sys.stderr, flush=True)
 
-        classifier, result, seconds = _train(resolved, data, parts, on_epoch, execution)
-        _evaluate(folder, resolved, description, data, parts, classifier, result, seconds)
-        if tracked:
-            from skinml.sync import publish
-
-            print("skinml: logging figures and models", file=sys.stderr)
-            uris = publish(tracked, folder, config.register)
-            print(f"run {tracked.id}, model {uris['model']}, serving model {uris['serving']}")
+        trained = _train(resolved, data, parts, on_epoch, execution, tracked.raise_if_refused)
+        _evaluate(folder, resolved, description, data, parts, *trained)
+        tracked.log_results(config.register)
+    if tracked.forwarder and folder.published:
+        uris = tracked.forwarder.state()["uris"]
+        models = f", model {uris['model']}, serving model {uris['serving']}" if uris else ""
+        print(f"run {folder.published}{models}")
     _show(folder.read_text("note.md"))
     return folder
 
 
-def _log_live(tracked: "Run", row: Row) -> None:
-    """Show an epoch in MLflow as it ends; a server that fails does not stop the training.
-
-    The epoch is in the run folder already, and everything is logged again at the end.
-    """
-    from mlflow import MlflowException
-
-    try:
-        tracked.log_epochs([row])
-    except MlflowException as error:
-        reason = str(error).splitlines()[0][:200]
-        print(
-            f"skinml: warning: epoch {row['epoch']} waits in the folder: {reason}", file=sys.stderr
-        )
-
-
 @contextlib.contextmanager
-def _tracked(description: Description, offline: bool) -> Iterator["Run | None"]:
-    if offline:
-        yield None
-        return
-    from skinml.tracking.publish import open_run
-
-    with open_run(description) as tracked:
-        tracked.describe(description)
+def _tracked(
+    folder: RunFolder, description: Description, offline: bool, drain_limit: float | None
+) -> Iterator[Tracked]:
+    with track(folder, description, offline, drain_limit) as tracked:
         try:
             yield tracked
+        except OSError as error:
+            _stop_no_more()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{error.filename or folder.path}: {error.strerror}; free some space. What was "
+                "noted before is complete"
+            ) from None
         except BaseException:
             _stop_no_more()
             raise
@@ -241,7 +233,9 @@ def _train(
     parts: np.ndarray,
     on_epoch: Callable[[Row], None],
     execution: Execution,
+    before: Callable[[], None],
 ) -> "tuple[Classifier, TrainingResult, float]":
+    """Train a network from its initial weights; `before` is called when it is there, untrained."""
     from skinml.models.classifier import build_classifier, in_float32
     from skinml.training import TrainingData, train
 
@@ -250,6 +244,7 @@ def _train(
     training_data = TrainingData(
         data.images, data.labels, rows["train"], rows["validation"], data.digest
     )
+    before()
     started = time.perf_counter()
     result = train(classifier, config, training_data, epoch_metrics, on_epoch, execution)
     seconds = time.perf_counter() - started
@@ -421,18 +416,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--yes", action="store_true", help="download data that is missing (12 GB) without asking"
     )
+    parser.add_argument(
+        "--drain-limit",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long to wait at the end for a server that lacks something of the run (default: "
+        f"${DRAIN_VARIABLE}, else {DRAIN_LIMIT:g}); then the exit code is {UNSENT}, and "
+        "`skinml.sync` sends the rest",
+    )
     parser.add_argument("--stop-with-stdin", action="store_true", help=argparse.SUPPRESS)
     add_config_options(parser)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
     if options.stop_with_stdin:
         stop_with_stdin()
+    config = config_from_options(options)
     try:
-        run(config_from_options(options), options.offline, options.yes)
+        folder = run(config, options.offline, options.yes, options.drain_limit)
     except SystemExit:
         _stop_no_more()
         raise
-    return 0
+    return 0 if options.offline or folder.published else UNSENT
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ from skinml.grid import (
 from skinml.processes import end_process
 from skinml.sweep_table import Show, display, failure, markdown, print_closing, summary
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.publish import PARENT_RUN_VARIABLE
+from skinml.tracking.forwarder import UNSENT
+from skinml.tracking.record import PARENT_RUN_VARIABLE
 from skinml.tracking.store import store_is_needed
 from skinml.tracking.sweeps import (
     NOTE_LENGTH,
@@ -254,14 +255,12 @@ class Worker:
         if self.process.stdin:
             self.process.stdin.close()
         state, folder, code = self.state, self.run_folder, self.process.returncode
-        marker = folder.path / "mlflow_run_id" if folder else None
-        if code == 0 and folder and folder.finished and marker and marker.exists():
-            metrics = folder.read_metrics()
-            state.status, state.run_id = "done", marker.read_text().strip()
-            state.accuracy = metrics.get("test_accuracy")
-            state.auc = metrics.get("test_auc_macro")
-            return
-        state.status, state.reason = "failed", _why(code, state.log)
+        if code == 0 and folder and folder.finished and folder.published:
+            _take_over(state, folder)
+        elif code == UNSENT:
+            state.status, state.reason = "failed", "trained, but MLflow lacks some of it"
+        else:
+            state.status, state.reason = "failed", _why(code, state.log)
 
     def kill(self) -> None:
         """End it at once, with all that it started."""
@@ -273,11 +272,20 @@ class Worker:
             self.process.kill()
 
 
+def _take_over(state: State, folder: RunFolder) -> None:
+    """Take over the numbers of a finished run that is in MLflow."""
+    metrics = folder.read_metrics()
+    state.status, state.run_id, state.reason = "done", folder.published, ""
+    state.accuracy = metrics.get("test_accuracy")
+    state.auc = metrics.get("test_auc_macro")
+
+
 def publish_finished(states: Sequence[State], run: SweepRun) -> None:
-    """Publish what an earlier start has trained, but could not bring to MLflow.
+    """Publish what was trained, by this start or an earlier one, but could not be sent to MLflow.
 
     A server that was away at the end of a training costs no second one. A folder counts where it
-    has the cell's own configuration, data and code; what cannot be published is trained again.
+    has the cell's own configuration, data and code; what cannot be published is trained again by
+    the next start.
     """
     for state in states:
         if state.is_done:
@@ -292,11 +300,12 @@ def publish_finished(states: Sequence[State], run: SweepRun) -> None:
                 continue
             if not state.cell.identity.items() <= tags.items():
                 continue
-            print(f"skinml: {state.cell.name}: publishing {path}, trained before", file=sys.stderr)
+            print(f"skinml: {state.cell.name}: publishing {path}", file=sys.stderr)
             done = subprocess.run(
                 sync_command(path), env=_variables(run), capture_output=True, text=True, check=False
             )
-            if done.returncode == 0:
+            if done.returncode == 0 and RunFolder(path).published:
+                _take_over(state, folder)
                 break
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             print(f"skinml: warning: {path} is not published: {last[:300]}", file=sys.stderr)
@@ -436,14 +445,14 @@ class Sweep:
                     stop.workers.remove(worker)
                     free.append(worker.slot)
                 if ended:
-                    self._tell_mlflow()
+                    self.tell_mlflow()
                 _shown(show, self.states)
                 if stop.workers:
                     time.sleep(POLL)
         finally:
             stop.end_workers()
             _shown(show, self.states)
-            self._tell_mlflow()
+            self.tell_mlflow()
 
     def _start(self, state: State, slot: int) -> Worker:
         variables = _variables(self._run)
@@ -461,7 +470,7 @@ class Sweep:
                 vars(state).update(vars(now))
         return state.is_done
 
-    def _tell_mlflow(self) -> None:
+    def tell_mlflow(self) -> None:
         """Close what died without closing its run, and bring the sweep's page up to date."""
         with _mlflow_may_fail():
             self._run.close_dead()
@@ -564,7 +573,11 @@ def sweep(
             gpus = visible_gpus(os.environ)
             _warn_of_sharing(cells, jobs, gpus)
             with display(jobs) as show:
-                Sweep(states, jobs, run, command, rerun, gpus).train(stop, show)
+                trained = Sweep(states, jobs, run, command, rerun, gpus)
+                trained.train(stop, show)
+            if not stop.received and any(state.status == "failed" for state in states):
+                publish_finished(states, run)
+                trained.tell_mlflow()
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             with _mlflow_may_fail():

@@ -1,52 +1,56 @@
-"""Publish run folders that were made without MLflow: `python -m skinml.sync FOLDER…`."""
+"""Send to MLflow what it lacks of runs, from their folders: `python -m skinml.sync FOLDER…`."""
 
 import sys
 from pathlib import Path
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.registry import log_models
-from skinml.tracking.folder import RunFolder
-from skinml.tracking.publish import Run, open_run
+from skinml.forward import send_rest
+from skinml.processes import exclusive
+from skinml.tracking.folder import LOCK, RunFolder
+from skinml.tracking.forwarder import DRAIN_LIMIT, seconds
+from skinml.tracking.journal import is_written
+from skinml.tracking.record import record_folder
 
 
-def publish(run: Run, folder: RunFolder, register: bool = True) -> dict[str, str]:
-    """Log all of a finished folder to its open MLflow run and mark it as published.
+def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
+    """Bring a run's folder to MLflow, with its final status; returns the id of its run.
 
-    What is there already is not counted twice. Returns the URI of each model by its name.
-    """
-    run.log_epochs(folder.read_history())
-    run.log_results(folder)
-    uris = log_models(folder, register)
-    folder.mark_published(run.id)
-    return uris
-
-
-def sync(path: Path, register: bool = True) -> str:
-    """Publish a finished run folder to MLflow; returns the id of its run.
-
-    A folder is published once: the id is kept in it, and given back the next time.
+    The folder of a run made offline, of one whose server was away, or a copy from another machine.
+    What is there already is not counted twice; a server that has lost something gets it again.
+    `limit` is in seconds.
     """
     folder = RunFolder.open(path)
-    if not folder.finished:
-        raise UserError(f"{path}: its run did not finish; expected a folder of a finished run")
-    if not folder.published:
-        description = folder.read_description()
-        # Without system metrics: this machine's load now is not the training's.
-        with open_run(description, system_metrics=False) as run:
-            run.describe(description)
-            publish(run, folder, register)
-    return folder.published
+    if not folder.journal.exists():
+        if folder.published:
+            return folder.published  # By a skinml of before there were journals.
+        if not folder.finished:
+            raise UserError(f"{path}: its run did not finish; expected a folder of a finished run")
+        record_folder(folder)
+    if is_written(folder.journal):
+        raise UserError(f"{path}: its run goes on, and sends by itself; expected one that is over")
+    notice = f"skinml: {path}: another process is sending it: waiting for its end"
+    with exclusive(folder.path / LOCK, notice):
+        return send_rest(folder, limit)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m skinml.sync",
-        description="Publish run folders made with --offline, or on another machine, to MLflow.",
+        description="Send to MLflow what it lacks of runs: made with --offline, or while the "
+        "server was away, here or on another machine. Sent twice counts once.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    for path in parser.parse_args(argv).folders:
-        print(f"{path}: run {sync(path)}")
+    parser.add_argument(
+        "--drain-limit",
+        type=seconds,
+        default=DRAIN_LIMIT,
+        metavar="SECONDS",
+        help="how long to try where the server does not answer (default: %(default)g)",
+    )
+    options = parser.parse_args(argv)
+    for path in options.folders:
+        print(f"{path}: run {sync(path, options.drain_limit)}")
     return 0
 
 

@@ -132,6 +132,10 @@ def test_the_run_folder_is_complete(finished: Finished) -> None:
         p.relative_to(finished.folder.path).as_posix() for p in finished.folder.path.rglob("*")
     }
     assert names == {
+        "journal.log",
+        "forward.json",
+        "forward.log",
+        "forward.lock",
         "run.json",
         "history.csv",
         "predictions_validation.csv",
@@ -418,6 +422,8 @@ def picture_files(toy_files: Path, image_ids: np.ndarray) -> list[Path]:
     return [by_name[name] for name in image_ids]
 
 
+# MLflow says so of its own types, to whoever imports mlflow.pyfunc first.
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")
 def test_the_serving_model_gives_the_scores_of_the_table(
     finished: Finished, client: Any, toy_files: Path
 ) -> None:

@@ -82,10 +82,11 @@ row = {"epoch": 1, "step": "finetune", "val_auc_macro": 0.9, "time": int(time.ti
 # The real command with a made-up network: SLOW is the model whose epochs never end.
 HONEST = """
 import json, os, sys, time
-from skinml import backend, registry, run
+from skinml import backend, run
 from skinml.errors import run_command
 
-def train(config, data, parts, on_epoch):
+def train(config, data, parts, on_epoch, execution, before):
+    before()
     for epoch in range(1, 4):
         if config.model == os.environ.get("SLOW") and epoch == 2:
             time.sleep(600)
@@ -103,7 +104,6 @@ def evaluate(folder, *others):
 backend.configure = lambda *given: backend.Device("none", "cpu", "none", 1)
 backend.choose_execution = lambda *given: backend.PLAIN
 run._train, run._evaluate = train, evaluate
-registry.log_models = lambda folder, register: {"model": "", "serving": ""}
 sys.exit(run_command(run.main))
 """
 
@@ -448,13 +448,6 @@ def test_what_was_trained_but_not_published_is_published_and_not_trained_again(
     capsys: CaptureFixture[str],
 ) -> None:
     """The server was away when a training ended; its folder lies where the cell writes."""
-    from skinml import sweep as module
-
-    without_models = "import sys; from skinml import sync; sync.log_models = lambda *_: {}; "
-    monkeypatch.setattr(
-        module, "sync_command",
-        lambda path: [sys.executable, "-c", f"{without_models}sync.main([{str(path)!r}])"],
-    )  # fmt: skip
     assert sweep() == 0
     [before] = sweep_runs()
     root = next(Path("runs").glob("sweep-*"))
@@ -676,7 +669,7 @@ def test_a_sweep_that_is_stopped_stops_its_cells_and_goes_on_later(
     assert "go on (what is done stays done) with: python -m skinml.sweep --models" in text
     # It was the sweep's SIGTERM that the cell got, not the terminal's Ctrl-C.
     reasons = {r.info.run_id: r.data.tags.get("skinml.reason") for r in all_runs()}
-    assert reasons[child.info.run_id] == "143"
+    assert reasons[child.info.run_id] == "stopped by SIGTERM"
 
     assert start().wait() == 0
     assert statuses() == FINISHED_AFTER_ALL
@@ -720,6 +713,8 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_later(
     first.process.kill()
     first.process.wait()
     if with_its_cells:
+        for forwarder in process.children():
+            forwarder.kill()
         process.kill()
     process.wait(30)
     assert statuses()["mobilenetv2"] == ["RUNNING" if with_its_cells else "KILLED"]

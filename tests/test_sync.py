@@ -1,5 +1,7 @@
-"""Folders of offline runs → MLflow: each once, finished ones only."""
+"""Folders of runs → MLflow: each once, with its final status, finished ones and others."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,82 +9,207 @@ from mlflow import MlflowClient
 
 from skinml import sync
 from skinml.errors import UserError, run_command
-from skinml.tracking.folder import RunFolder
+from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.journal import Journal
+from skinml.tracking.track import track
 
 
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
-    """The folders whose models would have been logged, which takes TensorFlow."""
-    calls: list[tuple[Path, bool]] = []
-    monkeypatch.setattr(
-        sync, "log_models", lambda folder, register: calls.append((folder.path, register))
-    )
-    return calls
+def runs(store: MlflowClient, name: str = "skinml") -> list[tuple[str, str]]:
+    """Id and status of every run of an experiment."""
+    experiment = store.get_experiment_by_name(name)
+    assert experiment is not None
+    found = store.search_runs([experiment.experiment_id])
+    return [(run.info.run_id, run.info.status) for run in found]
 
 
-def test_a_folder_is_published_once(
-    store: MlflowClient, finished_folder: RunFolder, logged: list[tuple[Path, bool]]
-) -> None:
+def offline(folder: RunFolder, error: BaseException | None = None) -> None:
+    """Give a finished folder the journal of a run without a server, which an error may end."""
+    try:
+        with track(folder, folder.read_description(), offline=True, load=False) as run:
+            for row in folder.read_history():
+                run.log_epoch(row)
+            if error:
+                raise error
+            run.log_results()
+    except BaseException as raised:
+        if raised is not error:
+            raise
+
+
+def test_a_folder_is_published_once(store: MlflowClient, finished_folder: RunFolder) -> None:
     run_id = sync.sync(finished_folder.path)
     assert sync.sync(finished_folder.path) == run_id
-    assert logged == [(finished_folder.path, True)]
-    experiment = store.get_experiment_by_name("skinml")
-    assert experiment is not None
-    (run,) = store.search_runs([experiment.experiment_id])
-    assert run.info.run_id == run_id and run.info.status == "FINISHED"
+    assert runs(store) == [(run_id, "FINISHED")]
+    run = store.get_run(run_id)
     assert run.data.metrics["test_accuracy"] == 0.75
     assert run.data.metrics["epoch/val_loss"] == 2 / 7
     assert run.data.params["seed"] == "3"
+    assert run.info.start_time <= run.info.end_time
+    assert not any(key.startswith("system/") for key in run.data.metrics)
 
 
-def test_the_load_of_the_publishing_machine_is_not_the_runs(
+def test_an_offline_run_is_published_as_it_was(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    offline(finished_folder)
+    assert not finished_folder.published
+    run_id = sync.sync(finished_folder.path)
+    assert runs(store) == [(run_id, "FINISHED")]
+    assert finished_folder.published == run_id
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (ValueError("out of memory\nand a traceback"), "FAILED", "out of memory"),
+        (ValueError("x" * 9000), "FAILED", "x" * 500),
+        (RuntimeError(), "FAILED", "RuntimeError"),
+        (KeyboardInterrupt(), "KILLED", "stopped by Ctrl-C"),
+        (SystemExit(143), "KILLED", "stopped by SIGTERM"),
+    ],
+)
+def test_a_run_that_ended_early_says_so(
+    error: BaseException,
+    status: str,
+    reason: str,
     store: MlflowClient,
     finished_folder: RunFolder,
+) -> None:
+    offline(finished_folder, error)
+    run = store.get_run(sync.sync(finished_folder.path))
+    assert run.info.status == status and run.info.end_time
+    assert run.data.tags["skinml.reason"] == reason
+    assert run.data.metrics["epoch/val_loss"] == 2 / 7
+
+
+def test_a_copy_is_the_same_run(
+    store: MlflowClient, finished_folder: RunFolder, tmp_path: Path
+) -> None:
+    """Synced from another machine, before or after the folder itself."""
+    offline(finished_folder)
+    before = shutil.copytree(finished_folder.path, tmp_path / "before")
+    run_id = sync.sync(finished_folder.path)
+    after = shutil.copytree(finished_folder.path, tmp_path / "after")
+    assert sync.sync(before) == sync.sync(after) == run_id
+    assert runs(store) == [(run_id, "FINISHED")]
+
+
+def test_another_server_gets_all_of_it(
+    store: MlflowClient,
+    finished_folder: RunFolder,
+    empty_store: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import threading
+    first = sync.sync(finished_folder.path)
+    shutil.copy(empty_store, tmp_path / "other.db")
+    uri = f"sqlite:///{tmp_path}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    second = sync.sync(finished_folder.path)
+    assert second != first
+    there, here = MlflowClient(uri).get_run(second), store.get_run(first)
+    assert there.data.metrics == here.data.metrics and there.data.params == here.data.params
 
-    seen: list[str] = []
-    monkeypatch.setattr(
-        sync, "log_models", lambda *_: seen.extend(thread.name for thread in threading.enumerate())
-    )
-    sync.sync(finished_folder.path)
-    assert seen and "SystemMetricsMonitor" not in seen
 
-
-def test_a_publication_that_failed_is_repeated(
-    store: MlflowClient, finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_run_is_closed_with_the_reason(
+    store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    """The failed one is marked as such, and the folder does not keep its id."""
+    """Of a process that got SIGKILL its journal is left, without an end."""
+    offline(finished_folder)
+    path = finished_folder.journal
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]) + b"0123 half")
+    run = store.get_run(sync.sync(finished_folder.path))
+    assert run.info.status == "KILLED"
+    assert run.data.tags["skinml.reason"] == "its process is gone, without a word"
+    assert run.data.metrics["epoch/val_loss"] == 2 / 7
+    assert not finished_folder.published
 
-    def fail(folder: RunFolder, register: bool) -> None:
-        raise RuntimeError("disk full")
 
-    monkeypatch.setattr(sync, "log_models", fail)
-    with pytest.raises(RuntimeError):
+def test_a_run_that_goes_on_is_left_to_itself(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    offline(finished_folder)
+    journal = Journal(finished_folder.journal)
+    with pytest.raises(UserError, match="its run goes on"):
         sync.sync(finished_folder.path)
-    monkeypatch.setattr(sync, "log_models", lambda folder, register: {})
-    run_id = sync.sync(finished_folder.path, register=False)
-    experiment = store.get_experiment_by_name("skinml")
-    assert experiment is not None
-    runs = store.search_runs([experiment.experiment_id])
-    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
-    assert store.get_run(run_id).info.status == "FINISHED"
+    journal.close()
+    assert store.get_run(sync.sync(finished_folder.path)).info.status == "FINISHED"
 
 
-def test_an_unfinished_folder_is_refused_before_mlflow_sees_it(
+def test_an_unfinished_folder_without_a_journal_is_refused(
     finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (finished_folder.path / "FINISHED").unlink()
-    monkeypatch.setattr(sync, "open_run", lambda *_, **__: pytest.fail("a run was opened"))
+    monkeypatch.setattr(sync, "send_rest", lambda *_: pytest.fail("something is sent"))
     with pytest.raises(UserError, match="did not finish"):
         sync.sync(finished_folder.path)
+
+
+def test_what_was_published_before_there_were_journals_is_left(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    finished_folder.mark_published("f" * 32)
+    assert sync.sync(finished_folder.path) == "f" * 32
+    assert store.get_experiment_by_name("skinml") is None
+
+
+def test_a_server_that_is_away_is_one_line_and_nothing_is_lost(
+    finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(UserError, match="22 records are not sent") as caught:
+            sync.sync(finished_folder.path, limit=1)
+        assert "\n" not in str(caught.value)
+    assert sync.sync(finished_folder.path)
+
+
+def test_a_file_that_has_changed_since_is_told_and_left_out(
+    store: MlflowClient, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offline(finished_folder)
+    finished_folder.write_text("model_summary.txt", "something else")
+    finished_folder.predictions("test").unlink()
+    run_id = sync.sync(finished_folder.path)
+    there = {item.path for item in store.list_artifacts(run_id)}
+    assert "history.csv" in there
+    assert not there & {"model_summary.txt", "predictions_test.csv"}
+    assert capsys.readouterr().err.count("is not sent: it has changed") == 2
+
+
+def test_the_experiment_of_a_run_is_found_again_wherever_it_is_synced(
+    store: MlflowClient, finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+        offline(finished_folder)
+    run_id = sync.sync(finished_folder.path)
+    assert runs(store, "mine") == [(run_id, "FINISHED")]
+
+
+def test_demo_runs_are_kept_apart(store: MlflowClient, finished_folder: RunFolder) -> None:
+    made: Description = finished_folder.read_description()
+    finished_folder.write_description(
+        Description(made.name, made.params, made.tags | {"data": "demo"}, made.dataset)
+    )
+    run_id = sync.sync(finished_folder.path)
+    assert runs(store, "skinml-demo") == [(run_id, "FINISHED")]
+    assert store.get_experiment_by_name("skinml") is None
+
+
+def test_a_deleted_run_is_not_made_again(store: MlflowClient, finished_folder: RunFolder) -> None:
+    run_id = sync.sync(finished_folder.path)
+    store.delete_run(run_id)
+    with pytest.raises(UserError, match=f"run {run_id} is deleted; restore it"):
+        sync.sync(finished_folder.path)
+    store.restore_run(run_id)
+    assert sync.sync(finished_folder.path) == run_id
 
 
 def test_the_command_names_the_run_of_each_folder(
     store: MlflowClient,
     finished_folder: RunFolder,
-    logged: list[tuple[Path, bool]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -91,3 +218,12 @@ def test_the_command_names_the_run_of_each_folder(
     run_id = finished_folder.read_text("mlflow_run_id").strip()
     assert out == f"{finished_folder.path}: run {run_id}\n"
     assert err.splitlines()[-1].startswith(f"skinml: error: {tmp_path}: no run.json")
+
+
+def test_what_was_acknowledged_is_written_down(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    run_id = sync.sync(finished_folder.path)
+    state = json.loads(finished_folder.read_text("forward.json"))
+    assert (state["run_id"], state["sequence"], state["ended"]) == (run_id, 22, True)
+    assert store.get_run(run_id).data.tags["skinml.acknowledged"] == "22"

@@ -2,6 +2,8 @@
 
 A folder can be published to MLflow while the run goes on, afterwards, or from another machine.
 
+    journal.log               all that MLflow is told, as it comes (skinml.tracking.journal)
+    forward.json              what of it MLflow has acknowledged; forward.log, forward.lock beside
     run.json                  parameters, tags and data set, written first
     history.csv               one row an epoch, appended as each ends
     predictions_*.csv         the predictions tables of validation and test
@@ -10,7 +12,7 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     classification_report.txt, model_summary.txt, note.md
     model.keras               the trained network, written last but one
     FINISHED                  an empty file, written last
-    mlflow_run_id             the MLflow run that it was published to, once that is done
+    mlflow_run_id             the MLflow run that holds all of it, once that is so
 """
 
 import csv
@@ -31,6 +33,10 @@ METRICS = "metrics.json"
 MODEL = "model.keras"
 FINISHED = "FINISHED"
 PUBLISHED = "mlflow_run_id"
+JOURNAL = "journal.log"
+STATE = "forward.json"
+LOG = "forward.log"
+LOCK = "forward.lock"
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,10 @@ class RunFolder:
 
     def mark_published(self, run_id: str) -> None:
         (self.path / PUBLISHED).write_text(run_id + "\n")
+
+    @property
+    def journal(self) -> Path:
+        return self.path / JOURNAL
 
     @property
     def model(self) -> Path:

@@ -1,167 +1,147 @@
-"""A run folder → MLflow: the only module that writes to MLflow while a run goes on.
+"""A run's journal → MLflow: the only module that writes to a run there.
 
-Parameters, curves and metrics may be written again: parameters that stand are left alone, and a
-metric's row (key, step, value, time) that is already there adds nothing. So a folder can be
-published as it grows, and once more in full.
+Whatever is written may be written again and counts once: parameters that stand are left alone, a
+metric's row (key, step, value, time) that is there adds nothing, a file replaces itself, and a run
+is looked for by its journal's id before it is made.
 """
 
 import json
-import os
+import math
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from skinml.errors import UserError
+from skinml.tracking.folder import RunFolder
+from skinml.tracking.journal import Record
+from skinml.tracking.record import file_sha256
 
-from skinml.history import Row
-from skinml.processes import process_name
-from skinml.tracking.folder import Description, RunFolder
-from skinml.tracking.store import refusal
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
-# Set by a sweep for the processes of its cells.
-PARENT_RUN_VARIABLE = "SKINML_PARENT_RUN_ID"
+# Tags of a run. The journal that it comes from, the number of that journal's last record that the
+# server holds, and a counter that moves for as long as the run's process lives.
+JOURNAL = "skinml.journal"
+ACKNOWLEDGED = "skinml.acknowledged"
+LEASE = "skinml.lease"
+REASON = "skinml.reason"
 
-_BATCH = 900  # metrics and parameters a request: MLflow takes at most 1,000 of them together.
+# Why a run is closed whose process had no time to say so itself.
+GONE = "its process is gone, without a word"
 
-_CURVES = ("loss", "accuracy", "auc_macro")
+# MLflow takes at most 1,000 metrics, parameters and tags a request, 100 of the latter two each.
+_METRICS, _OTHERS = 800, 90
 
-
-def curve_metrics(row: Row) -> dict[str, float]:
-    """The metrics of one epoch under the names that their curves have in MLflow."""
-    names = [f"{part}_{name}" for part in ("train", "val") for name in _CURVES]
-    names += ["learning_rate", "seconds", "images_per_second"]
-    return {f"epoch/{name}": float(row[name]) for name in names}
-
-
-class Run:
-    """One run in MLflow that a run folder is published to."""
-
-    def __init__(self, run_id: str) -> None:
-        from mlflow import MlflowClient
-
-        self.id = run_id
-        self._client = MlflowClient()
-
-    def describe(self, description: Description) -> None:
-        """Log parameters, tags and the data set."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-
-        run = self._client.get_run(self.id)
-        # `mlflow run` has logged the declared parameters in the user's spelling already, and the
-        # same parameter with another spelling ("1e-3", "0.001") would reject the whole batch.
-        params = [
-            Param(key, value)
-            for key, value in description.params.items()
-            if key not in run.data.params
-        ]
-        tags = dict(description.tags)
-        if _is_generated(run.data.tags.get("mlflow.runName", "")):
-            tags["mlflow.runName"] = description.name
-        self._client.log_batch(
-            self.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()]
-        )
-        dataset = description.dataset
-        entity = Dataset(
-            name=dataset["name"],
-            digest=dataset["digest"],
-            source_type="local",
-            source=json.dumps({"uri": dataset["source"]}),
-            profile=json.dumps(dataset["counts"]),
-        )
-        context = InputTag("mlflow.data.context", "training, validation and test")
-        self._client.log_inputs(self.id, [DatasetInput(entity, [context])])
-
-    def log_epochs(self, rows: list[Row]) -> None:
-        """Log the curves of some epochs, each at its own time."""
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(key, value, int(row["time"]), int(row["epoch"]))
-            for row in rows
-            for key, value in curve_metrics(row).items()
-            if np.isfinite(value)
-        ]
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self.id, metrics=metrics[start : start + _BATCH])
-
-    def log_results(self, folder: RunFolder) -> None:
-        """Log the numbers, figures, tables and texts of a finished folder, models excepted."""
-        from mlflow.entities import Metric
-        from PIL import Image
-
-        finished = int((folder.path / "FINISHED").stat().st_mtime * 1000)
-        metrics = [
-            Metric(key, value, finished, 0)
-            for key, value in folder.read_metrics().items()
-            if np.isfinite(value)
-        ]
-        self._client.log_batch(self.id, metrics=metrics)
-        for path in sorted(folder.figures.glob("*.png")):
-            # As a keyed image it also stands in the UI's image grid, across runs.
-            with Image.open(path) as picture:
-                self._client.log_image(
-                    self.id, picture.convert("RGB"), key=path.stem, step=0, synchronous=True
-                )
-        self._client.log_artifacts(self.id, str(folder.figures), "figures")
-        for pattern in ("predictions_*.csv", "*.txt", "run.json", "metrics.json", "history.csv"):
-            for path in sorted(folder.path.glob(pattern)):
-                self._client.log_artifact(self.id, str(path))
-        self._client.set_tag(self.id, "mlflow.note.content", folder.read_text("note.md"))
-
-    def give_reason(self, reason: str) -> None:
-        """Say in a tag why the run did not finish."""
-        self._client.set_tag(self.id, "skinml.reason", reason[:500])
+# Logs a folder's network to a run and registers it: (folder, run, register) → URIs by name.
+LogModels = Callable[[RunFolder, "Run", bool], dict[str, str]]
 
 
-def default_experiment(data: str) -> str:
-    """The experiment of a data set, where $MLFLOW_EXPERIMENT_NAME names no other."""
-    return "skinml-demo" if data == "demo" else "skinml"
+def is_gone(error: Exception) -> bool:
+    """Whether the server says that a run is not there; a proxy's page of status 404 does not."""
+    return getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
 
 
-@contextmanager
-def open_run(description: Description, system_metrics: bool = True) -> Iterator[Run]:
-    """Open an MLflow run for the duration of a training, with the machine's load as metrics.
+def find_or_make_run(header: Record, server: str, destination: dict[str, str]) -> "Run":
+    """The run of a journal whose first record is `header`: attached to, found, else made.
 
-    Attaches to the run that `mlflow run` made ($MLFLOW_RUN_ID), else starts one, in the experiment
-    of $MLFLOW_EXPERIMENT_NAME or "skinml" ("skinml-demo" for the demo set), below the run of
-    $SKINML_PARENT_RUN_ID where that is given. Ends it as FINISHED, as KILLED after an
-    interruption, as FAILED after any error, never as RUNNING.
+    `destination` is what the environment says now, which goes before what it said then; ids count
+    on their own `server` alone.
     """
-    import mlflow
+    from mlflow import MlflowClient, MlflowException
 
-    attached = bool(os.environ.get("MLFLOW_RUN_ID"))
-    try:
-        if not attached and not any(
-            os.environ.get(name) for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
-        ):
-            mlflow.set_experiment(default_experiment(description.tags["data"]))
-            # MLflow has put the experiment into the environment: the next run chooses for itself.
-            os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
-        active = mlflow.start_run(
-            run_name=None if attached else description.name,
-            parent_run_id=None if attached else os.environ.get(PARENT_RUN_VARIABLE) or None,
+    client, then = MlflowClient(), header.fields
+    attached = then["attached"] if then["server"] == server else ""
+    if attached:
+        try:
+            return client.get_run(attached)
+        except MlflowException as error:
+            if not is_gone(error):
+                raise
+    experiment = _experiment(then, server, destination)
+    found = _runs_of(then["journal"], experiment)
+    if found:
+        return found[0]
+    made = client.create_run(
+        experiment,
+        start_time=then["time"],
+        run_name=then["name"],
+        tags={
+            **then["source"],
+            JOURNAL: then["journal"],
             # From the first moment: a run whose process is gone can be told from one that goes on.
-            tags={"process": process_name()},
-            log_system_metrics=system_metrics,
+            "process": then["process"],
+            **_parent(then, server, destination),
+        },
+    )
+    return client.get_run(made.info.run_id)
+
+
+def drop_doubles(run: "Run", journal: str) -> None:
+    """Delete other runs of a journal, empty ones.
+
+    A server that was slow to answer may have made one that nobody has heard of.
+    """
+    from mlflow import MlflowClient
+
+    for other in _runs_of(journal, run.info.experiment_id):
+        if other.info.run_id != run.info.run_id and ACKNOWLEDGED not in other.data.tags:
+            MlflowClient().delete_run(other.info.run_id)
+
+
+def _runs_of(journal: str, experiment: str) -> "list[Run]":
+    """The runs of a journal, the fullest first."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient().search_runs([experiment], f"tags.`{JOURNAL}` = '{journal}'")
+    return sorted(found, key=lambda run: -int(run.data.tags.get(ACKNOWLEDGED, -1)))
+
+
+def _experiment(then: dict[str, Any], server: str, now: dict[str, str]) -> str:
+    """The id of the experiment that a run belongs to, which is made where there is none."""
+    from mlflow import MlflowClient, MlflowException
+
+    client = MlflowClient()
+    if now["experiment_id"]:
+        return now["experiment_id"]
+    # What a sweep gives to its cells: an id means nothing on another server.
+    if not now["experiment"] and then["experiment_id"] and then["server"] == server:
+        return str(then["experiment_id"])
+    name = now["experiment"] or then["experiment"] or then["default_experiment"]
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            # Another run has just made it.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise UserError(
+            f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) or name "
+            "another (MLFLOW_EXPERIMENT_NAME)"
         )
-    except mlflow.MlflowException as error:
-        raise refusal("start a run at", error, "--offline trains without one") from None
-    run = Run(active.info.run_id)
-    _open_as_model_training(active.info.experiment_id)
-    _install_views(mlflow.get_tracking_uri(), active.info.experiment_id)
-    try:
-        yield run
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        mlflow.end_run("KILLED" if interrupted else "FAILED")
-        run.give_reason(_first_line(error))
-        raise
-    mlflow.end_run("FINISHED")
+    return str(found.experiment_id)
 
 
-def _open_as_model_training(experiment_id: str) -> None:
+def _parent(then: dict[str, Any], server: str, now: dict[str, str]) -> dict[str, str]:
+    parent = now["parent"] or (then["parent"] if then["server"] == server else "")
+    return {"mlflow.parentRunId": parent} if parent else {}
+
+
+def prepare_experiment(uri: str, experiment_id: str) -> None:
+    """Give an experiment its layout, note and saved views, once a process."""
+    _open_as_model_training(uri, experiment_id)
+    _install_views(uri, experiment_id)
+
+
+@cache
+def _open_as_model_training(uri: str, experiment_id: str) -> None:
     """Keep the experiment's pages out of the UI's layout for generative AI, its default."""
     from mlflow import MlflowClient
 
@@ -172,20 +152,212 @@ def _open_as_model_training(experiment_id: str) -> None:
 
 
 @cache
-def _install_views(tracking_uri: str, experiment_id: str) -> None:
-    """Give an experiment its note and saved views, once a process; a warning where that fails."""
+def _install_views(uri: str, experiment_id: str) -> None:
+    """Give an experiment its note and saved views; a warning where that fails."""
     from skinml.tracking.views import install_views
 
     try:
         install_views(experiment_id)
     except Exception as error:  # Whatever it is: a training does not fail for want of a view.
         print(
-            f"skinml: warning: the experiment has no saved views: {_first_line(error)[:200]}",
+            f"skinml: warning: the experiment has no saved views: {first_line(error)[:200]}",
             file=sys.stderr,
         )
 
 
-def _is_generated(name: str) -> bool:
+def send(
+    folder: RunFolder, records: Sequence[Record], run: "Run", log_models: LogModels
+) -> dict[str, str]:
+    """Write records to their run, in order, and the number of the last to its tags.
+
+    That number comes last: a server restored from whatever moment has all that it names. Returns
+    the URIs of models that were logged.
+    """
+    uris: dict[str, str] = {}
+    batch = _Batch(run)
+    for record in records:
+        if record.kind in ("metrics", "params", "tags"):
+            batch.add(record)
+            continue
+        batch.flush()
+        if record.kind == "model":
+            if _is_intact(folder, record):
+                uris |= log_models(folder, run, record.fields["register"])
+        else:
+            _SENDERS[record.kind](folder, record, run)
+    batch.tags[ACKNOWLEDGED] = str(records[-1].sequence)
+    batch.flush()
+    return uris
+
+
+class _Batch:
+    """Metrics, parameters and tags on their way to a run, in as few requests as may be."""
+
+    def __init__(self, run: "Run") -> None:
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient()
+        self._run = run
+        self._metrics: list[Any] = []
+        self._params: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+
+    def add(self, record: Record) -> None:
+        from mlflow.entities import Metric
+
+        values = record.fields["values"]
+        if record.kind == "metrics":
+            step, at = record.fields["step"], record.fields["time"]
+            # An undefined number is left out: MLflow could not show it.
+            self._metrics += [
+                Metric(key, float(value), at, step)
+                for key, value in values.items()
+                if math.isfinite(value)
+            ]
+        elif record.kind == "params":
+            # `mlflow run` has logged the declared parameters in the user's spelling already, and
+            # the same parameter with another spelling ("1e-3", "0.001") would reject the batch.
+            standing = self._run.data.params
+            self._params |= {key: text for key, text in values.items() if key not in standing}
+        else:
+            self.tags |= values
+
+    def flush(self) -> None:
+        from mlflow.entities import Param, RunTag
+
+        params = [Param(*item) for item in self._params.items()]
+        tags = [RunTag(*item) for item in self.tags.items()]
+        # What fits goes in one request, of which the server writes the tags last.
+        while self._metrics or params or tags:
+            last = len(self._metrics) <= _METRICS and len(params) <= _OTHERS
+            self._client.log_batch(
+                self._run.info.run_id,
+                self._metrics[:_METRICS],
+                params[:_OTHERS],
+                tags[:_OTHERS] if last else [],
+            )
+            self._metrics, params = self._metrics[_METRICS:], params[_OTHERS:]
+            tags = tags[_OTHERS:] if last else tags
+        self._params, self.tags = {}, {}
+
+
+def set_tags(run: "Run", tags: dict[str, str]) -> None:
+    """Set some tags of a run in one request."""
+    batch = _Batch(run)
+    batch.tags |= tags
+    batch.flush()
+
+
+def _send_run(folder: RunFolder, record: Record, run: "Run") -> None:
+    """A process begins, or goes on, with the run."""
+    from mlflow import MlflowClient
+
+    tags = {JOURNAL: record.fields["journal"], "process": record.fields["process"]}
+    if is_generated(run.data.tags.get("mlflow.runName", "")):
+        tags["mlflow.runName"] = record.fields["name"]
+    if run.info.status != "RUNNING":
+        MlflowClient().update_run(run.info.run_id, "RUNNING")
+    set_tags(run, tags)
+
+
+def _send_dataset(folder: RunFolder, record: Record, run: "Run") -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = record.fields
+    entity = Dataset(
+        name=dataset["name"],
+        digest=dataset["digest"],
+        source_type="local",
+        source=json.dumps({"uri": dataset["source"]}),
+        profile=json.dumps(dataset["counts"]),
+    )
+    context = InputTag("mlflow.data.context", "training, validation and test")
+    MlflowClient().log_inputs(run.info.run_id, [DatasetInput(entity, [context])])
+
+
+def _send_artifact(folder: RunFolder, record: Record, run: "Run") -> None:
+    from mlflow import MlflowClient
+
+    if _is_intact(folder, record):
+        path, target = folder.path / record.fields["file"], record.fields["path"]
+        MlflowClient().log_artifact(run.info.run_id, str(path), target or None)
+
+
+def _send_image(folder: RunFolder, record: Record, run: "Run") -> None:
+    """A picture under the names that `MlflowClient.log_image` gives it.
+
+    That one makes up a part of the name each time: sent twice, a picture would be there twice.
+    """
+    from mlflow import MlflowClient
+    from mlflow.tracking.multimedia import compress_image_size
+    from PIL import Image
+
+    if not _is_intact(folder, record):
+        return
+    said = record.fields
+    name = f"{said['key']}+step+{said['step']}+timestamp+{said['time']}+{said['sha256'][:32]}"
+    with tempfile.TemporaryDirectory() as temporary:
+        with Image.open(folder.path / said["file"]) as picture:
+            plain = picture.convert("RGB")
+        plain.save(Path(temporary, f"{name}.png"))
+        compress_image_size(plain).save(Path(temporary, f"{name}+compressed.webp"))
+        MlflowClient().log_artifacts(run.info.run_id, temporary, "images")
+    # Without it the UI does not look for any.
+    set_tags(run, {"mlflow.loggedImages": "True"})
+
+
+def _send_end(folder: RunFolder, record: Record, run: "Run") -> None:
+    said = record.fields
+    close_run(run, said["status"], said["reason"], said["time"])
+
+
+def close_run(run: "Run", status: str, reason: str, at: int = 0) -> None:
+    """End a run as FINISHED, FAILED or KILLED, at a time in ms since 1970 (now), and say why."""
+    from mlflow import MlflowClient, MlflowException
+
+    client, run_id = MlflowClient(), run.info.run_id
+    if reason:
+        set_tags(run, {REASON: reason})
+    elif REASON in run.data.tags:
+        try:
+            client.delete_tag(run_id, REASON)  # That of an earlier end.
+        except MlflowException as error:
+            if not is_gone(error):
+                raise
+    client.set_terminated(run_id, status, at or int(time.time() * 1000))
+
+
+_SENDERS: dict[str, Callable[[RunFolder, Record, "Run"], None]] = {
+    "run": _send_run,
+    "dataset": _send_dataset,
+    "artifact": _send_artifact,
+    "image": _send_image,
+    "end": _send_end,
+}
+
+
+def _is_intact(folder: RunFolder, record: Record) -> bool:
+    """Whether a file is as it was when it was noted; a warning where it is not.
+
+    Another content under its name would be a wrong value, which is worse than none.
+    """
+    path = folder.path / record.fields["file"]
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        found = error.strerror or "unreadable"
+    if found == record.fields["sha256"]:
+        return True
+    print(
+        f"skinml: warning: {path} is not sent: it has changed since it was noted "
+        f"(SHA-256 {record.fields['sha256'][:16]}, now {found[:16]})",
+        file=sys.stderr,
+    )
+    return False
+
+
+def is_generated(name: str) -> bool:
     """Whether MLflow made up the name, such as "dapper-crow-512": such a name we improve on.
 
     By MLflow's own words, as a person may well call a run "final-model-2".
@@ -196,6 +368,6 @@ def _is_generated(name: str) -> bool:
     return bool(words and words[1] in _GENERATOR_PREDICATES and words[2] in _GENERATOR_NOUNS)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
-from skinml.tracking.publish import default_experiment
+from skinml.tracking.record import default_experiment
 from skinml.tracking.store import check_store, store_is_needed
 from skinml.tracking.sweeps import DONE_BEFORE
 

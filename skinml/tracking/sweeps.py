@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
 from skinml.processes import is_dead, process_name
-from skinml.tracking.publish import _is_generated, default_experiment
+from skinml.tracking.publish import GONE, REASON, is_generated
+from skinml.tracking.record import default_experiment
 from skinml.tracking.store import store_is_needed
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ KIND = "sweep"
 
 # MLflow cuts a tag's value at 8,000 characters.
 NOTE_LENGTH = 7900
-
-_REASON = "skinml.reason"
 
 # The runs of cells that a sweep found done, with commas.
 DONE_BEFORE = "skinml.done_before"
@@ -141,7 +140,7 @@ class SweepRun:
         closed = []
         for run in self.children("RUNNING"):
             if is_dead(run.data.tags.get("process", "")):
-                _tag(run.info.run_id, {_REASON: "its process is gone, without a word"})
+                _tag(run.info.run_id, {REASON: GONE})
                 MlflowClient().set_terminated(run.info.run_id, "KILLED")
                 closed.append(run.info.run_id)
         return closed
@@ -164,9 +163,9 @@ class SweepRun:
         client = MlflowClient()
         for run_id in self.own_runs:
             if reason:
-                _tag(run_id, {_REASON: reason})
-            elif _REASON in client.get_run(run_id).data.tags:
-                client.delete_tag(run_id, _REASON)  # That of an earlier start.
+                _tag(run_id, {REASON: reason})
+            elif REASON in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, REASON)  # That of an earlier start.
             client.set_terminated(run_id, status)
 
 
@@ -179,7 +178,7 @@ def reason_of(runs: "Sequence[Run]") -> str:
     """Why the newest of some runs did not finish; empty where there is none, or it goes on."""
     for run in runs:
         if run.info.status in ("FAILED", "KILLED"):
-            return str(run.data.tags.get(_REASON) or run.info.status.lower())
+            return str(run.data.tags.get(REASON) or run.info.status.lower())
     return ""
 
 
@@ -188,7 +187,7 @@ def _rename(run_id: str, name: str) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    if _is_generated(client.get_run(run_id).data.tags.get("mlflow.runName", "")):
+    if is_generated(client.get_run(run_id).data.tags.get("mlflow.runName", "")):
         client.update_run(run_id, name=name)
 
 

@@ -296,18 +296,20 @@ def finished_folder(parent: Path, made: Description, score: float) -> RunFolder:
 
 
 def log_finished(parent: Path, made: Description, score: float) -> str:
-    from skinml.tracking.publish import open_run
+    from skinml.sync import sync
 
-    folder = finished_folder(parent, made, score)
-    with open_run(made, system_metrics=False) as run:
-        run.describe(made)
-        run.log_epochs(folder.read_history())
-        run.log_results(folder)
-    return run.id
+    return sync(finished_folder(parent, made, score).path)
+
+
+def new_folder(parent: Path, made: Description) -> RunFolder:
+    folder = RunFolder(parent / f"{made.name}-{time.time_ns()}")
+    folder.figures.mkdir(parents=True)
+    folder.write_description(made)
+    return folder
 
 
 class _StubbedGpu:
-    """What MLflow's own monitor reads a GPU with, on a machine that has none."""
+    """What a GPU is read with, on a machine that has none."""
 
     NVMLError = OSError
 
@@ -348,10 +350,11 @@ class Filled:
 def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     """Runs of every kind, logged as skinml logs them; one goes on while the tests look at it."""
     import mlflow
-    from mlflow.system_metrics.metrics import gpu_monitor
 
-    from skinml.tracking.publish import PARENT_RUN_VARIABLE, open_run
+    from skinml.sync import sync
+    from skinml.tracking.record import PARENT_RUN_VARIABLE
     from skinml.tracking.sweeps import SweepRun
+    from skinml.tracking.track import track
 
     folder = tmp_path_factory.mktemp("filled")
     runs: dict[str, str] = {}
@@ -361,12 +364,10 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "MLFLOW_TRACKING_URI": uri,
             "MLFLOW_EXPERIMENT_NAME": "skinml",
             "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.3",
-            "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING": "1",
         }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
         monkeypatch.setitem(sys.modules, "pynvml", _StubbedGpu())
-        monkeypatch.setattr(gpu_monitor, "pynvml", _StubbedGpu(), raising=False)
         client = mlflow.MlflowClient()
         experiment = client.create_experiment("skinml", str(folder / "artifacts"))
         client.create_experiment("empty")
@@ -386,13 +387,13 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for number, cell in enumerate(grid[1:8], 1):
             log_finished(folder, description(*cell), 0.9 - number / 50)
         failing = description(*grid[8])
+        failed = new_folder(folder, failing)
         with (
             contextlib.suppress(MemoryError),
-            open_run(failing, system_metrics=False) as failed,
+            track(failed, failing, offline=True, load=False),
         ):
-            failed.describe(failing)
-            runs["failed"] = failed.id
             raise MemoryError("no memory left for a test")
+        runs["failed"] = sync(failed.path)
         client.delete_run(deleted)
 
         # Nothing for four hours but, perhaps, the machine's load.
@@ -406,15 +407,17 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
         # The last cell again: it trains now.
         going = description(*grid[8], seed=1)
-        run = stack.enter_context(open_run(going, system_metrics=True))
-        run.describe(going)
-        run.log_epochs([epoch_row(n, 0.8, now - 60_000 * (EPOCHS - n)) for n in (1, 2, 3)])
-        runs["running"] = run.id
+        run = stack.enter_context(track(new_folder(folder, going), going))
+        for epoch in (1, 2, 3):
+            run.log_epoch(epoch_row(epoch, 0.8, now - 60_000 * (EPOCHS - epoch)))
+        assert run.forwarder
+        run.forwarder.raise_if_refused(PATIENCE)
+        runs["running"] = run.forwarder.state()["run_id"]
         monkeypatch.delenv(PARENT_RUN_VARIABLE)
 
         made = cluster.make_readers(**READER_PASSWORDS)
         assert made.returncode == 0, made.stderr
-        _wait_for_load(cluster, run.id)
+        _wait_for_load(cluster, runs["running"])
         yield Filled(cluster, str(experiment), runs)
 
 

@@ -1,19 +1,26 @@
-"""A run folder → MLflow, on a real SQLite store, without TensorFlow."""
+"""A run's journal → MLflow, on a real SQLite store, without TensorFlow."""
 
 import json
-import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, MlflowException
 from mlflow.entities import DatasetInput
-from mlflow.entities import Run as Entity
 
 from skinml.errors import UserError
+from skinml.forward import Forwarder, State
 from skinml.tracking.folder import Description, RunFolder
-from skinml.tracking.publish import Run, curve_metrics, open_run
+from skinml.tracking.journal import Journal, Record, read_journal
+from skinml.tracking.publish import GONE, send
+from skinml.tracking.record import (
+    curve_metrics,
+    record_end,
+    record_epoch,
+    record_folder,
+    record_start,
+)
 
 DESCRIPTION = Description(
     "mobilenetv2-16-seed3",
@@ -24,14 +31,48 @@ DESCRIPTION = Description(
 DEMO = replace(DESCRIPTION, tags={"data": "demo"})
 
 
-def _publish(run: Run, folder: RunFolder) -> None:
-    run.describe(folder.read_description())
-    run.log_epochs(folder.read_history())
-    run.log_results(folder)
+def _send_all(folder: RunFolder) -> str:
+    """What a forwarder does, in this process; the run's id."""
+    forwarder = Forwarder(folder)
+    while forwarder.step():
+        pass
+    return forwarder.state.run_id
 
 
-def _new_run(store: MlflowClient, **options: Any) -> Run:
-    return Run(store.create_run("0", **options).info.run_id)
+def _publish(folder: RunFolder) -> str:
+    record_folder(folder)
+    return _send_all(folder)
+
+
+def _new_run(store: MlflowClient, **options: Any) -> str:
+    return str(store.create_run("0", **options).info.run_id)
+
+
+def _send(store: MlflowClient, run_id: str, folder: RunFolder, *records: Record) -> None:
+    send(folder, records, store.get_run(run_id), lambda *_: {})
+
+
+def _metrics(number: int, row: dict[str, Any]) -> Record:
+    values = curve_metrics(row)
+    return Record(
+        number, "metrics", {"step": row["epoch"], "time": row["time"], "values": values}, 0
+    )
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> RunFolder:
+    """The folder of a run that has begun, and whose process has written no more."""
+    return _started(tmp_path / "started", DESCRIPTION)
+
+
+def _started(path: Path, description: Description) -> RunFolder:
+    folder = RunFolder(path)
+    folder.figures.mkdir(parents=True)
+    folder.write_description(description)
+    journal = Journal(folder.journal)
+    record_start(journal, description)
+    journal.close()
+    return folder
 
 
 def _inputs(store: MlflowClient, run_id: str) -> list[DatasetInput]:
@@ -42,14 +83,6 @@ def _inputs(store: MlflowClient, run_id: str) -> list[DatasetInput]:
 
 def _artifacts(store: MlflowClient, run_id: str, path: str | None = None) -> list[str]:
     return [entry.path for entry in store.list_artifacts(run_id, path)]
-
-
-def _the_run(store: MlflowClient, experiment: str) -> Entity:
-    """The only run of an experiment."""
-    found = store.get_experiment_by_name(experiment)
-    assert found is not None
-    (run,) = store.search_runs([found.experiment_id])
-    return run
 
 
 def _rows(store: MlflowClient, run_id: str) -> set[tuple[str, float, int, int]]:
@@ -64,16 +97,15 @@ def _rows(store: MlflowClient, run_id: str) -> set[tuple[str, float, int, int]]:
 
 
 def test_all_of_a_folder_stands_in_mlflow(store: MlflowClient, finished_folder: RunFolder) -> None:
-    run = _new_run(store)
-    _publish(run, finished_folder)
+    run_id = _publish(finished_folder)
     description = finished_folder.read_description()
-    entity = store.get_run(run.id)
+    entity = store.get_run(run_id)
 
     assert entity.data.params == description.params
     assert description.tags.items() <= entity.data.tags.items()
     assert entity.data.tags["mlflow.note.content"] == finished_folder.read_text("note.md")
 
-    (given,) = _inputs(store, run.id)
+    (given,) = _inputs(store, run_id)
     assert (given.dataset.name, given.dataset.digest) == ("isic2017", "0123456789abcdef")
     assert json.loads(given.dataset.profile or "") == description.dataset["counts"]
     assert json.loads(given.dataset.source) == {"uri": "prepared-isic2017"}
@@ -83,7 +115,7 @@ def test_all_of_a_folder_stands_in_mlflow(store: MlflowClient, finished_folder: 
     results = {k: v for k, v in entity.data.metrics.items() if not k.startswith("epoch/")}
     assert results == {"val_auc_macro": 0.8125, "test_accuracy": 0.75}
 
-    assert set(_artifacts(store, run.id)) == {
+    assert set(_artifacts(store, run_id)) == {
         "classification_report.txt",
         "figures",
         "history.csv",
@@ -95,11 +127,11 @@ def test_all_of_a_folder_stands_in_mlflow(store: MlflowClient, finished_folder: 
         "run.json",
     }
     names = ("confusion_matrix", "roc_curves")
-    assert _artifacts(store, run.id, "figures") == [
+    assert _artifacts(store, run_id, "figures") == [
         f"figures/{name}.{kind}" for name in names for kind in ("pdf", "png")
     ]
     # What the UI's image grid reads: the key and step stand in the name.
-    pictures = [path for path in _artifacts(store, run.id, "images") if path.endswith(".png")]
+    pictures = [path for path in _artifacts(store, run_id, "images") if path.endswith(".png")]
     assert [path.split("+")[:3] for path in pictures] == [
         [f"images/{name}", "step", "0"] for name in names
     ]
@@ -108,9 +140,8 @@ def test_all_of_a_folder_stands_in_mlflow(store: MlflowClient, finished_folder: 
 def test_curves_are_on_steps_from_1_at_their_own_times(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    run = _new_run(store)
+    run_id = _publish(finished_folder)
     rows = finished_folder.read_history()
-    run.log_epochs(rows)
     names = {
         *(
             f"{part}_{name}"
@@ -119,9 +150,10 @@ def test_curves_are_on_steps_from_1_at_their_own_times(
         ),
         *("learning_rate", "seconds", "images_per_second"),
     }
-    assert set(store.get_run(run.id).data.metrics) == {f"epoch/{name}" for name in names}
+    curves = {key for key in store.get_run(run_id).data.metrics if key.startswith("epoch/")}
+    assert curves == {f"epoch/{name}" for name in names}
     for name in names:
-        history = store.get_metric_history(run.id, f"epoch/{name}")
+        history = store.get_metric_history(run_id, f"epoch/{name}")
         assert [(point.step, point.timestamp, point.value) for point in history] == [
             (epoch, 1_700_000_000_000 + 60_000 * epoch, rows[epoch - 1][name]) for epoch in (1, 2)
         ]
@@ -130,157 +162,299 @@ def test_curves_are_on_steps_from_1_at_their_own_times(
 def test_more_epochs_than_one_request_may_hold(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    """150 epochs of 9 curves are more than MLflow's 1,000 metrics a request."""
-    run = _new_run(store)
+    """150 epochs of 9 curves, 250 parameters and tags are more than MLflow takes at once."""
+    run_id = _new_run(store)
     (row, _) = finished_folder.read_history()
-    run.log_epochs([{**row, "epoch": epoch} for epoch in range(1, 151)])
+    many = {f"name-{number}": "x" for number in range(250)}
+    records = [_metrics(epoch, {**row, "epoch": epoch}) for epoch in range(1, 151)]
+    records.append(Record(151, "params", {"values": many}, 0))
+    records.append(Record(152, "tags", {"values": many}, 0))
+    _send(store, run_id, finished_folder, *records)
     for name in ("epoch/train_loss", "epoch/images_per_second"):
-        history = store.get_metric_history(run.id, name)
+        history = store.get_metric_history(run_id, name)
         assert [point.step for point in history] == list(range(1, 151))
+    data = store.get_run(run_id).data
+    assert data.params == many
+    assert data.tags.items() >= many.items()
+    assert data.tags["skinml.acknowledged"] == "152"
 
 
 def test_an_undefined_point_of_a_curve_is_left_out(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    run = _new_run(store)
+    run_id = _new_run(store)
     (row, _) = finished_folder.read_history()
-    run.log_epochs([{**row, "val_auc_macro": float("nan"), "train_loss": float("inf")}])
+    undefined = {**row, "val_auc_macro": float("nan"), "train_loss": float("inf")}
+    _send(store, run_id, finished_folder, _metrics(1, undefined))
     left_out = {"epoch/val_auc_macro", "epoch/train_loss"}
-    assert set(store.get_run(run.id).data.metrics) == set(curve_metrics(row)) - left_out
+    assert set(store.get_run(run_id).data.metrics) == set(curve_metrics(row)) - left_out
 
 
-def test_publishing_again_adds_nothing(store: MlflowClient, finished_folder: RunFolder) -> None:
-    """A run logs each epoch as it ends, and all of them once more at its end."""
-    run = _new_run(store)
-    run.log_epochs(finished_folder.read_history()[:1])
-    _publish(run, finished_folder)
-    rows, inputs = _rows(store, run.id), _inputs(store, run.id)
-    _publish(run, finished_folder)
-    assert _rows(store, run.id) == rows
-    assert len(_inputs(store, run.id)) == len(inputs) == 1
+def _everything(store: MlflowClient, run_id: str) -> tuple[Any, ...]:
+    run = store.get_run(run_id)
+    files = [_artifacts(store, run_id, path) for path in (None, "figures", "images")]
+    return (
+        _rows(store, run_id),
+        run.data.params,
+        run.data.tags,
+        files,
+        run.info.status,
+        run.info.end_time,
+        len(_inputs(store, run_id)),
+    )
+
+
+def test_sending_all_of_it_again_adds_nothing(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    """A forwarder that lost what it knew, before and after the run's end."""
+    record_folder(finished_folder)
+    forwarder = Forwarder(finished_folder)
+    assert forwarder.step()
+    (finished_folder.path / "forward.json").unlink()
+    run_id = _send_all(finished_folder)
+    assert forwarder.state.run_id == run_id, "the run was made twice"
+    once = _everything(store, run_id)
+    (finished_folder.path / "forward.json").write_text("{half")
+    assert _send_all(finished_folder) == run_id
+    assert _everything(store, run_id) == once
+    assert len(store.search_runs([store.get_run(run_id).info.experiment_id])) == 1
+
+
+def test_a_double_that_a_slow_server_made_goes(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    """Its answer was lost, and it was not there yet when it was looked for."""
+    record_folder(finished_folder)
+    forwarder = Forwarder(finished_folder)
+    forwarder.step()
+    run = store.get_run(forwarder.state.run_id)
+    tags = {"skinml.journal": run.data.tags["skinml.journal"]}
+    double = store.create_run(run.info.experiment_id, tags=tags).info.run_id
+    _send_all(finished_folder)
+    [left] = store.search_runs([run.info.experiment_id])
+    assert left.info.run_id == run.info.run_id
+    assert store.get_run(double).info.lifecycle_stage == "deleted"
 
 
 def test_parameters_of_mlflow_run_in_another_spelling_do_not_conflict(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    run = _new_run(store)
-    store.log_param(run.id, "learning_rate_frozen", "1e-3")
-    run.describe(finished_folder.read_description())
-    params = store.get_run(run.id).data.params
-    assert params == {"model": "mobilenetv2", "learning_rate_frozen": "1e-3", "seed": "3"}
+    run_id = _new_run(store)
+    store.log_param(run_id, "learning_rate_frozen", "1e-3")
+    params = finished_folder.read_description().params
+    _send(store, run_id, finished_folder, Record(1, "params", {"values": params}, 0))
+    found = store.get_run(run_id).data.params
+    assert found == {"model": "mobilenetv2", "learning_rate_frozen": "1e-3", "seed": "3"}
 
 
-def test_a_generated_name_gives_way(store: MlflowClient) -> None:
+def _begin(folder: RunFolder) -> Record:
+    return next(read_journal(folder.journal))
+
+
+def test_a_generated_name_gives_way(store: MlflowClient, started: RunFolder) -> None:
     from mlflow.utils.name_utils import _generate_random_name
 
     names = {_generate_random_name() for _ in range(3)} | {"dapper-crow-512", "able-hog-1000"}
     for name in names:
-        run = _new_run(store, run_name=name)
-        run.describe(DESCRIPTION)
-        assert store.get_run(run.id).info.run_name == DESCRIPTION.name
+        run_id = _new_run(store, run_name=name)
+        _send(store, run_id, started, _begin(started))
+        assert store.get_run(run_id).info.run_name == DESCRIPTION.name
 
 
 @pytest.mark.parametrize("name", ["final-model-2", "dapper-crow-512b", "Dapper-crow-5", "mine"])
-def test_a_persons_name_stays(name: str, store: MlflowClient) -> None:
-    run = _new_run(store, run_name=name)
-    run.describe(DESCRIPTION)
-    assert store.get_run(run.id).info.run_name == name
+def test_a_persons_name_stays(name: str, store: MlflowClient, started: RunFolder) -> None:
+    run_id = _new_run(store, run_name=name)
+    _send(store, run_id, started, _begin(started))
+    assert store.get_run(run_id).info.run_name == name
 
 
 @pytest.mark.parametrize(
     ("description", "experiment"), [(DESCRIPTION, "skinml"), (DEMO, "skinml-demo")]
 )
-def test_a_run_that_goes_well_is_finished_in_its_experiment(
-    description: Description, experiment: str, store: MlflowClient
+def test_a_run_is_running_in_its_experiment_until_its_end(
+    description: Description, experiment: str, store: MlflowClient, tmp_path: Path
 ) -> None:
-    with open_run(description) as run:
-        assert store.get_run(run.id).info.status == "RUNNING"
-    entity = _the_run(store, experiment)
-    assert entity.info.run_id == run.id and entity.info.run_name == description.name
-    assert entity.info.status == "FINISHED" and entity.info.end_time
-    assert "skinml.reason" not in entity.data.tags
-    assert mlflow.active_run() is None
-
-
-def test_one_process_keeps_the_demo_out_of_the_real_runs(store: MlflowClient) -> None:
-    """`skinml.sync` opens one run after another; MLflow would stay with the first experiment."""
-    for description in (DEMO, DESCRIPTION, DEMO):
-        with open_run(description, system_metrics=False):
-            pass
-    for name, count in (("skinml", 1), ("skinml-demo", 2)):
-        experiment = store.get_experiment_by_name(name)
-        assert experiment is not None
-        assert len(store.search_runs([experiment.experiment_id])) == count
-
-
-def test_the_experiment_can_be_named(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    with open_run(DESCRIPTION, system_metrics=False) as run:
-        pass
-    assert _the_run(store, "mine").info.run_id == run.id
-    assert store.get_experiment_by_name("skinml") is None
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "reason"),
-    [
-        (ValueError("out of memory\nand a traceback"), "FAILED", "out of memory"),
-        (ValueError("x" * 9000), "FAILED", "x" * 500),
-        (UserError("no such file"), "FAILED", "no such file"),
-        (RuntimeError(), "FAILED", "RuntimeError"),
-        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
-        (SystemExit(143), "KILLED", "143"),
-    ],
-)
-def test_a_run_that_ends_early_says_so(
-    error: BaseException, status: str, reason: str, store: MlflowClient
-) -> None:
-    """With the machine's load being logged as in a real run: its thread must end too."""
-    with pytest.raises(type(error)) as caught, open_run(DESCRIPTION):
-        raise error
-    assert caught.value is error
-    entity = _the_run(store, "skinml")
-    assert entity.info.status == status and entity.info.end_time
-    assert entity.data.tags["skinml.reason"] == reason
-    assert mlflow.active_run() is None
-    from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
-
-    assert entity.info.run_id not in run_id_to_system_metrics_monitor
+    folder = _started(tmp_path / "run", description)
+    run = store.get_run(_send_all(folder))
+    assert run.info.status == "RUNNING" and run.info.run_name == description.name
+    found = store.get_experiment_by_name(experiment)
+    assert found and found.experiment_id == run.info.experiment_id
+    journal = Journal(folder.journal)
+    record_end(journal, "FINISHED")
+    journal.close()
+    _send_all(folder)
+    run = store.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED" and run.info.end_time
+    assert "skinml.reason" not in run.data.tags
+    assert run.data.tags["mlflow.user"] and run.data.tags["mlflow.source.type"] == "LOCAL"
 
 
 def test_attaches_to_the_run_that_mlflow_run_made(
-    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     experiment = store.create_experiment("theirs")
     made = store.create_run(experiment, run_name="dapper-crow-512").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    with open_run(DESCRIPTION) as run:
-        run.describe(DESCRIPTION)
-        assert run.id == made
-    entity = _the_run(store, "theirs")
-    assert entity.info.status == "FINISHED" and entity.info.run_name == DESCRIPTION.name
+    assert _send_all(_started(tmp_path / "run", DESCRIPTION)) == made
+    run = store.get_run(made)
+    assert run.info.status == "RUNNING" and run.info.run_name == DESCRIPTION.name
     assert store.get_experiment_by_name("skinml") is None
 
 
-def test_the_machines_load_is_logged(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
-    with open_run(DESCRIPTION) as run:
-        deadline = time.monotonic() + 20
-        while not store.get_run(run.id).data.metrics and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert "system/cpu_utilization_percentage" in store.get_run(run.id).data.metrics
+# A server that has lost what it had
 
 
-def test_a_server_that_does_not_answer_is_a_users_error_of_one_line(
+def _lose(store: MlflowClient, folder: RunFolder, tmp_path: Path, steps: int) -> str:
+    """Send a folder to a store, which is then what it was after so many steps; the run's id."""
+    import sqlite3
+
+    record_folder(folder)
+    forwarder = Forwarder(folder)
+    backup = sqlite3.connect(tmp_path / "backup.db")
+    live = sqlite3.connect(tmp_path / "mlflow.db")
+    for _ in range(steps):
+        forwarder.step()
+    live.backup(backup)
+    while forwarder.step():
+        pass
+    backup.backup(live)
+    backup.close()
+    live.close()
+    return forwarder.state.run_id
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_an_older_database_gets_again_what_it_has_lost(
+    store: MlflowClient,
+    finished_folder: RunFolder,
+    tmp_path: Path,
+    steps: int,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    says = pytest.raises(UserError, match=r"http://127\.0\.0\.1:9.*--offline")
-    with says as caught, open_run(DESCRIPTION):
-        pytest.fail("a run without a server")
-    assert "\n" not in str(caught.value)
-    assert "MLFLOW_EXPERIMENT_ID" not in os.environ
+    """The backup is of before the run was made, or of its middle."""
+    monkeypatch.setattr("skinml.forward.PIECE", 100)
+    store.create_experiment("skinml")
+    before = _lose(store, finished_folder, tmp_path, steps)
+    forwarder = Forwarder(finished_folder)
+    forwarder.verify()
+    while forwarder.step():
+        pass
+    assert "all of it is sent again" in capsys.readouterr().err
+    run = store.get_run(forwarder.state.run_id)
+    assert (run.info.run_id == before) == (steps > 0), "a run is made only where there is none"
+    assert run.info.status == "FINISHED"
+    assert [
+        point.step for point in store.get_metric_history(run.info.run_id, "epoch/val_loss")
+    ] == [
+        1,
+        2,
+    ]
+    assert run.data.metrics["test_accuracy"] == 0.75
+    assert finished_folder.published == run.info.run_id
+
+
+def test_a_restored_database_is_noticed_before_anything_new_is_sent(
+    store: MlflowClient, started: RunFolder, tmp_path: Path, finished_folder: RunFolder
+) -> None:
+    """Sent first, the next epoch would say that the server holds all before it."""
+    import sqlite3
+
+    rows = finished_folder.read_history()
+    journal = Journal(started.journal)
+    forwarder = Forwarder(started)
+    while forwarder.step():
+        pass
+    backup, live = sqlite3.connect(tmp_path / "b.db"), sqlite3.connect(tmp_path / "mlflow.db")
+    live.backup(backup)
+    record_epoch(journal, rows[0])
+    assert forwarder.step()
+    backup.backup(live)
+    record_epoch(journal, rows[1])
+    while forwarder.step():
+        pass
+    journal.close()
+    history = store.get_metric_history(forwarder.state.run_id, "epoch/val_loss")
+    assert [point.step for point in history] == [1, 2]
+    backup.close()
+    live.close()
+
+
+# The lease
+
+
+def test_the_lease_moves_and_a_run_that_was_taken_for_dead_opens_itself(
+    store: MlflowClient, started: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forwarder = Forwarder(started, live=True)
+    forwarder.step()
+    run_id = forwarder.state.run_id
+    journal = Journal(started.journal)
+    for count in ("1", "2"):
+        forwarder.renew()
+        run = store.get_run(run_id)
+        assert (run.info.status, run.data.tags["skinml.lease"]) == ("RUNNING", count)
+    store.set_tag(run_id, "skinml.reason", "its lease did not move")
+    store.set_terminated(run_id, "KILLED")
+    Forwarder(started, live=True).renew()
+    run = store.get_run(run_id)
+    assert (run.info.status, run.data.tags["skinml.lease"]) == ("RUNNING", "3")
+    assert "skinml.reason" not in run.data.tags
+    assert f"run {run_id} was closed while it goes on: it is open again" in capsys.readouterr().err
+
+    journal.close()
+    store.set_terminated(run_id, "KILLED")
+    forwarder.renew()
+    assert store.get_run(run_id).info.status == "KILLED", "its process is gone"
+
+
+def test_a_run_whose_process_is_gone_is_closed_with_the_reason(
+    store: MlflowClient, started: RunFolder
+) -> None:
+    run_id = _send_all(started)
+    Forwarder(started).close_gone()
+    run = store.get_run(run_id)
+    assert (run.info.status, run.data.tags["skinml.reason"]) == ("KILLED", GONE)
+    # Gone on with, by a process of later, and then done.
+    journal = Journal(started.journal)
+    record_start(journal, DESCRIPTION, _begin(started))
+    journal.close()
+    assert _send_all(started) == run_id
+    assert store.get_run(run_id).info.status == "RUNNING"
+    journal = Journal(started.journal)
+    record_end(journal, "FINISHED")
+    journal.close()
+    _send_all(started)
+    run = store.get_run(run_id)
+    assert run.info.status == "FINISHED" and "skinml.reason" not in run.data.tags
+
+
+def test_what_is_known_of_another_server_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "forward.json"
+    State("here", "f" * 32, 7, 700).save(path)
+    assert State.load(path, "here").sequence == 7
+    assert State.load(path, "there") == State("there")
+    for text in ("", "{", "[]", '{"other": 1}'):
+        path.write_text(text)
+        assert State.load(path, "here") == State("here")
+
+
+def test_an_experiment_that_is_not_there_is_told_as_a_refusal(
+    store: MlflowClient, started: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it trains: no server that comes back will have it."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "999")
+    with pytest.raises(MlflowException, match="999"):
+        _send_all(started)
+    refused = json.loads((started.path / "forward.json").read_text())["refused"]
+    assert "999" in refused and refused.endswith("(MLFLOW_EXPERIMENT_ID)")
+
+
+def test_an_experiment_that_is_deleted_is_a_users_error(
+    store: MlflowClient, started: RunFolder
+) -> None:
+    store.delete_experiment(store.create_experiment("skinml"))
+    with pytest.raises(UserError, match="experiment 'skinml' is deleted; restore it"):
+        _send_all(started)

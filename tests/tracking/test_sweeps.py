@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 
 from skinml.errors import UserError
 from skinml.processes import process_name
-from skinml.tracking.folder import Description
-from skinml.tracking.publish import PARENT_RUN_VARIABLE, open_run
+from skinml.sync import sync
+from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.record import PARENT_RUN_VARIABLE
 from skinml.tracking.sweeps import (
     NOTE_LENGTH,
     SweepRun,
@@ -21,6 +22,7 @@ from skinml.tracking.sweeps import (
     run_link,
     runs_with,
 )
+from skinml.tracking.track import track
 
 KEY = "0123456789abcdef"
 
@@ -167,19 +169,26 @@ def test_a_later_start_by_mlflow_run_goes_on_with_the_first_and_closes_the_new_o
 
 
 def test_a_training_below_it_is_its_child(
-    store: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+    store: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What `skinml.run` does with the variable that a sweep gives to its processes."""
     sweep = open_sweep(experiment)
     monkeypatch.setenv(PARENT_RUN_VARIABLE, sweep.id)
-    description = Description("m", {}, {"data": "isic2017"}, {})
-    with open_run(description, system_metrics=False) as run:
+    dataset = {"name": "isic2017", "digest": "0123", "source": "prepared", "counts": {}}
+    description = Description("m", {}, {"data": "isic2017"}, dataset)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.write_description(description)
+    with track(folder, description, load=False) as run:
+        assert run.forwarder
+        run.forwarder.raise_if_refused(60)
         [found] = sweep.children("RUNNING")
-        assert found.info.run_id == run.id
+        assert found.info.run_id == run.forwarder.state()["run_id"]
         assert found.data.tags["process"] == process_name()
         assert sweep.close_dead() == []
     assert sweep.children("RUNNING") == []
     assert [run.info.status for run in sweep.children()] == ["FINISHED"]
+    assert sync(folder.path) == found.info.run_id
 
 
 def test_only_running_children_whose_process_is_gone_are_closed(

@@ -20,9 +20,11 @@ from skinml.errors import UserError
 from skinml.evaluation.figures import FIGURES
 from skinml.evaluation.metrics import METRICS
 from skinml.evaluation.predictions import write_predictions
+from skinml.sync import sync
 from skinml.tracking import publish, views
 from skinml.tracking.folder import Description, RunFolder
-from skinml.tracking.publish import curve_metrics, open_run
+from skinml.tracking.publish import prepare_experiment
+from skinml.tracking.record import curve_metrics
 from skinml.tracking.views import install_views, main
 from tests.comparison.conftest import made_up
 
@@ -212,26 +214,27 @@ def test_a_training_installs_them_once_a_process(
         return install_views(experiment_id)
 
     monkeypatch.setattr("skinml.tracking.views.install_views", install)
-    description = Description("a", {}, {"data": "demo"}, {})
+    made = store.create_experiment("skinml-demo")
     for _ in range(2):
-        with open_run(description, system_metrics=False):
-            pass
-    found = store.get_experiment_by_name("skinml-demo")
-    assert found is not None and asked == [found.experiment_id]
+        prepare_experiment("a server", made)
+    assert asked == [made]
+    found = store.get_experiment(made)
     assert "say nothing about skin lesions" in found.tags[NOTE]
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_server_that_refuses_them_does_not_fail_a_training(
-    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: MlflowClient,
+    finished_folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(experiment_id: str) -> dict[str, str]:
         raise RuntimeError("permission denied\nand more")
 
     monkeypatch.setattr("skinml.tracking.views.install_views", refuse)
     publish._install_views.cache_clear()
-    with open_run(Description("a", {}, {"data": "demo"}, {}), system_metrics=False) as run:
-        pass
-    assert store.get_run(run.id).info.status == "FINISHED"
+    assert store.get_run(sync(finished_folder.path)).info.status == "FINISHED"
     assert "warning: the experiment has no saved views: permission denied\n" in (
         capsys.readouterr().err
     )
@@ -363,11 +366,7 @@ def server(
         for index, name in enumerate(names):
             model, batch, _ = name.split("-")
             made = _finished_folder(folder / "runs", model, int(batch), 0.9 - index / 50)
-            description = made.read_description()
-            with open_run(description, system_metrics=False) as run:
-                run.describe(description)
-                run.log_epochs(made.read_history())
-                run.log_results(made)
+            sync(made.path)
         client.set_terminated(sweep.info.run_id)
         for name, tag, status in (
             ("the-comparison", "comparison", "FINISHED"),

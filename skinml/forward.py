@@ -1,0 +1,390 @@
+"""The forwarder of a run: journal → MLflow, in a process of its own, `python -m skinml.forward`.
+
+`skinml.run` starts it beside the training, which never waits for a network. It reads the journal in
+pieces, sends them in order, tries again for as long as it takes, and keeps in the run's folder what
+the server has acknowledged. It ends with its run, or soon after a process that was killed.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skinml.config import Parser
+from skinml.errors import UserError, run_command
+from skinml.processes import exclusive, is_dead
+from skinml.registry import log_models
+from skinml.tracking.folder import LOCK, STATE, RunFolder
+from skinml.tracking.forwarder import GRACE, NOT_TAKEN, UNSENT
+from skinml.tracking.journal import Record, is_written, read_journal
+from skinml.tracking.publish import (
+    ACKNOWLEDGED,
+    GONE,
+    LEASE,
+    REASON,
+    close_run,
+    drop_doubles,
+    find_or_make_run,
+    first_line,
+    is_gone,
+    prepare_experiment,
+    send,
+    set_tags,
+)
+from skinml.tracking.record import destination, header, server_digest
+from skinml.tracking.store import refusal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowException
+    from mlflow.entities import Run
+
+# A run whose lease has not moved for a term, on the watcher's own clock, is not alive.
+LEASE_TERM = 90.0
+RENEWAL = LEASE_TERM / 3
+
+# Seconds between two looks at a journal that has grown no further.
+POLL = 0.5
+# Seconds between two attempts: doubled each time, up to the last.
+FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+
+# Values sent at a time, and what a record that is none counts as.
+PIECE, OTHER = 800, 25
+
+
+@dataclass
+class State:
+    """What a server has acknowledged of a journal; kept in the run's folder.
+
+    `sequence` and `offset` are those of the last record, `ended` says whether it was the end.
+    """
+
+    server: str
+    run_id: str = ""
+    sequence: int = 0
+    offset: int = 0
+    ended: bool = False
+    refused: str = ""
+    uris: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, server: str = "") -> "State":
+        """What a folder has; nothing is acknowledged where it is another server's, or unreadable.
+
+        To send a record again costs time, nothing else. Without `server` that of any.
+        """
+        try:
+            state = cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return cls(server)
+        return state if server in ("", state.server) else cls(server)
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("w") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+class Forwarder:
+    """Sends the journal of one folder to one server; `live` while its run's process may write."""
+
+    def __init__(self, folder: RunFolder, live: bool = False) -> None:
+        import mlflow
+
+        self.folder = folder
+        self._live = live
+        self._uri = mlflow.get_tracking_uri()
+        # As the run's process has it, so that ids which it was given are known to be this server's.
+        self._server = server_digest(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        self._path = folder.path / STATE
+        self.state = State.load(self._path, server_digest(self._uri))
+        self._header: Record | None = None
+        self._last = ""
+        self._told: set[str] = set()
+
+    def step(self) -> bool:
+        """Send the next records, as many as go well together; whether there were any."""
+        records = self._pending()
+        if not records:
+            return False
+        before = self.state
+        run = self._open_run()
+        if self.state is not before:
+            return True  # The server has less than it had: all over again.
+        uris = send(self.folder, records, run, log_models)
+        last = records[-1]
+        self.state.sequence, self.state.offset = last.sequence, last.end
+        self.state.ended = last.kind == "end"
+        self.state.uris |= uris
+        self.state.refused = ""
+        if self.state.ended:
+            drop_doubles(run, self._journal_id())
+            self.folder.mark_published(self.state.run_id)
+        self._save()
+        return True
+
+    def renew(self) -> None:
+        """Move the lease on: the run's process lives, wherever it is with its work."""
+        if not self.state.run_id or self.state.ended:
+            return
+        run = self._open_run()
+        count = run.data.tags.get(LEASE, "0")
+        set_tags(run, {LEASE: str(int(count) + 1 if count.isdecimal() else 1)})
+
+    def verify(self) -> None:
+        """Make sure that the server still has what it acknowledged, else begin anew."""
+        if self.state.run_id:
+            self._open_run()
+
+    def close_gone(self) -> None:
+        """Close a run whose process is gone and said nothing: it may be gone on with later."""
+        if self.state.run_id:
+            run = self._open_run()
+            if run.info.status == "RUNNING":
+                close_run(run, "KILLED", GONE)
+
+    @property
+    def unsent(self) -> int:
+        """How many records the server has not acknowledged."""
+        offset, sequence = self.state.offset, self.state.sequence
+        return sum(1 for _ in read_journal(self.folder.journal, offset, sequence))
+
+    def _pending(self) -> list[Record]:
+        """The next records to send; a network and the end of a run go by themselves."""
+        records: list[Record] = []
+        size = 0
+        offset, sequence = self.state.offset, self.state.sequence
+        for record in read_journal(self.folder.journal, offset, sequence, self._tell):
+            alone = record.kind in ("model", "end")
+            size += len(record.fields["values"]) if "values" in record.fields else OTHER
+            if records and (alone or size > PIECE):
+                break
+            records.append(record)
+            if alone:
+                break
+        return records
+
+    def _open_run(self) -> "Run":
+        """The run, as it is now: made where there is none, opened where somebody closed it.
+
+        Asked before everything that is sent. A server that was restored from an older backup would
+        otherwise be told that it holds what it has lost.
+        """
+        from mlflow import MlflowClient, MlflowException
+
+        run = None
+        if self.state.run_id:
+            try:
+                run = MlflowClient().get_run(self.state.run_id)
+            except MlflowException as error:
+                if not is_gone(error):
+                    raise
+                self._begin_anew(f"run {self.state.run_id} is not there any more")
+        if run is None:
+            run = self._find_or_make()
+        elif int(run.data.tags.get(ACKNOWLEDGED, 0)) < self.state.sequence:
+            self._begin_anew(f"run {self.state.run_id} has less than it had")
+        if run.info.lifecycle_stage == "deleted":
+            raise UserError(
+                f"run {run.info.run_id} is deleted; restore it (`mlflow runs restore --run-id "
+                f"{run.info.run_id}`), or remove {self._path} for another"
+            )
+        if run.info.status != "RUNNING" and self._live and not self.state.ended:
+            self._reopen(run)
+        return run
+
+    def _find_or_make(self) -> "Run":
+        from mlflow import MlflowException
+
+        first = self._first_record()
+        now = destination(self.folder.read_description())
+        try:
+            run = find_or_make_run(first, self._server, now)
+        except (MlflowException, UserError) as error:
+            self.state.refused = _refused(error)
+            self._save()
+            raise
+        self.state.run_id = run.info.run_id
+        self.state.refused = ""
+        self._save()
+        with suppress(MlflowException):
+            prepare_experiment(self._uri, run.info.experiment_id)
+        return run
+
+    def _reopen(self, run: "Run") -> None:
+        """Somebody took the run for dead, and it is not."""
+        from mlflow import MlflowClient
+
+        if not self.is_alive():
+            return
+        if REASON in run.data.tags:
+            MlflowClient().delete_tag(run.info.run_id, REASON)
+        MlflowClient().update_run(run.info.run_id, "RUNNING")
+        if LEASE in run.data.tags:
+            self.say(f"run {run.info.run_id} was closed while it goes on: it is open again")
+
+    def _begin_anew(self, why: str) -> None:
+        """Forget what was acknowledged: the whole journal is sent again, and counts once.
+
+        From the start, not from where the server is said to be: its files may come from another
+        moment than its database.
+        """
+        self.say(f"{why} (an older backup?): all of it is sent again")
+        self.state = State(self.state.server)
+        (self.folder.path / "mlflow_run_id").unlink(missing_ok=True)
+        self._save()
+
+    def is_alive(self) -> bool:
+        """Whether the process that writes the journal lives."""
+        written = is_written(self.folder.journal)
+        return not is_dead(self._first_record().fields["process"]) if written is None else written
+
+    def _first_record(self) -> Record:
+        if self._header is None:
+            self._header = header(self.folder)
+        if self._header is None:
+            raise UserError(f"{self.folder.journal}: no record of a run's start; nothing is sent")
+        return self._header
+
+    def _journal_id(self) -> str:
+        return str(self._first_record().fields["journal"])
+
+    def _save(self) -> None:
+        # A full disk costs that some is sent twice.
+        with suppress(OSError):
+            self.state.save(self._path)
+
+    def _tell(self, text: str) -> None:
+        """Say once what of the journal is damaged; a damaged place is met again."""
+        if text not in self._told and len(self._told) < 100:
+            self._told.add(text)
+            self.say(f"warning: {text}")
+
+    def say(self, text: str) -> None:
+        """A line for the person at the run, who is told it by the run's own process."""
+        if text != self._last:
+            print(f"skinml: {text}", file=sys.stderr, flush=True)
+        self._last = text
+
+
+def _refused(error: "MlflowException | UserError") -> str:
+    """What to tell a person whose run a server does not take; empty where it may do so later."""
+    if isinstance(error, UserError):
+        return str(error)
+    if error.get_http_status_code() in (401, 403):
+        return str(refusal("start a run at", error, "--offline trains without one"))
+    if is_gone(error):
+        return f"{first_line(error)}; expected one that is there (MLFLOW_EXPERIMENT_ID)"
+    return ""
+
+
+class Attempts:
+    """The pauses between attempts at a server that does not answer: doubled, with jitter."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
+        self._failed = 0
+
+    def failed(self, error: Exception, last: float = LAST_PAUSE) -> float:
+        """Note a failure; returns the seconds to wait."""
+        self._failed += 1
+        if self._failed == 1:
+            self._forwarder.say(
+                f"{NOT_TAKEN}: {first_line(error)[:200]}; they stay in its folder, and are sent "
+                "when it does"
+            )
+        pause = min(last, FIRST_PAUSE * 2 ** min(self._failed - 1, 20))
+        return pause * random.uniform(0.5, 1)
+
+    def succeeded(self) -> None:
+        if self._failed:
+            self._forwarder.say("MLflow takes the records of this run again")
+        self._failed = 0
+
+
+def follow(folder: RunFolder) -> int:
+    """Send a folder's journal as it grows, until its end, or until its writer is gone."""
+    forwarder = Forwarder(folder, live=True)
+    attempts = Attempts(forwarder)
+    renewed = gone = -float("inf")
+    while True:
+        # Asked first: what a process wrote before it ended is read below.
+        alive = forwarder.is_alive()
+        now = time.monotonic()
+        gone = now if alive else gone
+        pause = 0.0
+        try:
+            busy = forwarder.step()
+            if forwarder.state.ended and not busy:
+                return 0
+            if alive and now - renewed > RENEWAL:
+                forwarder.renew()
+                renewed = now
+            if not busy and not alive:
+                forwarder.close_gone()
+                return 0
+            pause = 0 if busy else POLL
+            attempts.succeeded()
+        except Exception as error:  # Of any kind: there is nobody who could do better than go on.
+            pause = attempts.failed(error)
+        if not alive and time.monotonic() - gone > GRACE:
+            return UNSENT
+        time.sleep(pause)
+
+
+def send_rest(folder: RunFolder, limit: float) -> str:
+    """Send what a server lacks of a journal that nobody writes any more; returns the run's id.
+
+    A run whose process is gone is closed as KILLED. Raises a `UserError` where `limit` seconds did
+    not suffice.
+    """
+    forwarder = Forwarder(folder)
+    attempts = Attempts(forwarder)
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            forwarder.verify()
+            while forwarder.step():
+                pass
+            if not forwarder.state.ended:
+                forwarder.close_gone()
+            if not forwarder.state.run_id:
+                raise UserError(f"{folder.path}: its journal holds no record; nothing to send")
+            return forwarder.state.run_id
+        except UserError:
+            raise
+        except Exception as error:
+            if forwarder.state.refused:
+                raise UserError(forwarder.state.refused) from None
+            pause = attempts.failed(error, last=5.0)
+            if time.monotonic() + pause > deadline:
+                raise UserError(
+                    f"{folder.path}: {forwarder.unsent} records are not sent "
+                    f"({first_line(error)[:200]}); expected a tracking server that answers "
+                    "(MLFLOW_TRACKING_URI); they stay, and the same command sends them"
+                ) from None
+            time.sleep(pause)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m skinml.forward", description=argparse.SUPPRESS)
+    parser.add_argument("folder", type=Path)
+    folder = RunFolder(parser.parse_args(argv).folder)
+    if hasattr(os, "nice"):
+        os.nice(10)
+    # We try again by ourselves, and say so.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    with exclusive(folder.path / LOCK, None) as taken:
+        return 0 if taken else follow(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,173 @@
+"""The forwarder as the process of a run sees it: start it, start it again, wait for it at the end.
+
+Nothing here knows MLflow; the forwarder itself is skinml/forward.py.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import IO, Any
+
+from skinml.errors import UserError
+from skinml.progress import progress_bar
+from skinml.provenance import PACKAGE
+from skinml.tracking.folder import LOG, STATE, RunFolder
+
+# Exit code of a run that is trained, of which MLflow lacks records: EX_TEMPFAIL of sysexits.h.
+UNSENT = 75
+
+# What a forwarder says of a server that does not answer.
+NOT_TAKEN = "warning: MLflow does not take the records of this run"
+
+# Seconds that a forwarder goes on after its run's process was killed.
+GRACE = 60.0
+
+# Seconds a run waits at its end for what is not sent yet, unless told otherwise.
+DRAIN_LIMIT = 300.0
+DRAIN_VARIABLE = "SKINML_DRAIN_LIMIT"
+
+# Seconds a run that is stopped waits: whoever stops it wants the machine.
+STOPPED_LIMIT = 8.0
+
+# Between two starts of a forwarder that dies, at first and at last, and between two looks at it.
+_PAUSE, _LAST_PAUSE, _LOOK = 1.0, 30.0, 0.25
+
+
+class ForwarderProcess:
+    """The forwarder of a run's folder: kept alive, and its words passed on, by a thread."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._log = folder.path / LOG
+        self._begin = self._read = self._log.stat().st_size if self._log.exists() else 0
+        self._stopped = threading.Event()
+        self._process = self._start()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="ForwarderProcess")
+        self._thread.start()
+
+    def state(self) -> dict[str, Any]:
+        """What the forwarder has written down last: see `skinml.forward.State`."""
+        try:
+            return dict(json.loads((self._folder.path / STATE).read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def raise_if_refused(self, patience: float) -> None:
+        """Wait until the run is made; a server that refuses it is a `UserError`.
+
+        One that does not answer within `patience` seconds, or not at all, is no reason to wait.
+        """
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            state = self.state()
+            if state.get("refused"):
+                raise UserError(state["refused"])
+            if state.get("run_id") or self._has_spoken():
+                return
+            time.sleep(_LOOK)
+
+    def drain(self, last: int, limit: float) -> int:
+        """Wait until record `last` is acknowledged, at most `limit` seconds; how many are not."""
+        state = self.state()
+        deadline, told = time.monotonic() + limit, time.monotonic()
+        left = first = last - state.get("sequence", 0)
+        with progress_bar("sending to MLflow", first) as advance:
+            while left > 0 and time.monotonic() < deadline:
+                time.sleep(_LOOK)
+                now = max(0, last - self.state().get("sequence", 0))
+                if now < left:
+                    advance(left - now)
+                left = now
+                if not sys.stderr.isatty() and time.monotonic() - told > 15 and left:
+                    told = time.monotonic()
+                    wait = deadline - told
+                    print(
+                        f"skinml: sending to MLflow: {left} of {first} records left; {wait:.0f} s "
+                        "until the rest is kept for later",
+                        file=sys.stderr,
+                    )
+        return left
+
+    def stop(self) -> None:
+        """End the forwarder; what it has acknowledged is written down."""
+        self._stopped.set()
+        self._thread.join()
+        if self._process.poll() is None:
+            # Of a run that is over it ends by itself.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(3)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._pass_on()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "skinml.forward", str(self._folder.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+                    "CUDA_VISIBLE_DEVICES": "",
+                },
+                start_new_session=True,  # A Ctrl-C is the run's: it tells us what came of it.
+            )
+
+    def _keep(self) -> None:
+        """Start it again where it dies, and pass on what it says, until `stop`."""
+        pause = _PAUSE
+        while not self._stopped.wait(_LOOK):
+            self._pass_on()
+            if self._process.poll() is None or self.state().get("ended"):
+                continue
+            if self._stopped.wait(pause):
+                return
+            pause = min(2 * pause, _LAST_PAUSE)
+            with suppress(OSError):  # A machine without memory or disk may have some later.
+                self._process = self._start()
+
+    def _pass_on(self) -> None:
+        """Print what the forwarder has said to a person since the last time."""
+        with suppress(OSError), self._log.open("rb") as log:
+            for line in self._new_lines(log):
+                if line.startswith("skinml: "):
+                    print(line, file=sys.stderr, flush=True)
+
+    def _new_lines(self, log: IO[bytes]) -> list[str]:
+        log.seek(self._read)
+        text = log.read(2**16)
+        text = text[: text.rfind(b"\n") + 1]
+        self._read += len(text)
+        return text.decode(errors="replace").splitlines()
+
+    def _has_spoken(self) -> bool:
+        """Whether it has told of a server that does not answer."""
+        with suppress(OSError), self._log.open("rb") as log:
+            log.seek(self._begin)
+            return NOT_TAKEN.encode() in log.read(2**16)
+        return False
+
+
+def seconds(text: str) -> float:
+    """A duration of a command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more")
+    return value

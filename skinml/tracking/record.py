@@ -1,0 +1,183 @@
+"""What a run writes into its journal, and in which words; nothing here knows MLflow or a network.
+
+run       a process begins with the run: its journal's id, name, experiment, parent, process
+params    values: name → text
+tags      values: name → text
+dataset   name, digest, source, counts
+metrics   step, time (ms since 1970), values: name → number
+artifact  file (relative to the run's folder), sha256, path (folder among the artifacts)
+image     file, sha256, key, step, time: a PNG for the image grid of MLflow's UI
+model     file, sha256, register: the network, to be logged as two models
+end       status, reason, time: the process is done with the run
+"""
+
+import getpass
+import hashlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from skinml.history import Row
+from skinml.processes import process_name
+from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.journal import Journal, Record, read_journal
+
+# Set by a sweep for the processes of its cells.
+PARENT_RUN_VARIABLE = "SKINML_PARENT_RUN_ID"
+
+REASON_LENGTH = 500
+
+_CURVES = ("loss", "accuracy", "auc_macro")
+
+
+def curve_metrics(row: Row) -> dict[str, float]:
+    """The metrics of one epoch under the names that their curves have in MLflow."""
+    names = [f"{part}_{name}" for part in ("train", "val") for name in _CURVES]
+    names += ["learning_rate", "seconds", "images_per_second"]
+    return {f"epoch/{name}": float(row[name]) for name in names}
+
+
+def default_experiment(data: str) -> str:
+    """The experiment of a data set, where $MLFLOW_EXPERIMENT_NAME names no other."""
+    return "skinml-demo" if data == "demo" else "skinml"
+
+
+def server_digest(uri: str) -> str:
+    """What a tracking server is known by in a run's folder: its address may hold a password."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def header(folder: RunFolder) -> Record | None:
+    """The first record of a folder's journal that begins the run; None where there is none."""
+    return next((r for r in read_journal(folder.journal) if r.kind == "run"), None)
+
+
+def record_start(
+    journal: Journal, description: Description, known: Record | None = None, at: int = 0
+) -> None:
+    """Begin a run, or go on with the one that `known`, its first record, began.
+
+    `at` is in milliseconds since 1970, by default now.
+    """
+    journal.append(
+        "run",
+        journal=known.fields["journal"] if known else uuid.uuid4().hex,
+        name=description.name,
+        process=process_name(),
+        time=at or int(time.time() * 1000),
+        source=_source(description),
+        **destination(description),
+    )
+    if not known:
+        journal.append("params", values=description.params)
+        journal.append("tags", values=description.tags)
+        journal.append("dataset", **description.dataset)
+    journal.sync()
+
+
+def destination(description: Description) -> dict[str, str]:
+    """Where a run belongs in MLflow, as this process's environment has it.
+
+    `attached` is the run that `mlflow run` made for it; ids are those of `server` alone.
+    """
+    given = os.environ.get
+    return {
+        "server": server_digest(given("MLFLOW_TRACKING_URI", "")),
+        "experiment": given("MLFLOW_EXPERIMENT_NAME", ""),
+        "experiment_id": given("MLFLOW_EXPERIMENT_ID", ""),
+        "default_experiment": default_experiment(description.tags["data"]),
+        "attached": given("MLFLOW_RUN_ID", ""),
+        "parent": given(PARENT_RUN_VARIABLE, ""),
+    }
+
+
+def _source(description: Description) -> dict[str, str]:
+    """The tags by which MLflow tells who made a run, and with what."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"  # An id without a name, in a container for instance.
+    tags = {
+        "mlflow.user": user,
+        "mlflow.source.name": sys.argv[0],
+        "mlflow.source.type": "LOCAL",
+    }
+    commit = description.params.get("git_commit", "unknown")
+    return tags if commit == "unknown" else tags | {"mlflow.source.git.commit": commit}
+
+
+def record_epoch(journal: Journal, row: Row) -> None:
+    """Note the curves of an epoch, at its own time; on the disk when this returns."""
+    journal.append(
+        "metrics", step=int(row["epoch"]), time=int(row["time"]), values=curve_metrics(row)
+    )
+    journal.sync()
+
+
+def record_results(journal: Journal, folder: RunFolder, register: bool = True) -> None:
+    """Note the numbers, figures, tables, texts and the network of a finished folder."""
+    finished = int((folder.path / "FINISHED").stat().st_mtime * 1000)
+    journal.append("metrics", step=0, time=finished, values=folder.read_metrics())
+    for path in sorted(folder.figures.glob("*.png")):
+        # As a keyed image it also stands in the UI's image grid, across runs.
+        image = {**_file(folder, path), "key": path.stem, "step": 0, "time": finished}
+        journal.append("image", **image)
+    for path, target in _artifacts(folder):
+        journal.append("artifact", **_file(folder, path), path=target)
+    journal.append("tags", values={"mlflow.note.content": folder.read_text("note.md")})
+    if folder.model.exists():
+        journal.append("model", **_file(folder, folder.model), register=register)
+    journal.sync()
+
+
+def record_end(journal: Journal, status: str, reason: str = "", at: int = 0) -> None:
+    """Note how a run ended: FINISHED, FAILED or KILLED, why, when (ms since 1970; now)."""
+    at = at or int(time.time() * 1000)
+    journal.append("end", status=status, reason=reason[:REASON_LENGTH], time=at)
+    journal.sync()
+
+
+def record_folder(folder: RunFolder) -> None:
+    """Write the journal of a finished folder that has none: of before there were journals."""
+    description = folder.read_description()
+    # Under another name until it is whole.
+    part = folder.journal.with_name("journal.part")
+    part.unlink(missing_ok=True)
+    journal = Journal(part)
+    try:
+        begun = int((folder.path / "run.json").stat().st_mtime * 1000)
+        record_start(journal, description, at=begun)
+        for row in folder.read_history():
+            record_epoch(journal, row)
+        record_results(journal, folder, description.params.get("register", "True") == "True")
+        record_end(journal, "FINISHED", at=int((folder.path / "FINISHED").stat().st_mtime * 1000))
+    finally:
+        journal.close()
+    part.replace(folder.journal)
+
+
+def _artifacts(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+    """The files of a folder that MLflow keeps, and the folder of each there."""
+    for path in sorted(folder.figures.iterdir()):
+        yield path, "figures"
+    for pattern in ("predictions_*.csv", "*.txt", "run.json", "metrics.json", "history.csv"):
+        for path in sorted(folder.path.glob(pattern)):
+            yield path, ""
+
+
+def _file(folder: RunFolder, path: Path) -> dict[str, Any]:
+    """What a record says of a file: on the disk before the record is."""
+    with path.open("rb") as file, suppress(OSError):
+        os.fsync(file.fileno())
+    return {"file": path.relative_to(folder.path).as_posix(), "sha256": file_sha256(path)}

@@ -1,0 +1,128 @@
+"""A run while it is made: everything goes into its journal, and by itself from there to MLflow."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from skinml.errors import UserError
+from skinml.history import Row
+from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.forwarder import (
+    DRAIN_LIMIT,
+    DRAIN_VARIABLE,
+    STOPPED_LIMIT,
+    ForwarderProcess,
+)
+from skinml.tracking.journal import Journal
+from skinml.tracking.load import LoadRecorder
+from skinml.tracking.record import record_end, record_epoch, record_results, record_start
+
+# Seconds that a training waits for the server's first word, which it may refuse the run with.
+FIRST_WORD = 15.0
+
+
+@dataclass
+class Tracked:
+    """A run that is being tracked: its folder, its journal, and its forwarder unless offline."""
+
+    folder: RunFolder
+    journal: Journal
+    forwarder: ForwarderProcess | None
+
+    def raise_if_refused(self) -> None:
+        """A server that answers and refuses the run is a `UserError`; one that is away is not."""
+        if self.forwarder:
+            self.forwarder.raise_if_refused(FIRST_WORD)
+
+    def log_epoch(self, row: Row) -> None:
+        """Note the curves of an epoch; on the disk when this returns."""
+        record_epoch(self.journal, row)
+
+    def log_results(self, register: bool = True) -> None:
+        """Note all of a finished folder: numbers, figures, tables, texts, the network."""
+        record_results(self.journal, self.folder, register)
+
+
+@contextmanager
+def track(
+    folder: RunFolder,
+    description: Description,
+    offline: bool = False,
+    drain_limit: float | None = None,
+    load: bool = True,
+) -> Iterator[Tracked]:
+    """Track a run in its folder and, unless `offline`, in MLflow, with the machine's load.
+
+    The run is noted as FINISHED, as KILLED after an interruption, as FAILED after any error. At the
+    end up to `drain_limit` seconds ($SKINML_DRAIN_LIMIT, 300) are spent on what MLflow lacks; what
+    it then still lacks stays in the folder, and a line on stderr says so.
+    """
+    limit = _drain_limit() if drain_limit is None else drain_limit
+    journal = Journal(folder.journal)
+    try:
+        record_start(journal, description)
+        forwarder = None if offline else ForwarderProcess(folder)
+        recorder = LoadRecorder(journal) if load else None
+        tracked = Tracked(folder, journal, forwarder)
+        try:
+            yield tracked
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                limit = min(limit, STOPPED_LIMIT)
+            _end(tracked, recorder, *_outcome(error), limit)
+            raise
+        _end(tracked, recorder, "FINISHED", "", limit)
+    finally:
+        journal.close()
+
+
+def _drain_limit() -> float:
+    text = os.environ.get(DRAIN_VARIABLE) or str(DRAIN_LIMIT)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1
+    if not limit >= 0:
+        raise UserError(f"{DRAIN_VARIABLE}={text!r}: expected seconds, 0 or more")
+    return limit
+
+
+def _outcome(error: BaseException) -> tuple[str, str]:
+    """How a run ends that an exception ends: its status, and the reason."""
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", "stopped by Ctrl-C"
+    if isinstance(error, SystemExit):
+        return "KILLED", "stopped by SIGTERM" if error.code == 143 else f"exit code {error.code}"
+    text = str(error).strip() or type(error).__name__
+    return "FAILED", text.splitlines()[0]
+
+
+def _end(
+    tracked: Tracked, recorder: LoadRecorder | None, status: str, reason: str, limit: float
+) -> None:
+    """Note the end of a run, and see to it that MLflow has all of it, for as long as may be."""
+    forwarder = tracked.forwarder
+    try:
+        if recorder:
+            recorder.stop()
+        record_end(tracked.journal, status, reason)
+        if forwarder is None or forwarder.state().get("refused"):
+            return
+        forwarder.drain(tracked.journal.sequence, limit)
+    finally:
+        if forwarder is not None:
+            forwarder.stop()
+            _say_what_is_left(tracked, forwarder.state())
+
+
+def _say_what_is_left(tracked: Tracked, state: dict[str, Any]) -> None:
+    left = tracked.journal.sequence - state.get("sequence", 0)
+    if left and not state.get("refused"):
+        print(
+            f"skinml: {left} of {tracked.journal.sequence} records are not in MLflow yet; send "
+            f"them with: python -m skinml.sync {tracked.folder.path}",
+            file=sys.stderr,
+        )

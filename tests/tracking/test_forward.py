@@ -1,0 +1,444 @@
+"""Nothing is lost on the way to MLflow: real processes, a real server, and what goes wrong.
+
+The writer is a run without a network to train: the journal, the forwarder and the end of a run are
+those of `skinml.run`.
+"""
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from skinml.errors import UserError
+from skinml.history import Row
+from skinml.sync import sync
+from skinml.tracking.folder import RunFolder
+from skinml.tracking.forwarder import UNSENT
+from skinml.tracking.journal import read_journal
+from skinml.tracking.track import track
+from tests.conftest import surroundings
+from tests.tracking.proxy import Proxy, faulty
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals"),
+]
+
+ROOT = Path(__file__).parents[2]
+CURVES = ("loss", "accuracy", "auc_macro")
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Epochs one after another until the file `go` is there, then the results and the end.
+WRITER = """
+import signal, sys, time
+from pathlib import Path
+from skinml.errors import UserError, run_command
+from skinml.tracking.folder import RunFolder
+from skinml.tracking.forwarder import UNSENT
+from skinml.tracking.track import track
+
+def stop(signum, frame):
+    raise SystemExit(128 + signum)
+
+def main():
+    signal.signal(signal.SIGTERM, stop)
+    folder, pause, limit = RunFolder(Path(sys.argv[1])), float(sys.argv[2]), float(sys.argv[3])
+    started = time.monotonic()
+    with track(folder, folder.read_description(), drain_limit=limit, load=False) as run:
+        run.raise_if_refused()
+        print("begins after", time.monotonic() - started, flush=True)
+        epoch = 0
+        while not (folder.path / "go").exists():
+            epoch += 1
+            values = {f"{part}_{name}": epoch / 7 for part in ("train", "val")
+                      for name in ("loss", "accuracy", "auc_macro")}
+            row = {"epoch": epoch, "step": "finetune", **values, "learning_rate": 1e-3,
+                   "seconds": pause, "images_per_second": 9.0, "time": 1_700_000_000_000 + epoch}
+            run.log_epoch(row)
+            folder.append_epoch(row)
+            time.sleep(pause)
+        folder.finish()
+        run.log_results()
+    assert not {"mlflow", "tensorflow", "keras", "pandas"} & set(sys.modules)
+    return 0 if folder.published else UNSENT
+
+sys.exit(run_command(main))
+"""
+
+
+class Writer:
+    """A run in a process of its own, that goes on until it is told to end."""
+
+    def __init__(self, folder: RunFolder, uri: str, pause: float, limit: float) -> None:
+        self.folder = folder
+        self.log = folder.path / "writer.log"
+        script = folder.path / "writer.py"
+        script.write_text(WRITER)
+        variables = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script), str(folder.path), str(pause), str(limit)],
+                env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+                stdout=log,
+                stderr=log,
+            )
+
+    def until(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        return found
+
+    def begins(self) -> None:
+        self.until(lambda: "begins" in self.log.read_text())
+
+    def end(self, seconds: float = 240) -> int:
+        (self.folder.path / "go").touch()
+        return self.process.wait(seconds)
+
+    @property
+    def epochs(self) -> int:
+        return len(self.folder.read_history())
+
+    def sent(self) -> int:
+        try:
+            return int(json.loads((self.folder.path / "forward.json").read_text())["sequence"])
+        except (OSError, ValueError):
+            return 0
+
+    def sends_more(self) -> None:
+        reached = self.sent()
+        self.until(lambda: self.sent() > reached)
+
+    def forwarders(self) -> list[psutil.Process]:
+        return _forwarders(self.folder)
+
+
+def _forwarders(folder: RunFolder) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "skinml.forward" in words and str(folder.path) in words:
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server over SQLite."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    with (
+        surroundings(folder),
+        _load(ROOT / "docs" / "screenshots.py").mlflow_server(
+            f"sqlite:///{folder}/mlflow.db"
+        ) as address,
+    ):
+        yield address
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[Proxy]:
+    with faulty(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def folder(finished_folder: RunFolder) -> RunFolder:
+    """The folder of a run that begins: with the files of its end, but for the epochs."""
+    (finished_folder.path / "FINISHED").unlink()
+    (finished_folder.path / "history.csv").unlink()
+    return finished_folder
+
+
+@pytest.fixture
+def write(folder: RunFolder, proxy: Proxy) -> Iterator[Callable[..., Writer]]:
+    """Starts writers whose server is behind the proxy."""
+    started: list[Writer] = []
+
+    def write(pause: float = 0.05, limit: float = 60, uri: str = "") -> Writer:
+        started.append(Writer(folder, uri or proxy.address, pause, limit))
+        return started[-1]
+
+    yield write
+    for writer in started:
+        writer.process.kill()
+        writer.process.wait()
+        for forwarder in writer.forwarders():
+            forwarder.kill()
+
+
+def epoch_row(epoch: int) -> Row:
+    """The row of an epoch as the writer makes it."""
+    names = [f"{part}_{name}" for part in ("train", "val") for name in CURVES]
+    row: Row = {"epoch": epoch, "step": "finetune", **dict.fromkeys(names, epoch / 7)}
+    last = {"learning_rate": 1e-3, "seconds": 0.1, "images_per_second": 9.0}
+    return {**row, **last, "time": 1_700_000_000_000 + epoch}
+
+
+def run_of(folder: RunFolder, server: str, status: str = "FINISHED") -> Any:
+    """The only run of a folder on the server, which has all of the journal, once."""
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name("skinml")
+    assert experiment is not None
+    journal = next(read_journal(folder.journal)).fields["journal"]
+    [run] = client.search_runs([experiment.experiment_id], f"tags.`skinml.journal` = '{journal}'")
+    assert run.info.status == status
+    epochs = [row["epoch"] for row in folder.read_history()]
+    for name in ("train_loss", "val_auc_macro", "images_per_second"):
+        points = client.get_metric_history(run.info.run_id, f"epoch/{name}")
+        assert [point.step for point in points] == epochs, name
+        assert len({point.timestamp for point in points}) == len(epochs)
+    assert run.data.metrics["epoch/val_loss"] == int(epochs[-1]) / 7
+    assert run.data.params == folder.read_description().params
+    if status == "FINISHED":
+        assert run.data.metrics["test_accuracy"] == 0.75
+        files = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert {"figures", "history.csv", "predictions_test.csv"} <= files
+        assert len(client.list_artifacts(run.info.run_id, "images")) == 4
+    return run
+
+
+def test_an_undisturbed_run(write: Callable[..., Writer], server: str) -> None:
+    writer = write()
+    writer.begins()
+    writer.until(lambda: writer.epochs > 20)
+    assert writer.end() == 0
+    run_of(writer.folder, server)
+    assert writer.forwarders() == []
+    assert "warning" not in writer.log.read_text()
+    left = {path.name for path in writer.folder.path.iterdir() if path.name.startswith(".")}
+    assert left == set()
+
+
+def test_all_that_can_happen_on_the_way(
+    write: Callable[..., Writer], server: str, proxy: Proxy
+) -> None:
+    """In the middle and again while the results are sent: each failure for a while."""
+    writer = write()
+    writer.begins()
+    for mode in ("refuse", "500", "half", "429", "hang", "slow"):
+        proxy.mode, before = mode, proxy.requests
+        writer.until(lambda: proxy.requests > before)  # noqa: B023
+        time.sleep(1)
+        proxy.mode = "pass"
+        writer.sends_more()
+    (writer.folder.path / "go").touch()
+    for mode in ("half", "500", "refuse", "half"):
+        proxy.mode = mode
+        time.sleep(1)
+        proxy.mode = "pass"
+        time.sleep(0.3)
+    assert writer.end() == 0, writer.log.read_text()
+    run_of(writer.folder, server)
+    text = writer.log.read_text()
+    assert "warning: MLflow does not take the records of this run" in text
+    assert "MLflow takes the records of this run again" in text
+
+
+def test_a_server_that_is_away_at_the_start_and_at_the_end(
+    write: Callable[..., Writer], server: str, proxy: Proxy
+) -> None:
+    proxy.mode = "refuse"
+    writer = write()
+    writer.begins()
+    writer.until(lambda: writer.epochs > 10)
+    assert writer.sent() == 0
+    proxy.mode = "pass"
+    writer.until(lambda: writer.sent() > 10)
+    proxy.mode = "refuse"
+    (writer.folder.path / "go").touch()
+    time.sleep(4)
+    assert writer.process.poll() is None, "it did not wait for the server"
+    proxy.mode = "pass"
+    assert writer.end() == 0
+    run_of(writer.folder, server)
+
+
+def test_a_server_that_never_comes_back_and_a_copy_that_is_synced_elsewhere(
+    write: Callable[..., Writer],
+    server: str,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxy.mode = "refuse"
+    writer = write(limit=2)
+    writer.begins()
+    writer.until(lambda: writer.epochs > 30)
+    assert writer.end() == UNSENT
+    assert writer.forwarders() == []
+    count = sum(1 for _ in read_journal(writer.folder.journal))
+    [line] = [line for line in writer.log.read_text().splitlines() if "not in MLflow yet" in line]
+    assert line == (
+        f"skinml: {count} of {count} records are not in MLflow yet; send them with: "
+        f"python -m skinml.sync {writer.folder.path}"
+    )
+    copy = RunFolder(shutil.copytree(writer.folder.path, tmp_path / "elsewhere" / "copy"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    run_id = sync(copy.path)
+    assert run_of(copy, server).info.run_id == run_id
+    assert sync(writer.folder.path) == sync(copy.path) == run_id
+    run_of(writer.folder, server)
+
+
+@pytest.mark.parametrize("mode", ["403", "401"])
+def test_a_server_that_refuses_the_run_stops_it_before_it_trains(
+    write: Callable[..., Writer], proxy: Proxy, mode: str
+) -> None:
+    proxy.mode = mode
+    writer = write()
+    assert writer.process.wait(120) == 2
+    [line] = writer.log.read_text().splitlines()[-1:]
+    assert line.startswith(f"skinml: error: cannot start a run at {proxy.address}")
+    assert "--offline" in line
+    assert writer.epochs == 0 and writer.forwarders() == []
+
+
+def test_a_forwarder_that_is_killed_is_started_again(
+    write: Callable[..., Writer], server: str
+) -> None:
+    writer = write()
+    writer.begins()
+    for _ in range(2):
+        [forwarder] = writer.until(writer.forwarders)
+        forwarder.kill()
+        writer.sends_more()
+    assert writer.end() == 0
+    run_of(writer.folder, server)
+
+
+# A forwarder whose imports are done: it is killed as often as it is forked.
+FORKED = """
+import os, sys
+from pathlib import Path
+import mlflow, mlflow.pyfunc
+from skinml.forward import main
+
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os._exit(main([sys.argv[1]]))
+    print(child, flush=True)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_forwarder_that_is_killed_at_random_moments_loses_and_doubles_nothing(
+    folder: RunFolder, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 times SIGKILL, between a tenth and a second after its start, while epochs are written."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    forks = subprocess.Popen(
+        [sys.executable, "-c", FORKED, str(folder.path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert forks.stdin and forks.stdout
+    chance = random.Random(6)
+    assert forks.stdout.readline() == "ready\n"
+    with track(folder, folder.read_description(), offline=True, load=False) as run:
+        for epoch in range(1, 121):
+            row = epoch_row(epoch)
+            run.log_epoch(row)
+            folder.append_epoch(row)
+            if epoch % 2:
+                forks.stdin.write("\n")
+                forks.stdin.flush()
+                child = int(forks.stdout.readline())
+                time.sleep(chance.uniform(0.1, 1))
+                os.kill(child, signal.SIGKILL)
+        folder.finish()
+        run.log_results()
+    forks.stdin.close()
+    forks.wait(30)
+    forks.stdout.close()
+    reached = json.loads((folder.path / "forward.json").read_text())["sequence"]
+    assert reached > 0, "no forwarder lived long enough to send anything"
+    sync(folder.path)
+    run_of(folder, server)
+
+
+def test_a_run_that_is_killed_is_closed_by_its_forwarder(
+    write: Callable[..., Writer], server: str
+) -> None:
+    writer = write()
+    writer.begins()
+    writer.until(lambda: writer.sent() > 10)
+    writer.process.kill()
+    writer.process.wait()
+    writer.until(lambda: not writer.forwarders())
+    run = run_of(writer.folder, server, "KILLED")
+    assert run.data.tags["skinml.reason"] == "its process is gone, without a word"
+    assert int(run.data.tags["skinml.lease"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "reason"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
+)
+def test_a_run_that_is_stopped_says_so_within_seconds(
+    write: Callable[..., Writer], server: str, signum: int, code: int, reason: str
+) -> None:
+    writer = write()
+    writer.begins()
+    writer.until(lambda: writer.sent() > 10)
+    writer.process.send_signal(signum)
+    begun = time.monotonic()
+    assert writer.process.wait(30) == code
+    assert time.monotonic() - begun < 12
+    run = run_of(writer.folder, server, "KILLED")
+    assert run.data.tags["skinml.reason"] == reason
+    assert writer.forwarders() == []
+
+
+def test_a_run_that_is_stopped_while_the_server_is_away_ends_within_seconds(
+    write: Callable[..., Writer], server: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = write()
+    writer.begins()
+    writer.until(lambda: writer.sent() > 10)
+    proxy.mode = "hang"
+    time.sleep(1)
+    writer.process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert writer.process.wait(30) == 143
+    assert time.monotonic() - begun < 15
+    assert "not in MLflow yet" in writer.log.read_text()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    sync(writer.folder.path)
+    run_of(writer.folder, server, "KILLED")
+
+
+def test_a_limit_that_is_none_is_the_users_error(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKINML_DRAIN_LIMIT", "soon")
+    says = pytest.raises(UserError, match="SKINML_DRAIN_LIMIT='soon': expected seconds")
+    with says, track(folder, folder.read_description(), offline=True):
+        pytest.fail("it begins")
