@@ -144,6 +144,7 @@ def _tensorflow(device: str) -> _Gpu | None:
         tf.config.set_visible_devices([], "GPU")
         # Two runs of one seed differ in the last bits without it; it costs nothing measurable.
         tf.config.experimental.enable_op_determinism()
+        _keep_order_of_sums()
         return None
     tf.config.set_visible_devices(gpus[:1], "GPU")
     # Otherwise TensorFlow takes the whole GPU at once and a second job finds none left.
@@ -151,6 +152,27 @@ def _tensorflow(device: str) -> _Gpu | None:
     details = tf.config.experimental.get_device_details(gpus[0])
     major, minor = details.get("compute_capability", (0, 0))
     return _Gpu(str(details.get("device_name", "GPU")), major + minor / 10, _free_memory())
+
+
+def _keep_order_of_sums() -> None:
+    """Have TensorFlow add the parts of a gradient in one order, whatever else the cores do.
+
+    TensorFlow takes a CPU for a device of 256 MB. Its memory optimizer replaces a sum of three or
+    more tensors that lies at the peak of a step of more than 80 % of that by one accumulator, to
+    which each summand is added as soon as it is ready: on a busy machine in another order, hence
+    with other last bits. Deterministic ops do not prevent it, and as the memory is not short, it
+    saves nothing.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    # Of the graph optimizers this one alone has no public switch once the devices are listed.
+    config = tf.compat.v1.ConfigProto()
+    options = config.graph_options.rewrite_options
+    options.memory_optimization = type(options).NO_MEM_OPT
+    context.context()._config = config
+    # Forgets what this thread has derived from the earlier settings.
+    tf.config.optimizer.set_experimental_options({})
 
 
 def _free_memory() -> int:

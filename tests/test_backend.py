@@ -104,6 +104,35 @@ def test_threads_bind_the_process_to_as_many_cores(affinity: set[int]) -> None:
     assert result.stdout.split() == ["jax", "cpu", "1", "1"]
 
 
+# 1e8 + 1 - 1e8 is 0 in float32 and 1e8 - 1e8 + 1 is 1, so the sum tells its order. Which summand is
+# late is set here, by steps that add nothing; elsewhere a busy core does it. 3 x 72 MB are more
+# than what makes TensorFlow's memory optimizer act.
+SUMS = """
+from skinml import backend
+backend.configure("cpu")
+import tensorflow as tf
+
+def zero(steps):
+    return tf.while_loop(lambda i, s: i < steps, lambda i, s: (i + 1, tf.sin(s)), (0, 0.0))[1]
+
+@tf.function(input_signature=[tf.TensorSpec((3,), tf.int32)])
+def total(steps):
+    ones = tf.ones((18, 1000, 1000)) + 0 * tf.cast(steps[0], tf.float32)
+    parts = [ones * (term + zero(n)) for term, n in zip((1e8, -1e8, 1.0), tf.unstack(steps))]
+    return tf.reduce_max(tf.add_n(parts))
+
+for late in range(3):
+    print(float(total([20_000 * (part == late) for part in range(3)])))
+"""
+
+
+@pytest.mark.slow
+def test_gradients_are_summed_in_one_order_on_a_busy_machine() -> None:
+    result = in_a_process(SUMS, KERAS_BACKEND="tensorflow")
+    assert result.returncode == 0, result.stderr
+    assert len(set(result.stdout.split())) == 1, result.stdout
+
+
 def test_the_processor_has_a_name() -> None:
     assert backend.cpu_name().strip() == backend.cpu_name() != ""
 
