@@ -116,7 +116,7 @@ class Turns:
 def measure(options: argparse.Namespace, name: str, advance: Callable[[], None]) -> dict[str, Any]:
     """One network; the product's whole run, in a store and an output folder of its own."""
     from skinml import training
-    from skinml.run import run
+    from skinml.training_run import run
 
     turns = Turns(options.train, options.validation, options.repeats, advance)
     with tempfile.TemporaryDirectory() as scratch:

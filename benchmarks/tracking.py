@@ -88,7 +88,7 @@ def one_run(options: argparse.Namespace, uri: str, found: dict[str, list[float]]
     """Seconds from the first step to the last; notes those before and after in `found`."""
     import keras
 
-    from skinml.run import run
+    from skinml.training_run import run
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:

@@ -15,7 +15,7 @@ from skinml.data.protocols import assign_parts
 from skinml.errors import UserError
 from skinml.history import Row
 from skinml.models.weights import check_weights
-from skinml.run import identity, split_of
+from skinml.training_run import identity, split_of
 
 # The fields of `Config` that a sweep varies, and its options for them.
 AXES = {

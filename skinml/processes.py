@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 # Between a process's start as told now and as told then: setting the clock moves it.
 _CLOCK_MOVES = 10.0
@@ -46,6 +47,29 @@ def is_dead(name: str) -> bool:
         return True
     except (ValueError, psutil.AccessDenied):
         return False
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM is a `SystemExit`, so that what is open is closed on the way out."""
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """Raise, and every second anew until it gets through.
+
+    Raised in a callback of the garbage collector (JAX has one, and Keras imports JAX where it finds
+    it) or in a destructor an exception is printed and lost.
+    """
+    again = threading.Timer(1.0, os.kill, (os.getpid(), signum))
+    again.daemon = True
+    again.start()
+    raise SystemExit(128 + signum)
+
+
+def stop_no_more() -> None:
+    """The exception of `stop_on_sigterm` is on its way: another would break off the closing."""
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def stop_with_stdin(grace: float = 60.0) -> None:

@@ -21,7 +21,7 @@ from skinml.grid import (
     values_of,
 )
 from skinml.history import Row
-from skinml.run import identity
+from skinml.training_run import identity
 
 AXES = {
     "model": ["mobilenet", "mobilenetv2"],

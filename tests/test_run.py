@@ -21,8 +21,8 @@ from skinml.data.protocols import assign_parts
 from skinml.evaluation.figures import FIGURES
 from skinml.evaluation.metrics import HEADLINE, METRICS, point_metrics
 from skinml.evaluation.predictions import read_predictions
-from skinml.run import describe_run, run, split_name, split_of
 from skinml.tracking.folder import RunFolder
+from skinml.training_run import describe_run, run, split_name, split_of
 from tests.conftest import surroundings
 
 pytestmark = pytest.mark.slow

@@ -168,7 +168,7 @@ def test_sigterm_during_training_ends_the_run_as_killed(tmp_path: Path, toy_file
 
 LOST = """
 import gc, os, signal, sys
-from skinml import backend, run
+from skinml import backend, run, training_run
 from skinml.errors import run_command
 
 def lose_one(phase, info):
@@ -185,7 +185,7 @@ def train(*given):
 
 backend.configure = lambda *given: backend.Device("none", "cpu", "none", 1)
 backend.choose_execution = lambda *given: backend.PLAIN
-run._train = train
+training_run._train = train
 sys.exit(run_command(run.main))
 """
 

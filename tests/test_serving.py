@@ -18,7 +18,7 @@ import pytest
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
 from skinml.processes import free_port
-from skinml.run import run
+from skinml.training_run import run
 from tests.conftest import surroundings
 
 pytestmark = [

@@ -82,7 +82,7 @@ row = {"epoch": 1, "step": "finetune", "val_auc_macro": 0.9, "time": int(time.ti
 # The real command with a made-up network: SLOW is the model whose epochs never end.
 HONEST = """
 import json, os, sys, time
-from skinml import backend, run
+from skinml import backend, run, training_run
 from skinml.errors import run_command
 
 def train(config, data, parts, on_epoch, execution, before):
@@ -103,7 +103,7 @@ def evaluate(folder, *others):
 
 backend.configure = lambda *given: backend.Device("none", "cpu", "none", 1)
 backend.choose_execution = lambda *given: backend.PLAIN
-run._train, run._evaluate = train, evaluate
+training_run._train, training_run._evaluate = train, evaluate
 sys.exit(run_command(run.main))
 """
 
@@ -351,7 +351,7 @@ def finished_run(store: "MlflowClient", tags: dict[str, str], status: str = "FIN
 @pytest.fixture
 def identities(options: list[str], toy_set: PreparedSet) -> dict[str, dict[str, str]]:
     """The tags that runs of the cells have, by the cell's name without seeds."""
-    from skinml.run import identity
+    from skinml.training_run import identity
 
     shared: dict[str, Any] = {"data": "demo", "protocol": "challenge", "weights": "none"}
     return {

@@ -107,7 +107,7 @@ def test_a_view_shows_only_what_runs_log(store: MlflowClient, experiment: str) -
     row = dict.fromkeys(("learning_rate", "seconds", "images_per_second"), 0.0)
     row |= {f"{p}_{n}": 0.0 for p in ("train", "val") for n in ("loss", "accuracy", "auc_macro")}
     metrics = {*curve_metrics(dict(row)), *(f"{p}_{n}" for p in ("test", "val") for n in METRICS)}
-    source = (ROOT / "skinml/run.py").read_text()
+    source = (ROOT / "skinml/training_run.py").read_text()
     metrics |= set(re.findall(r'^        "(\w+)": ', source, re.M))
     install_views(experiment)
     for view in VIEWS:
