@@ -104,7 +104,9 @@ def evaluate(folder, *others):
 backend.configure = lambda *given: backend.Device("none", "cpu", "none", 1)
 backend.choose_execution = lambda *given: backend.PLAIN
 training_run._train, training_run._evaluate = train, evaluate
-sys.exit(run_command(run.main))
+code = run_command(run.main)
+assert "mlflow" not in sys.modules, "a training waits for no server: its forwarder does"
+sys.exit(code)
 """
 
 # A sweep in a process of its own, with the cells of a script.
