@@ -245,7 +245,11 @@ class Forwarder:
     def is_alive(self) -> bool:
         """Whether the process that writes the journal lives."""
         written = is_written(self.folder.journal)
-        return not is_dead(self._first_record().fields["process"]) if written is None else written
+        if written is not None:
+            return written
+        # No locks here. A run that was gone on with has had several processes.
+        begun = [record for record in read_journal(self.folder.journal) if record.kind == "run"]
+        return not is_dead(begun[-1].fields["process"]) if begun else False
 
     def _first_record(self) -> Record:
         if self._header is None:

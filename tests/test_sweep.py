@@ -85,8 +85,8 @@ import json, os, sys, time
 from skinml import backend, run, training_run
 from skinml.errors import run_command
 
-def train(config, data, parts, on_epoch, execution, before):
-    before()
+def train(config, setup, on_epoch, ready, checkpoint, save):
+    ready()
     for epoch in range(1, 4):
         if config.model == os.environ.get("SLOW") and epoch == 2:
             time.sleep(600)

@@ -6,6 +6,7 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     forward.json              what of it MLflow has acknowledged; forward.log, forward.lock beside
     run.json                  parameters, tags and data set, written first
     history.csv               one row an epoch, appended as each ends
+    checkpoint-*              where the training stands, while it goes on (skinml.checkpoint)
     predictions_*.csv         the predictions tables of validation and test
     metrics.json              every number of the finished run
     figures/                  PNG for screens, PDF for papers
@@ -13,15 +14,18 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     model.keras               the trained network, written last but one
     FINISHED                  an empty file, written last
     mlflow_run_id             the MLflow run that holds all of it, once that is so
+
+A run that is gone on with keeps its folder: what it writes once more replaces what was there.
 """
 
 import csv
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from skinml.config import Config
 from skinml.errors import UserError
@@ -93,6 +97,10 @@ class RunFolder:
     def mark_published(self, run_id: str) -> None:
         (self.path / PUBLISHED).write_text(run_id + "\n")
 
+    def mark_unpublished(self) -> None:
+        """Forget that MLflow had all of it: the run goes on."""
+        (self.path / PUBLISHED).unlink(missing_ok=True)
+
     @property
     def journal(self) -> Path:
         return self.path / JOURNAL
@@ -126,11 +134,17 @@ class RunFolder:
         path = self.path / HISTORY
         new = not path.exists()
         with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
+            _write_rows(file, [row], new)
+
+    def write_history(self, rows: Sequence[Row]) -> None:
+        """Replace the history by that of the epochs which a run goes on after, if any."""
+        if not rows:
+            (self.path / HISTORY).unlink(missing_ok=True)
+            return
+        temporary = self.path / f".{HISTORY}.part"
+        with temporary.open("w", newline="") as file:
+            _write_rows(file, rows, header=True)
+        temporary.replace(self.path / HISTORY)
 
     def read_history(self) -> list[Row]:
         """The epochs so far; numbers are floats, the epoch an int, the step's name a str."""
@@ -157,6 +171,14 @@ class RunFolder:
 
     def _read_json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
+
+
+def _write_rows(file: TextIO, rows: Sequence[Row], header: bool) -> None:
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    file.flush()
 
 
 def _typed(row: dict[str, str]) -> Row:

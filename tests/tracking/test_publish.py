@@ -16,6 +16,7 @@ from skinml.tracking.journal import Journal, Record, read_journal
 from skinml.tracking.publish import GONE, send
 from skinml.tracking.record import (
     curve_metrics,
+    read_noted,
     record_end,
     record_epoch,
     record_folder,
@@ -419,7 +420,7 @@ def test_a_run_whose_process_is_gone_is_closed_with_the_reason(
     assert (run.info.status, run.data.tags["skinml.reason"]) == ("KILLED", GONE)
     # Gone on with, by a process of later, and then done.
     journal = Journal(started.journal)
-    record_start(journal, DESCRIPTION, _begin(started))
+    record_start(journal, DESCRIPTION, read_noted(started.journal))
     journal.close()
     assert _send_all(started) == run_id
     assert store.get_run(run_id).info.status == "RUNNING"
