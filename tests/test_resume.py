@@ -473,7 +473,7 @@ def test_under_mlflow_run_a_default_counts_as_not_given(
     with pytest.raises(UserError, match=f"batch_size=32: run {'a' * 32} was started with 16"):
         main([*defaults, "--batch_size=32"])
     # It goes on with the run's own parameters, as far as it gets without the data.
-    with pytest.raises(UserError, match="neither a prepared set.*nowhere"):
+    with pytest.raises(UserError, match=r"neither a prepared set.*nowhere"):
         main([*defaults, "--weights=none", "--seed=3"])
     monkeypatch.setenv("MLFLOW_RUN_ID", "b" * 32)
     with pytest.raises(UserError, match="neither a prepared set") as caught:
