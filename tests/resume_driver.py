@@ -24,7 +24,7 @@ import skinml.checkpoint
 import skinml.evaluation.figures
 import skinml.evaluation.predict
 import skinml.training
-import skinml.training_run  # noqa: F401
+import skinml.training_run
 from skinml import run
 from skinml.errors import run_command
 
