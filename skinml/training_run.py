@@ -238,7 +238,10 @@ def resume(
     description = folder.read_description()
     name = _name(folder)
     if known.ended == "FINISHED":
-        print(f"skinml: run {name} is finished: there is nothing to do", file=sys.stderr)
+        rest = "there is nothing to do"
+        if not (offline or folder.published):
+            rest = f"send what MLflow lacks of it with: python -m skinml.sync {_shown(folder.path)}"
+        print(f"skinml: run {name} is finished: {rest}", file=sys.stderr)
         return folder
     checkpoint = load_checkpoint(folder.path)
     config = _config_of(description, checkpoint)

@@ -20,15 +20,18 @@ A run that is gone on with keeps its folder: what it writes once more replaces w
 
 import csv
 import json
+import os
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from skinml.config import Config
 from skinml.errors import UserError
+from skinml.files import sync_folder
 from skinml.history import Row
 
 RUN = "run.json"
@@ -162,7 +165,13 @@ class RunFolder:
         return (self.path / name).read_text(encoding="utf-8")
 
     def finish(self) -> None:
+        """Mark the folder as complete, with all its files on the disk."""
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file, suppress(OSError):
+                    os.fsync(file.fileno())
         (self.path / FINISHED).touch()
+        sync_folder(self.path)
 
     def _write_json(self, name: str, value: Any) -> None:
         temporary = self.path / f".{name}.part"
