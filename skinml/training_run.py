@@ -253,7 +253,10 @@ def resume(
     if checkpoint is None:
         check_weights(config.weights)
     setup = _set_up(config, yes)
-    differs = _differences(name, setup.surroundings, _started_with(description, checkpoint))
+    now = dict(setup.surroundings)
+    if checkpoint is None:
+        now["weights_digest"] = weights_digest(config.weights) or config.weights
+    differs = _differences(name, now, _started_with(description, checkpoint))
     _announce(folder, description, setup)
     reached = f"after epoch {checkpoint.epoch}" if checkpoint else "from the start: no checkpoint"
     print(f"skinml: run {name} goes on {reached}", file=sys.stderr)
@@ -274,7 +277,10 @@ def resume(
 RESUMED_WITH = "skinml.resumed_with"
 
 # Of the surroundings these make another result; others may change its last bits.
-_DECISIVE = ("data_digest", "code_digest", "keras_backend", "device_kind", "precision", "xla")
+_DECISIVE = (
+    *("data_digest", "code_digest", "weights_digest"),
+    *("keras_backend", "device_kind", "precision", "xla"),
+)
 
 
 def _config_of(description: Description, checkpoint: Checkpoint | None) -> Config:
