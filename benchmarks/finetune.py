@@ -46,7 +46,14 @@ class Turns:
         self.bare: list[float] = []
 
     def train(
-        self, classifier: Any, config: Config, data: Any, score: Any, on_epoch: Any, execution: Any
+        self,
+        classifier: Any,
+        config: Config,
+        data: Any,
+        score: Any,
+        on_epoch: Any,
+        execution: Any,
+        *_: Any,
     ) -> None:
         from skinml import training
 

@@ -116,7 +116,7 @@ class Forwarder:
         if not records:
             return False
         before = self.state
-        run = self._open_run()
+        run = self._open_run(begins=any(record.kind == "run" for record in records))
         if self.state is not before:
             return True  # The server has less than it had: all over again.
         uris = send(self.folder, records, run, log_models)
@@ -172,8 +172,10 @@ class Forwarder:
                 break
         return records
 
-    def _open_run(self) -> "Run":
+    def _open_run(self, begins: bool = False) -> "Run":
         """The run, as it is now: made where there is none, opened where somebody closed it.
+
+        Not where a process `begins` with it: that one's first record opens it.
 
         Asked before everything that is sent. A server that was restored from an older backup would
         otherwise be told that it holds what it has lost.
@@ -197,7 +199,8 @@ class Forwarder:
                 f"run {run.info.run_id} is deleted; restore it (`mlflow runs restore --run-id "
                 f"{run.info.run_id}`), or remove {self._path} for another"
             )
-        if run.info.status != "RUNNING" and self._live and not self.state.ended:
+        goes_on = self._live and not self.state.ended and not begins
+        if goes_on and run.info.status != "RUNNING":
             self._reopen(run)
         return run
 
@@ -245,7 +248,11 @@ class Forwarder:
     def is_alive(self) -> bool:
         """Whether the process that writes the journal lives."""
         written = is_written(self.folder.journal)
-        return not is_dead(self._first_record().fields["process"]) if written is None else written
+        if written is not None:
+            return written
+        # No locks here. A run that was gone on with has had several processes.
+        begun = [record for record in read_journal(self.folder.journal) if record.kind == "run"]
+        return not is_dead(begun[-1].fields["process"]) if begun else False
 
     def _first_record(self) -> Record:
         if self._header is None:

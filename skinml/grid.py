@@ -186,18 +186,21 @@ def time_left(history: Sequence[Row], started: float, now: float, config: Config
     """Seconds until the last epoch ends, from the times of the epochs so far; None: not known yet.
 
     `history` are the epochs of a cell, `started` and `now` are seconds since 1970. An epoch of the
-    frozen step says nothing of one of fine-tuning: before the first of these nothing is known.
+    frozen step says nothing of one of fine-tuning: before the first of these nothing is known. Nor
+    does one of before `started`, which an earlier process trained.
     """
     chosen = config.resolved()
     epochs = {"frozen": int(chosen.epochs_frozen), "finetune": int(chosen.epochs_finetune)}
-    ends = [started, *(float(row["time"]) / 1000 for row in history)]
+    ours = [row for row in history if float(row["time"]) / 1000 >= started]
+    ends = [started, *(float(row["time"]) / 1000 for row in ours)]
     left = 0.0
     for step, count in epochs.items():
         spans = [
             end - begin
-            for begin, end, row in zip(ends, ends[1:], history, strict=False)
+            for begin, end, row in zip(ends, ends[1:], ours, strict=False)
             if row["step"] == step
         ]
+        count -= sum(row["step"] == step for row in history) - len(spans)
         if len(spans) >= count:
             continue
         # A step's first epoch also holds its start (tracing; computing features).

@@ -1,7 +1,8 @@
 """The grid of models, batch sizes and seeds, a fresh process a cell: `python -m skinml.sweep`.
 
-A cell whose finished run is in MLflow already is not trained again, so a sweep that was stopped,
-or killed, or that failed in part goes on when the same command is given again.
+A cell whose finished run is in MLflow already is not trained again, and one that was interrupted
+goes on from its last checkpoint, as the same run: so a sweep that was stopped, or killed, or that
+failed in part goes on when the same command is given again.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from skinml.processes import end_process
 from skinml.sweep_table import Show, display, failure, markdown, print_closing, summary
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
-from skinml.tracking.record import PARENT_RUN_VARIABLE
+from skinml.tracking.record import PARENT_RUN_VARIABLE, read_noted
 from skinml.tracking.store import store_is_needed
 from skinml.tracking.sweeps import (
     NOTE_LENGTH,
@@ -205,10 +206,17 @@ class Worker:
     started: float
     earlier: set[Path]
     """Folders of earlier runs of this cell."""
+    resumed: RunFolder | None
+    """That of the run which goes on."""
 
     @classmethod
     def start(
-        cls, state: State, slot: int, command: list[str], environment: dict[str, str]
+        cls,
+        state: State,
+        slot: int,
+        command: list[str],
+        environment: dict[str, str],
+        resumed: RunFolder | None = None,
     ) -> "Worker":
         """Start a cell in a session of its own, its output in a log; a Ctrl-C does not reach it."""
         folder = state.cell.folder
@@ -226,10 +234,12 @@ class Worker:
                 start_new_session=True,
             )
         state.status, state.reason, state.run_id = "running", "", ""
-        return cls(state, slot, process, started, earlier)
+        return cls(state, slot, process, started, earlier, resumed)
 
     @property
     def run_folder(self) -> RunFolder | None:
+        if self.resumed:
+            return self.resumed
         new = sorted(set(_folders_in(self.state.cell.folder)) - self.earlier)
         return RunFolder(new[-1]) if new else None
 
@@ -309,6 +319,26 @@ def publish_finished(states: Sequence[State], run: SweepRun) -> None:
                 break
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             print(f"skinml: warning: {path} is not published: {last[:300]}", file=sys.stderr)
+
+
+def unfinished(cell: Cell) -> RunFolder | None:
+    """The newest folder of a cell whose run was interrupted and can go on; None without one.
+
+    A folder counts where it has the cell's own configuration, to the last option, data and code.
+    """
+    options = {name: str(value) for name, value in cell.config.as_dict().items()}
+    for path in sorted(_folders_in(cell.folder), reverse=True):
+        folder = RunFolder(path)
+        try:
+            description = folder.read_description()
+        except (OSError, ValueError, TypeError):
+            continue
+        same = cell.identity.items() <= description.tags.items()
+        if not (same and options.items() <= description.params.items()):
+            continue
+        if folder.journal.exists() and read_noted(folder.journal).ended != "FINISHED":
+            return folder
+    return None
 
 
 def _variables(run: SweepRun) -> dict[str, str]:
@@ -458,7 +488,11 @@ class Sweep:
         variables = _variables(self._run)
         if len(self._gpus) > 1 and state.cell.config.device != "cpu":
             variables["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
-        return Worker.start(state, slot, self._command(state.cell.config), variables)
+        command = self._command(state.cell.config)
+        resumed = None if self._rerun else unfinished(state.cell)
+        if resumed:
+            command = [*command, f"--resume={resumed.path}"]
+        return Worker.start(state, slot, command, variables, resumed)
 
     def _found_done(self, state: State) -> bool:
         """Whether someone else has finished the cell since the sweep began."""

@@ -19,6 +19,7 @@ from keras import ops
 
 from skinml.backend import PLAIN, Execution
 from skinml.cache import cached_array
+from skinml.checkpoint import Checkpoint
 from skinml.config import Config
 from skinml.data.pipeline import SYMMETRIES, EpochPlan, plan_epoch, prefetch, slices, transform
 from skinml.history import Row
@@ -65,21 +66,21 @@ class TrainingResult:
 class _Best:
     """The weights of the best epoch so far by one validation metric; the earlier one in a tie."""
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str, before: Checkpoint | None = None) -> None:
         self._key = f"val_{monitor}"
         self._sign = -1 if monitor == "loss" else 1
-        self._score = -math.inf
-        self._weights: list[np.ndarray] = []
-        self.epoch = 0
+        self.score = before.best_score if before else -math.inf
+        self.weights: list[np.ndarray] = before.best_weights if before else []
+        self.epoch = before.best_epoch if before else 0
 
     def offer(self, row: Row, model: keras.Model) -> None:
         score = self._sign * float(row[self._key])
-        if score > self._score or not self._weights:
-            self._score = score if math.isfinite(score) else -math.inf
-            self.epoch, self._weights = int(row["epoch"]), model.get_weights()
+        if score > self.score or not self.weights:
+            self.score = score if math.isfinite(score) else -math.inf
+            self.epoch, self.weights = int(row["epoch"]), model.get_weights()
 
     def restore(self, model: keras.Model) -> None:
-        model.set_weights(self._weights)
+        model.set_weights(self.weights)
 
 
 def train(
@@ -89,15 +90,26 @@ def train(
     score: Score,
     on_epoch: Callable[[Row], None],
     execution: Execution = PLAIN,
+    before: Checkpoint | None = None,
+    save: Callable[[Checkpoint], None] | None = None,
 ) -> TrainingResult:
     """Train a network as a resolved configuration says; it ends with its best epoch's weights.
 
     The best by validation of the last step: what two steps of training make is a fine-tuned
     network, and among many noisy epochs of the frozen step one would now and then look better.
     `on_epoch` is told the row of each epoch as it ends. The test part is not in `data`.
+
+    `save` is given each epoch's checkpoint, and only then `on_epoch` its row: what is told is
+    never trained again. With such a checkpoint as `before` the training goes on after it, on a
+    network of whatever weights, and ends as if it had never stopped.
     """
     result = TrainingResult()
-    best = _Best(config.monitor)
+    best = _Best(config.monitor, before)
+    reached = 0
+    if before:
+        reached = before.epoch
+        result.history, result.backbone_images = list(before.history), before.backbone_images
+        classifier.model.set_weights(before.weights)
     stages = [
         ("frozen", config.epochs_frozen, config.learning_rate_frozen, _frozen_step),
         ("finetune", config.epochs_finetune, config.learning_rate_finetune, _finetune_step),
@@ -107,11 +119,16 @@ def train(
         epochs = int(epochs)
         if not epochs:
             continue
-        if done:
+        if done and done >= reached:
             # Fine-tuning starts from the head that generalised best, not from the one that has
             # learned the training features by heart and leaves no gradient to the backbone.
             best.restore(classifier.model)
             best = _Best(config.monitor)
+        if name == "finetune":
+            unfreeze(classifier, config.batch_norm)
+        if reached >= done + epochs:
+            done += epochs
+            continue
         prepared = prepare(classifier, config, data, done, epochs, execution, result)
         # Compiling a view of the network leaves the network itself, which is saved, without an
         # optimizer or a metric of ours.
@@ -123,10 +140,15 @@ def train(
             jit_compile=execution.xla,
         )
         steps = Steps(model, execution, prepared.images)
+        first = max(done, reached) + 1
+        if before and reached > done:
+            for variable, value in zip(model.optimizer.variables, before.optimizer, strict=True):
+                variable.assign(value)
         description = "training the head" if name == "frozen" else "fine-tuning"
         with progress_bar(description, updates) as advance:
-            advance(0, "compiling the network")
-            for epoch in range(done + 1, done + epochs + 1):
+            passed = (first - done - 1) * math.ceil(len(data.train) / config.batch_size)
+            advance(passed, "compiling the network")
+            for epoch in range(first, done + epochs + 1):
                 text = f"epoch {epoch}/{done + epochs}"
                 plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
                 scores = []
@@ -154,11 +176,30 @@ def train(
                 }
                 best.offer(row, classifier.model)
                 result.history.append(row)
+                if save:
+                    save(_checkpoint(classifier, model.optimizer, best, result))
                 on_epoch(row)
         done += epochs
     best.restore(classifier.model)
     result.best_epoch = best.epoch
     return result
+
+
+def _checkpoint(
+    classifier: Classifier,
+    optimizer: keras.optimizers.Optimizer,
+    best: _Best,
+    result: TrainingResult,
+) -> Checkpoint:
+    return Checkpoint(
+        list(result.history),
+        result.backbone_images,
+        best.epoch,
+        best.score,
+        classifier.model.get_weights(),
+        [ops.convert_to_numpy(variable) for variable in optimizer.variables],
+        best.weights,
+    )
 
 
 # (rows of the training images (n,), their symmetries (n,)) → the network's inputs (n, …).
@@ -260,7 +301,6 @@ def _finetune_step(
     result: TrainingResult,
 ) -> _Prepared:
     """Fine-tuning: all layers train on the augmented pixels."""
-    unfreeze(classifier, config.batch_norm)
 
     def pixels(rows: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
         return transform(data.images[data.train[rows]], symmetries)

@@ -6,14 +6,21 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from skinml.backend import PLAIN, Device, Execution
-from skinml.config import AUTO, Config
+from skinml.checkpoint import (
+    Checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from skinml.config import AUTO, Config, config_from_strings
 from skinml.data.isic2017 import CLASSES, NOTICE, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
@@ -27,7 +34,10 @@ from skinml.models.backbones import BACKBONES
 from skinml.models.weights import check_weights, weights_digest, weights_kind
 from skinml.processes import stop_no_more
 from skinml.provenance import code_digest, git_state, library_versions
+from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.journal import is_written
+from skinml.tracking.record import Noted, read_noted
 from skinml.tracking.track import Tracked, track
 
 if TYPE_CHECKING:
@@ -102,10 +112,7 @@ def describe_run(
         given
         | effective
         | {
-            "device_kind": device.kind,
-            "device_name": device.name,
-            "device_threads": str(device.threads),
-            "keras_backend": device.backend,
+            **_device_params(device),
             "git_commit": commit,
             "git_clean": clean,
             **digests,
@@ -141,21 +148,28 @@ def describe_run(
     return Description(name, params, tags, dataset)
 
 
-def run(
-    config: Config, offline: bool = False, yes: bool = False, drain_limit: float | None = None
-) -> RunFolder:
-    """Train, evaluate and track one configuration; returns the finished run folder.
+def _device_params(device: Device) -> dict[str, str]:
+    return {
+        "device_kind": device.kind,
+        "device_name": device.name,
+        "device_threads": str(device.threads),
+        "keras_backend": device.backend,
+    }
 
-    Everything goes into the folder's journal, and from there to MLflow, which this process does not
-    import: it may be away at any time, at the end for `drain_limit` seconds (see `track`).
-    With `offline` nothing is sent: `python -m skinml.sync` publishes the folder later. With `yes`
-    data that is missing is downloaded without asking. A `UserError` is raised before anything is
-    made where the configuration, data or device cannot work.
-    """
+
+class _Setup(NamedTuple):
+    """What a training needs on this machine, and what of it decides the result to the last bit."""
+
+    data: PreparedSet
+    parts: np.ndarray
+    device: Device
+    execution: Execution
+    surroundings: dict[str, str]
+
+
+def _set_up(config: Config, yes: bool) -> _Setup:
     from skinml import backend
 
-    resolved = config.resolved()
-    check_weights(config.weights)
     data = open_data(config.data, config.data_dir, yes=yes)
     parts = assign_parts(data, *split_of(config))
     device = backend.configure(config.device, config.threads, config.seed)
@@ -167,29 +181,203 @@ def run(
         config.steps_per_execution,
         config.images_on_device,
     )
-    description = describe_run(config, data, parts, device, execution)
+    surroundings = {
+        "data_digest": data.digest,
+        "code_digest": code_digest(),
+        **_device_params(device),
+        "precision": execution.precision,
+        "xla": str(execution.xla).lower(),
+        **{f"version_{name}": version for name, version in library_versions().items()},
+    }
+    return _Setup(data, parts, device, execution, surroundings)
+
+
+def run(
+    config: Config, offline: bool = False, yes: bool = False, drain_limit: float | None = None
+) -> RunFolder:
+    """Train, evaluate and track one configuration; returns the finished run folder.
+
+    Everything goes into the folder's journal, and from there to MLflow, which this process does not
+    import: it may be away at any time, at the end for `drain_limit` seconds (see `track`).
+    With `offline` nothing is sent: `python -m skinml.sync` publishes the folder later. With `yes`
+    data that is missing is downloaded without asking. A `UserError` is raised before anything is
+    made where the configuration, data or device cannot work.
+    """
+    config.resolved()
+    check_weights(config.weights)
+    setup = _set_up(config, yes)
+    description = describe_run(config, setup.data, setup.parts, setup.device, setup.execution)
     folder = RunFolder.create(Path(config.output_dir).expanduser(), config)
     folder.write_description(description)
+    _announce(folder, description, setup)
+    for line in duplicates_warning(setup.data):
+        print(f"skinml: {line}", file=sys.stderr)
+    with _tracked(folder, description, offline, drain_limit) as tracked:
+        _train_and_evaluate(tracked, config, description, setup, None)
+    return _done(folder, tracked)
+
+
+def resume(
+    folder: RunFolder,
+    given: dict[str, object],
+    offline: bool = False,
+    yes: bool = False,
+    drain_limit: float | None = None,
+) -> RunFolder:
+    """Go on with a run that was stopped or killed, from its last checkpoint; returns its folder.
+
+    The configuration is that of the checkpoint. What is `given` (parameter → value) and differs
+    from it, other data, code, backend, kind of device or precision, a run that is going on: each
+    a `UserError`. Other hardware, threads or versions are warned of: the last bits may differ then.
+    A run without a checkpoint starts over, within the same MLflow run; of a finished one nothing is
+    done. The others are as for `run`.
+    """
+    if folder.journal.exists() and is_written(folder.journal):
+        raise UserError(f"{folder.path}: its run goes on; expected one that was stopped or killed")
+    known = read_noted(folder.journal)
+    description = folder.read_description()
+    name = _name(folder)
+    if known.ended == "FINISHED":
+        rest = "there is nothing to do"
+        if not (offline or folder.published):
+            rest = f"send what MLflow lacks of it with: python -m skinml.sync {_shown(folder.path)}"
+        print(f"skinml: run {name} is finished: {rest}", file=sys.stderr)
+        return folder
+    checkpoint = load_checkpoint(folder.path)
+    config = _config_of(description, checkpoint)
+    _refuse_other_values(name, config, given)
+    if folder.finished:  # Killed while it noted its results.
+        with _tracked(folder, description, offline, drain_limit, known) as tracked:
+            _note_results(tracked, config)
+        return _done(folder, tracked)
+    if checkpoint is None:
+        check_weights(config.weights)
+    setup = _set_up(config, yes)
+    now = dict(setup.surroundings)
+    if checkpoint is None:
+        now["weights_digest"] = weights_digest(config.weights) or config.weights
+    differs = _differences(name, now, _started_with(description, checkpoint))
+    _announce(folder, description, setup)
+    reached = f"after epoch {checkpoint.epoch}" if checkpoint else "from the start: no checkpoint"
+    print(f"skinml: run {name} goes on {reached}", file=sys.stderr)
+    if differs:
+        print(
+            f"skinml: warning: {differs}; what follows may differ in its last bits from a run that "
+            "was not interrupted",
+            file=sys.stderr,
+        )
+    with _tracked(folder, description, offline, drain_limit, known) as tracked:
+        if differs:
+            tracked.note_tags({RESUMED_WITH: differs})
+        _train_and_evaluate(tracked, config, description, setup, checkpoint)
+    return _done(folder, tracked)
+
+
+# The tag of a run that was gone on with where its last bits may differ: how.
+RESUMED_WITH = "skinml.resumed_with"
+
+# Of the surroundings these make another result; others may change its last bits.
+_DECISIVE = (
+    *("data_digest", "code_digest", "weights_digest"),
+    *("keras_backend", "device_kind", "precision", "xla"),
+)
+
+
+def _config_of(description: Description, checkpoint: Checkpoint | None) -> Config:
+    """The configuration that a run was started with."""
+    values = checkpoint.config if checkpoint else description.params
+    names = {option.name for option in fields(Config)} & values.keys()
+    return config_from_strings({name: str(values[name]) for name in names})
+
+
+def _refuse_other_values(name: str, config: Config, given: dict[str, object]) -> None:
+    """Refuse what is given and is not what the run was started with, by name."""
+    resolved = config.resolved()
+    problems = [
+        f"{option}={value}: run {name} was started with {getattr(config, option)}"
+        for option, value in given.items()
+        if value not in (getattr(config, option), getattr(resolved, option))
+    ]
+    if problems:
+        raise UserError(f"{'; '.join(problems)}; leave it out to go on, or start a new run")
+
+
+def _started_with(description: Description, checkpoint: Checkpoint | None) -> dict[str, str]:
+    """The surroundings that a run was started with, as far as they are known."""
+    if checkpoint:
+        return checkpoint.surroundings
+    params = description.params
+    return params | {
+        name: params.get(f"effective_{name}", params[name]).lower() for name in ("precision", "xla")
+    }
+
+
+def _differences(name: str, now: dict[str, str], then: dict[str, str]) -> str:
+    """What differs from the surroundings a run was started with; a `UserError` if it decides."""
+    differing = {key: value for key, value in now.items() if key in then and then[key] != value}
+    decisive = [
+        f"{key}={value}: run {name} was started with {then[key]}"
+        for key, value in differing.items()
+        if key in _DECISIVE
+    ]
+    if decisive:
+        raise UserError(
+            f"{'; '.join(decisive)}; expected the same (its parameters name it): go "
+            "on there, or start a new run"
+        )
+    return ", ".join(f"{key} {value} instead of {then[key]}" for key, value in differing.items())
+
+
+def _name(folder: RunFolder) -> str:
+    """What a run is called on a command line: its MLflow id, else its folder."""
+    return next(iter(run_ids(folder)), str(folder.path))
+
+
+def _announce(folder: RunFolder, description: Description, setup: _Setup) -> None:
+    device = setup.device
     print(
-        f"skinml: {description.name} on {data.folder.name} ({split_name(config)}), "
-        f"{device.name} ({device.kind}, {device.threads} threads), in {config.output_dir}/"
-        f"{folder.path.name}",
+        f"skinml: {description.name} on {setup.data.folder.name} ({description.tags['split']}), "
+        f"{device.name} ({device.kind}, {device.threads} threads), in {_shown(folder.path)}",
         file=sys.stderr,
     )
-    for line in duplicates_warning(data):
-        print(f"skinml: {line}", file=sys.stderr)
 
-    with _tracked(folder, description, offline, drain_limit) as tracked:
 
-        def on_epoch(row: Row) -> None:
-            tracked.log_epoch(row)
-            folder.append_epoch(row)
-            if not sys.stderr.isatty():
-                print(_epoch_line(row, resolved), file=sys.stderr, flush=True)
+def _train_and_evaluate(
+    tracked: Tracked,
+    config: Config,
+    description: Description,
+    setup: _Setup,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Train from a checkpoint, or from the start, evaluate, and note the results."""
+    folder, resolved = tracked.folder, config.resolved()
 
-        trained = _train(resolved, data, parts, on_epoch, execution, tracked.raise_if_refused)
-        _evaluate(folder, resolved, description, data, parts, *trained)
-        tracked.log_results(config.register)
+    def on_epoch(row: Row) -> None:
+        row = tracked.log_epoch(row)
+        folder.append_epoch(row)
+        if not sys.stderr.isatty():
+            print(_epoch_line(row, resolved), file=sys.stderr, flush=True)
+
+    def save(state: Checkpoint) -> None:
+        whole = replace(state, config=config.as_dict(), surroundings=setup.surroundings)
+        save_checkpoint(folder.path, whole)
+
+    # What was killed between a checkpoint and its epoch's curves is made up for here.
+    history = [tracked.log_epoch(row) for row in checkpoint.history] if checkpoint else []
+    folder.write_history(history)
+    before = tracked.raise_if_refused
+    trained = _train(resolved, setup, on_epoch, before, checkpoint, save)
+    _evaluate(folder, resolved, description, setup.data, setup.parts, *trained)
+    _note_results(tracked, config)
+
+
+def _note_results(tracked: Tracked, config: Config) -> None:
+    tracked.log_results(config.register)
+    remove_checkpoints(tracked.folder.path)
+
+
+def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
+    """Say what a person wants to know of a finished run."""
     if tracked.forwarder and folder.published:
         uris = tracked.forwarder.state()["uris"]
         models = f", model {uris['model']}, serving model {uris['serving']}" if uris else ""
@@ -200,47 +388,90 @@ def run(
 
 @contextlib.contextmanager
 def _tracked(
-    folder: RunFolder, description: Description, offline: bool, drain_limit: float | None
+    folder: RunFolder,
+    description: Description,
+    offline: bool,
+    drain_limit: float | None,
+    known: Noted | None = None,
 ) -> Iterator[Tracked]:
-    with track(folder, description, offline, drain_limit) as tracked:
-        try:
-            yield tracked
-        except OSError as error:
-            stop_no_more()
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    begun = False
+    try:
+        with track(folder, description, offline, drain_limit, known=known) as tracked:
+            begun = True
+            try:
+                yield tracked
+            except OSError as error:
+                stop_no_more()
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise UserError(
+                    f"{error.filename or folder.path}: {error.strerror}; free some space. What was "
+                    "noted before is complete"
+                ) from None
+            except BaseException:
+                stop_no_more()
                 raise
-            raise UserError(
-                f"{error.filename or folder.path}: {error.strerror}; free some space. What was "
-                "noted before is complete"
-            ) from None
-        except BaseException:
-            stop_no_more()
-            raise
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        if begun and (stopped or has_checkpoint(folder.path)):
+            _say_how_to_go_on(folder)
+        raise
+
+
+def _say_how_to_go_on(folder: RunFolder) -> None:
+    # By its id alone it is looked for where runs lie unless told otherwise.
+    found = folder.path.is_relative_to(Path(Config().output_dir).resolve())
+    name = _name(folder) if found else _shown(folder.path)
+    print(f"skinml: go on with: python -m skinml.run --resume {name}", file=sys.stderr)
+
+
+def _shown(path: Path) -> str:
+    """A path as a person who is in the working folder would write it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _train(
     config: Config,
-    data: PreparedSet,
-    parts: np.ndarray,
+    setup: _Setup,
     on_epoch: Callable[[Row], None],
-    execution: Execution,
-    before: Callable[[], None],
+    ready: Callable[[], None],
+    checkpoint: Checkpoint | None,
+    save: Callable[[Checkpoint], None],
 ) -> "tuple[Classifier, TrainingResult, float]":
-    """Train a network from its initial weights; `before` is called when it is there, untrained."""
+    """Train a network; `ready` is called when it is there, and its training about to begin.
+
+    Returns with the network what it took: the seconds of all processes that trained it.
+    """
     from skinml.models.classifier import build_classifier, in_float32
     from skinml.training import TrainingData, train
 
-    classifier = build_classifier(config, len(CLASSES))
-    rows = {part: np.flatnonzero(parts == part) for part in ("train", "validation")}
+    # A checkpoint holds all weights: the file that the first ones came from may be gone.
+    initial = replace(config, weights="none") if checkpoint else config
+    classifier = build_classifier(initial, len(CLASSES))
+    data = setup.data
+    rows = {part: np.flatnonzero(setup.parts == part) for part in ("train", "validation")}
     training_data = TrainingData(
         data.images, data.labels, rows["train"], rows["validation"], data.digest
     )
-    before()
+    ready()
+    earlier = checkpoint.seconds if checkpoint else 0.0
     started = time.perf_counter()
-    result = train(classifier, config, training_data, epoch_metrics, on_epoch, execution)
-    seconds = time.perf_counter() - started
+
+    def seconds() -> float:
+        return earlier + time.perf_counter() - started
+
+    result = train(
+        classifier,
+        config,
+        training_data,
+        epoch_metrics,
+        on_epoch,
+        setup.execution,
+        checkpoint,
+        lambda state: save(replace(state, seconds=seconds())),
+    )
     # What is evaluated, saved and loaded elsewhere, where half precision may be slow.
-    return in_float32(classifier, config), result, seconds
+    return in_float32(classifier, config), result, seconds()
 
 
 def _evaluate(

@@ -207,6 +207,13 @@ def test_the_time_left_is_of_the_epochs_of_each_step() -> None:
     assert time_left(history(*done, ("finetune", 45), ("finetune", 50)), 0, 50, TWO_STEPS) == 5
 
 
+def test_epochs_of_an_earlier_process_count_but_say_nothing_of_the_time() -> None:
+    before = [("frozen", 30.0), ("frozen", 31.0), ("frozen", 32.0), ("frozen", 33.0)]
+    assert time_left(history(*before, ("finetune", 45)), 1000, 1010, TWO_STEPS) is None
+    rows = history(*before, ("finetune", 45), ("finetune", 1020))
+    assert time_left(rows, 1000, 1020, TWO_STEPS) == 20
+
+
 def test_the_time_left_is_never_negative() -> None:
     assert time_left(history(("finetune", 20)), 0, 900, ONE_STEP) == 0
 

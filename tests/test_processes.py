@@ -1,6 +1,7 @@
 """Processes that are told apart for ever, and that do not outlive whoever started them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +72,72 @@ def test_another_hosts_process_of_the_same_id_is_left_alone() -> None:
     assert process.poll() is None
     process.kill()
     process.wait()
+
+
+STOPPED = """
+import signal, sys, time
+from skinml.processes import stop_no_more, stop_on_signals
+
+stop_on_signals()
+try:
+    print("ready", flush=True)
+    time.sleep(300)
+except BaseException as error:
+    stop_no_more()
+    print(type(error).__name__, flush=True)
+    time.sleep(1.5)  # Longer than until a signal that was lost is raised again.
+    if sys.argv[1:]:
+        time.sleep(300)
+    raise
+"""
+
+
+def stopped(*arguments: str) -> "subprocess.Popen[str]":
+    """A process that says when it is ready, by what it is ended, and then takes its time."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # As after `nohup … &` in a shell, whose SIGINT would stay ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("first", "then", "error", "code"),
+    [
+        (signal.SIGTERM, [signal.SIGTERM], "SystemExit", 143),
+        # What `mlflow run` makes of a Ctrl-C.
+        (signal.SIGINT, [signal.SIGTERM, signal.SIGTERM], "KeyboardInterrupt", -signal.SIGINT),
+    ],
+)
+def test_what_is_being_closed_is_not_broken_off_by_a_second_sigterm(
+    first: int, then: list[int], error: str, code: int
+) -> None:
+    process = stopped()
+    process.send_signal(first)
+    for signum in then:
+        process.send_signal(signum)
+    assert process.stdout and process.stdout.readline() == f"{error}\n"
+    assert process.wait(20) == code
+    assert process.stdout.read() == ""
+    process.stdout.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_ctrl_c_ends_a_process_at_once(first: int) -> None:
+    process = stopped("takes for ever")
+    process.send_signal(first)
+    assert process.stdout and process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == -signal.SIGINT
+    process.stdout.close()
 
 
 WATCHED = """

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from skinml.data import demo
@@ -207,6 +208,54 @@ def test_a_sigterm_that_python_loses_is_not_lost(tmp_path: Path, toy_set: Prepar
     assert "Exception ignored in" in result.stderr
     assert "it goes on" in result.stderr, "the first one was not lost"
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
+
+
+# Gone on with
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_mlflow_run_goes_on_with_a_run_that_was_killed(command: Command, tmp_path: Path) -> None:
+    """Everything is killed after the first epoch: MLflow's own process, ours, the forwarder."""
+    from mlflow import MlflowClient
+
+    files = tmp_path / "few"
+    demo.generate(files, counts={"train": 12, "validation": 3, "test": 3}, size=(48, 36))
+    given = {"data": "demo", "data_dir": files, "protocol": "challenge", "weights": "none"}
+    given |= {"model": "mobilenetv3small", "batch_size": 6, "epochs_finetune": 3}
+    given |= {"register": "false", "output_dir": tmp_path / "runs"}
+    words = ["mlflow", "run", str(ROOT), "--env-manager", "local", "--experiment-name", "mine"]
+    words += [word for name, value in given.items() for word in ("-P", f"{name}={value}")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=environment(),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    patience = time.monotonic() + 240
+    while not list(tmp_path.glob("runs/*/checkpoint-*")):
+        assert process.poll() is None and time.monotonic() < patience
+        time.sleep(0.05)
+    started = psutil.Process(process.pid)
+    for each in [started, *started.children(recursive=True)]:
+        each.kill()
+    process.wait()
+    [folder] = (tmp_path / "runs").iterdir()
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "RUNNING"
+
+    result = command(*words, "--run-id", run.info.run_id)
+    assert result.returncode == 0, result.stderr
+    assert f"run {run.info.run_id} goes on after epoch" in result.stderr
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "epoch/val_loss")
+    assert [point.step for point in points] == [1, 2, 3]
+    assert list((tmp_path / "runs").iterdir()) == [folder]
 
 
 # The other backend

@@ -28,7 +28,9 @@ from skinml.config import Config
 from skinml.data.prepared import PreparedSet
 from skinml.errors import UserError
 from skinml.sweep import cell_command, cores_of, main, only_one, visible_gpus
-from skinml.tracking.folder import RunFolder
+from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.journal import Journal
+from skinml.tracking.record import record_end, record_start
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,8 +72,8 @@ record["end"] = time.time()
 (seen / f"{name}.json").write_text(json.dumps(record))
 if plan == "silent":
     sys.exit(0)
-folder = Path(options["output_dir"]) / f"run-{time.time_ns()}"
-folder.mkdir()
+folder = Path(options.get("resume", f"{options['output_dir']}/run-{time.time_ns()}"))
+folder.mkdir(exist_ok=True)
 row = {"epoch": 1, "step": "finetune", "val_auc_macro": 0.9, "time": int(time.time() * 1000)}
 (folder / "history.csv").write_text(f"{','.join(row)}\\n{','.join(map(str, row.values()))}\\n")
 (folder / "metrics.json").write_text('{"test_accuracy": 0.75, "test_auc_macro": 0.875}')
@@ -85,8 +87,8 @@ import json, os, sys, time
 from skinml import backend, run, training_run
 from skinml.errors import run_command
 
-def train(config, data, parts, on_epoch, execution, before):
-    before()
+def train(config, setup, on_epoch, ready, checkpoint, save):
+    ready()
     for epoch in range(1, 4):
         if config.model == os.environ.get("SLOW") and epoch == 2:
             time.sleep(600)
@@ -470,6 +472,52 @@ def test_what_was_trained_but_not_published_is_published_and_not_trained_again(
     assert "mobilenet-16-seed0-split0: publishing" in capsys.readouterr().err
 
 
+def interrupted(
+    name: str, identity: dict[str, str], cell: dict[str, Any], status: str = ""
+) -> RunFolder:
+    """A folder of an earlier run of a cell, as a kill or an end of that status leaves it."""
+    folder = RunFolder(Path(cell["options"]["output_dir"]).resolve() / name)
+    folder.figures.mkdir(parents=True)
+    tags = {"data": "demo", **identity}
+    folder.write_description(Description(name, cell["options"], tags, {"name": "demo"}))
+    journal = Journal(folder.journal)
+    record_start(journal, folder.read_description())
+    if status:
+        record_end(journal, status)
+    journal.close()
+    return folder
+
+
+def test_a_cell_goes_on_in_the_folder_of_its_own_that_was_interrupted(
+    sweep: Sweep, identities: dict[str, dict[str, str]]
+) -> None:
+    """Not in one of other code or options, nor of a run that is done; unless all is trained again.
+
+    Its process refuses what it was not started with: a cell must not ask it to.
+    """
+    assert sweep() == 0
+    cells = seen()
+    own = identities["mobilenet-16"], cells["mobilenet-16"]
+    newest = interrupted("b", *own)
+    interrupted("a", *own)
+    interrupted("c", *own, "FINISHED")
+    interrupted("d", {**own[0], "code_digest": "another"}, own[1])
+    options = {**own[1]["options"], "register": "False"}
+    interrupted("e", own[0], {"options": options})
+    stopped = interrupted("b", identities["mobilenet-32"], cells["mobilenet-32"], "KILLED")
+    shutil.rmtree("seen")
+    assert sweep() == 0
+    resumed = {name: cell["options"].get("resume") for name, cell in seen().items()}
+    assert resumed == {
+        "mobilenet-16": str(newest.path),
+        "mobilenet-32": str(stopped.path),
+        "mobilenetv2-16": None,
+        "mobilenetv2-32": None,
+    }
+    assert sweep("--rerun") == 0
+    assert all("resume" not in cell["options"] for cell in seen().values())
+
+
 def test_a_server_that_does_not_answer_is_one_line(sweep: Sweep, monkeypatch: MonkeyPatch) -> None:
     from mlflow import MlflowException
 
@@ -639,11 +687,26 @@ def pid_of(run: "Run") -> int:
     return int(run.data.tags["process"].rsplit(" ", 2)[1])
 
 
+# The interrupted cell went on as the run that it was.
 FINISHED_AFTER_ALL = {
     "sweep": ["FINISHED"],
     "mobilenet": ["FINISHED"],
-    "mobilenetv2": ["FINISHED", "KILLED"],
+    "mobilenetv2": ["FINISHED"],
 }
+
+
+def assert_went_on(child: "Run") -> None:
+    """The cell's own run is finished, with every epoch of its curves once."""
+    from mlflow import MlflowClient
+
+    run = MlflowClient().get_run(child.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert "skinml.reason" not in run.data.tags
+    points = MlflowClient().get_metric_history(child.info.run_id, "epoch/train_loss")
+    assert [point.step for point in points] == [1, 2, 3]
+    [folder] = [path.parent for path in Path("runs").glob("sweep-*/mobilenetv2-*/*/FINISHED")]
+    assert (folder / "mlflow_run_id").read_text().strip() == child.info.run_id
+    assert [row["epoch"] for row in RunFolder(folder).read_history()] == [1, 2, 3]
 
 
 @needs_signals
@@ -675,6 +738,7 @@ def test_a_sweep_that_is_stopped_stops_its_cells_and_goes_on_later(
 
     assert start().wait() == 0
     assert statuses() == FINISHED_AFTER_ALL
+    assert_went_on(child)
     [again] = sweep_runs()
     assert again.info.run_id == run.info.run_id
 
@@ -728,6 +792,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_later(
     assert "(1 before)" in second.log.read_text()
     assert ("closed run" in second.log.read_text()) == with_its_cells
     assert statuses() == FINISHED_AFTER_ALL
+    assert_went_on(child)
     [again] = sweep_runs()
     assert again.info.run_id == run.info.run_id
     parents = {r.data.tags.get("mlflow.parentRunId") for r in all_runs()}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from skinml import backend, training
+from skinml.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet
 from skinml.evaluation.metrics import epoch_metrics
 from skinml.history import Row
-from skinml.models.classifier import Classifier, build_classifier
+from skinml.models.classifier import Classifier, batch_norm_layers, build_classifier
 from skinml.training import TrainingData, TrainingResult, train
 
 MEASURED = ("seconds", "images_per_second", "time")
@@ -79,7 +81,11 @@ def fit(tiny_backbone: str, toy_set: PreparedSet) -> Iterator[Fit]:
     """Trains a fresh tiny network on the toy set's official parts with the given options."""
 
     def fit(
-        digest: str = "", prepare: Callable[[Classifier], object] | None = None, **options: Any
+        digest: str = "",
+        prepare: Callable[[Classifier], object] | None = None,
+        going_on: Checkpoint | None = None,
+        save: Callable[[Checkpoint], None] | None = None,
+        **options: Any,
     ) -> Trained:
         values: dict[str, Any] = {
             "model": tiny_backbone,
@@ -104,7 +110,9 @@ def fit(tiny_backbone: str, toy_set: PreparedSet) -> Iterator[Fit]:
         )
         before = weights_of(classifier)
         told: list[Row] = []
-        result = train(classifier, config, data, epoch_metrics, told.append)
+        result = train(
+            classifier, config, data, epoch_metrics, told.append, before=going_on, save=save
+        )
         return Trained(classifier, config, data, result, before, told)
 
     yield fit
@@ -299,6 +307,50 @@ def test_the_same_seed_gives_the_same_bits(fit: Fit) -> None:
     first, second = fit(**BOTH_STEPS), fit(**BOTH_STEPS)
     assert first.facts() == second.facts()
     np.testing.assert_equal(first.after, second.after)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "policy", "after"),
+    [
+        ("adamw", "float32", [1, 2, 3, 4]),
+        ("sgd", "float32", [3]),
+        # Scales the loss, by variables of its own.
+        ("adam", "mixed_float16", [1, 3]),
+    ],
+)
+def test_a_training_goes_on_after_any_epoch_as_if_it_had_never_stopped(
+    fit: Fit, optimizer: str, policy: str, after: list[int], tmp_path: Path
+) -> None:
+    """On a network of other initial weights, by what its checkpoint's file holds alone."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        saved: list[Checkpoint] = []
+        whole = fit(save=saved.append, optimizer=optimizer, **BOTH_STEPS)
+        assert [checkpoint.epoch for checkpoint in saved] == [1, 2, 3, 4]
+        assert [len(checkpoint.history) for checkpoint in saved] == [1, 2, 3, 4]
+
+        def other_weights(classifier: Classifier) -> None:
+            shapes = [weight.shape for weight in classifier.model.get_weights()]
+            classifier.model.set_weights([np.full(shape, 0.5) for shape in shapes])
+
+        for epoch in after:
+            save_checkpoint(tmp_path, saved[epoch - 1])
+            read = load_checkpoint(tmp_path)
+            again = fit(prepare=other_weights, going_on=read, optimizer=optimizer, **BOTH_STEPS)
+            assert again.facts() == whole.facts()
+            assert [row["epoch"] for row in again.told] == list(range(epoch + 1, 5))
+            assert again.result.best_epoch == whole.result.best_epoch
+            assert again.result.backbone_images == whole.result.backbone_images
+            np.testing.assert_equal(again.after, whole.after)
+            momenta = [
+                [layer.momentum for layer in batch_norm_layers(trained.classifier)]
+                for trained in (whole, again)
+            ]
+            assert momenta[0] == momenta[1]
+            (tmp_path / f"checkpoint-{epoch:06d}").unlink()
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def test_another_seed_gives_another_network(fit: Fit) -> None:

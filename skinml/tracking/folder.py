@@ -6,6 +6,7 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     forward.json              what of it MLflow has acknowledged; forward.log, forward.lock beside
     run.json                  parameters, tags and data set, written first
     history.csv               one row an epoch, appended as each ends
+    checkpoint-*              where the training stands, while it goes on (skinml.checkpoint)
     predictions_*.csv         the predictions tables of validation and test
     metrics.json              every number of the finished run
     figures/                  PNG for screens, PDF for papers
@@ -13,18 +14,24 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     model.keras               the trained network, written last but one
     FINISHED                  an empty file, written last
     mlflow_run_id             the MLflow run that holds all of it, once that is so
+
+A run that is gone on with keeps its folder: what it writes once more replaces what was there.
 """
 
 import csv
 import json
+import os
 import secrets
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from skinml.config import Config
 from skinml.errors import UserError
+from skinml.files import sync_folder
 from skinml.history import Row
 
 RUN = "run.json"
@@ -93,6 +100,10 @@ class RunFolder:
     def mark_published(self, run_id: str) -> None:
         (self.path / PUBLISHED).write_text(run_id + "\n")
 
+    def mark_unpublished(self) -> None:
+        """Forget that MLflow had all of it: the run goes on."""
+        (self.path / PUBLISHED).unlink(missing_ok=True)
+
     @property
     def journal(self) -> Path:
         return self.path / JOURNAL
@@ -126,11 +137,17 @@ class RunFolder:
         path = self.path / HISTORY
         new = not path.exists()
         with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
+            _write_rows(file, [row], new)
+
+    def write_history(self, rows: Sequence[Row]) -> None:
+        """Replace the history by that of the epochs which a run goes on after, if any."""
+        if not rows:
+            (self.path / HISTORY).unlink(missing_ok=True)
+            return
+        temporary = self.path / f".{HISTORY}.part"
+        with temporary.open("w", newline="") as file:
+            _write_rows(file, rows, header=True)
+        temporary.replace(self.path / HISTORY)
 
     def read_history(self) -> list[Row]:
         """The epochs so far; numbers are floats, the epoch an int, the step's name a str."""
@@ -148,7 +165,13 @@ class RunFolder:
         return (self.path / name).read_text(encoding="utf-8")
 
     def finish(self) -> None:
+        """Mark the folder as complete, with all its files on the disk."""
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file, suppress(OSError):
+                    os.fsync(file.fileno())
         (self.path / FINISHED).touch()
+        sync_folder(self.path)
 
     def _write_json(self, name: str, value: Any) -> None:
         temporary = self.path / f".{name}.part"
@@ -157,6 +180,14 @@ class RunFolder:
 
     def _read_json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
+
+
+def _write_rows(file: TextIO, rows: Sequence[Row], header: bool) -> None:
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    file.flush()
 
 
 def _typed(row: dict[str, str]) -> Row:

@@ -132,13 +132,20 @@ class ForwarderProcess:
         pause = _PAUSE
         while not self._stopped.wait(_LOOK):
             self._pass_on()
-            if self._process.poll() is None or self.state().get("ended"):
+            if self._process.poll() is None or self._has_ended():
                 continue
             if self._stopped.wait(pause):
                 return
             pause = min(2 * pause, _LAST_PAUSE)
             with suppress(OSError):  # A machine without memory or disk may have some later.
                 self._process = self._start()
+
+    def _has_ended(self) -> bool:
+        """Whether the run's end is sent; that of an earlier process is not the journal's last."""
+        state = self.state()
+        return bool(
+            state.get("ended") and state.get("offset", 0) >= self._folder.journal.stat().st_size
+        )
 
     def _pass_on(self) -> None:
         """Print what the forwarder has said to a person since the last time."""

@@ -12,11 +12,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from skinml.errors import UserError
+from skinml.files import sync_folder
 
 # The longest line: a reader of a damaged file never holds more. The largest record, the parameters
 # of a run, has some kilobytes.
@@ -113,7 +113,7 @@ class Journal:
                 )
             self._last = self._cut_tail()
             _fill(self._reserve, RESERVE)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             os.close(self._descriptor)
             raise _cannot_write(path, error) from None
@@ -256,16 +256,6 @@ def _fill(path: Path, size: int) -> None:
         file.write(os.urandom(size))  # Some file systems store no zeros.
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the name of a new file onto the disk, where the system can do that."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

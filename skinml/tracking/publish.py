@@ -58,10 +58,18 @@ def find_or_make_run(header: Record, server: str, destination: dict[str, str]) -
     attached = then["attached"] if then["server"] == server else ""
     if attached:
         try:
-            return client.get_run(attached)
+            run = client.get_run(attached)
         except MlflowException as error:
             if not is_gone(error):
                 raise
+        else:
+            # Curves of two trainings would lie over each other.
+            if run.data.tags.get(JOURNAL, then["journal"]) != then["journal"]:
+                raise UserError(
+                    f"run {attached} is that of another folder, in which alone it goes on; "
+                    "expected that folder under output_dir on this machine, or no --run-id"
+                )
+            return run
     experiment = _experiment(then, server, destination)
     found = _runs_of(then["journal"], experiment)
     if found:
@@ -256,6 +264,8 @@ def _send_run(folder: RunFolder, record: Record, run: "Run") -> None:
     if is_generated(run.data.tags.get("mlflow.runName", "")):
         tags["mlflow.runName"] = record.fields["name"]
     if run.info.status != "RUNNING":
+        if REASON in run.data.tags:
+            MlflowClient().delete_tag(run.info.run_id, REASON)  # That of an earlier end.
         MlflowClient().update_run(run.info.run_id, "RUNNING")
     set_tags(run, tags)
 

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,61 @@ def header(folder: RunFolder) -> Record | None:
     return next((r for r in read_journal(folder.journal) if r.kind == "run"), None)
 
 
+@dataclass
+class Noted:
+    """What a journal holds already of a run that is gone on with."""
+
+    header: Record | None = None
+    """The first record of a process's begin."""
+    sequence: int = 0
+    """The number of the last record."""
+    kinds: set[str] = field(default_factory=set)
+    epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """The fields of the record of each epoch's curves."""
+    load_samples: int = 0
+    ended: str = ""
+    """The status that the run ended with; empty where its process did not say so."""
+
+
+def read_noted(path: Path) -> Noted:
+    """What a journal holds; nothing where there is none yet."""
+    noted = Noted()
+    for record in read_journal(path) if path.exists() else ():
+        noted.sequence = record.sequence
+        noted.kinds.add(record.kind)
+        noted.ended = record.fields["status"] if record.kind == "end" else ""
+        if record.kind == "run":
+            noted.header = noted.header or record
+        elif record.kind == "metrics":
+            names = record.fields["values"]
+            if "epoch/train_loss" in names:
+                noted.epochs.setdefault(record.fields["step"], record.fields)
+            elif any(name.startswith("system/") for name in names):
+                noted.load_samples = record.fields["step"] + 1
+    return noted
+
+
 def record_start(
-    journal: Journal, description: Description, known: Record | None = None, at: int = 0
+    journal: Journal, description: Description, known: Noted | None = None, at: int = 0
 ) -> None:
-    """Begin a run, or go on with the one that `known`, its first record, began.
+    """Begin a run, or go on with the one that `known` is noted of.
 
     `at` is in milliseconds since 1970, by default now.
     """
+    known = known or Noted()
     journal.append(
         "run",
-        journal=known.fields["journal"] if known else uuid.uuid4().hex,
+        journal=known.header.fields["journal"] if known.header else uuid.uuid4().hex,
         name=description.name,
         process=process_name(),
         time=at or int(time.time() * 1000),
         source=_source(description),
         **destination(description),
     )
-    if not known:
+    # A process that was killed may have noted the first of these and no more.
+    if "params" not in known.kinds:
         journal.append("params", values=description.params)
+    if "dataset" not in known.kinds:
         journal.append("tags", values=description.tags)
         journal.append("dataset", **description.dataset)
     journal.sync()
@@ -115,6 +153,12 @@ def _source(description: Description) -> dict[str, str]:
     }
     commit = description.params.get("git_commit", "unknown")
     return tags if commit == "unknown" else tags | {"mlflow.source.git.commit": commit}
+
+
+def as_noted(row: Row, fields: dict[str, Any]) -> Row:
+    """An epoch's row with the time and speed that its record's `fields` have: measured once."""
+    speed = {name: fields["values"][f"epoch/{name}"] for name in ("seconds", "images_per_second")}
+    return {**row, **speed, "time": fields["time"]}
 
 
 def record_epoch(journal: Journal, row: Row) -> None:

@@ -1,5 +1,6 @@
 """A run while it is made: everything goes into its journal, and by itself from there to MLflow."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,15 @@ from skinml.tracking.forwarder import (
 )
 from skinml.tracking.journal import Journal
 from skinml.tracking.load import LoadRecorder
-from skinml.tracking.record import record_end, record_epoch, record_results, record_start
+from skinml.tracking.record import (
+    Noted,
+    as_noted,
+    curve_metrics,
+    record_end,
+    record_epoch,
+    record_results,
+    record_start,
+)
 
 # Seconds that a training waits for the server's first word, which it may refuse the run with.
 FIRST_WORD = 15.0
@@ -31,15 +40,36 @@ class Tracked:
     folder: RunFolder
     journal: Journal
     forwarder: ForwarderProcess | None
+    noted: Noted
+    """What the journal held before this process."""
 
     def raise_if_refused(self) -> None:
         """A server that answers and refuses the run is a `UserError`; one that is away is not."""
         if self.forwarder:
             self.forwarder.raise_if_refused(FIRST_WORD)
 
-    def log_epoch(self, row: Row) -> None:
-        """Note the curves of an epoch; on the disk when this returns."""
-        record_epoch(self.journal, row)
+    def log_epoch(self, row: Row) -> Row:
+        """Note the curves of an epoch, which are on the disk when this returns; once alone.
+
+        Returns its row. Of an epoch whose curves an earlier process has noted it has the time and
+        speed that stand there: another one would be a second point.
+        """
+        fields = self.noted.epochs.get(int(row["epoch"]))
+        if fields is None:
+            record_epoch(self.journal, row)
+            return row
+        row = as_noted(row, fields)
+        if json.dumps(curve_metrics(row)) != json.dumps(fields["values"]):
+            print(
+                f"skinml: warning: epoch {row['epoch']} was trained again and is not what its "
+                "curves show, which stay as they are",
+                file=sys.stderr,
+            )
+        return row
+
+    def note_tags(self, tags: dict[str, str]) -> None:
+        """Note some more tags of the run."""
+        self.journal.append("tags", values=tags)
 
     def log_results(self, register: bool = True) -> None:
         """Note all of a finished folder: numbers, figures, tables, texts, the network."""
@@ -53,9 +83,11 @@ def track(
     offline: bool = False,
     drain_limit: float | None = None,
     load: bool = True,
+    known: Noted | None = None,
 ) -> Iterator[Tracked]:
     """Track a run in its folder and, unless `offline`, in MLflow, with the machine's load.
 
+    With `known`, what its journal holds, the run of an earlier process goes on.
     The run is noted as FINISHED, as KILLED after an interruption, as FAILED after any error. At the
     end up to `drain_limit` seconds ($SKINML_DRAIN_LIMIT, 300) are spent on what MLflow lacks; what
     it then still lacks stays in the folder, and a line on stderr says so.
@@ -63,10 +95,17 @@ def track(
     limit = _drain_limit() if drain_limit is None else drain_limit
     journal = Journal(folder.journal)
     try:
-        record_start(journal, description)
+        known = known or Noted()
+        if journal.sequence != known.sequence:
+            raise UserError(
+                f"{folder.path}: another process has gone on with this run meanwhile; expected "
+                "one at a time: start again if it is not done"
+            )
+        folder.mark_unpublished()
+        record_start(journal, description, known)
         forwarder = None if offline else ForwarderProcess(folder)
-        recorder = LoadRecorder(journal) if load else None
-        tracked = Tracked(folder, journal, forwarder)
+        recorder = LoadRecorder(journal, known.load_samples) if load else None
+        tracked = Tracked(folder, journal, forwarder, known)
         try:
             yield tracked
         except BaseException as error:

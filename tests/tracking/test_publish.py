@@ -16,6 +16,7 @@ from skinml.tracking.journal import Journal, Record, read_journal
 from skinml.tracking.publish import GONE, send
 from skinml.tracking.record import (
     curve_metrics,
+    read_noted,
     record_end,
     record_epoch,
     record_folder,
@@ -419,7 +420,7 @@ def test_a_run_whose_process_is_gone_is_closed_with_the_reason(
     assert (run.info.status, run.data.tags["skinml.reason"]) == ("KILLED", GONE)
     # Gone on with, by a process of later, and then done.
     journal = Journal(started.journal)
-    record_start(journal, DESCRIPTION, _begin(started))
+    record_start(journal, DESCRIPTION, read_noted(started.journal))
     journal.close()
     assert _send_all(started) == run_id
     assert store.get_run(run_id).info.status == "RUNNING"
@@ -429,6 +430,21 @@ def test_a_run_whose_process_is_gone_is_closed_with_the_reason(
     _send_all(started)
     run = store.get_run(run_id)
     assert run.info.status == "FINISHED" and "skinml.reason" not in run.data.tags
+
+
+def test_a_run_of_another_folder_is_not_taken_over(
+    store: MlflowClient, started: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mlflow run --run-id` where the run's folder is not: two trainings in one set of curves."""
+    run_id = _send_all(started)
+    before = _rows(store, run_id), store.get_run(run_id).data.tags
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    other = _started(tmp_path / "other", DESCRIPTION)
+    with pytest.raises(UserError, match=f"run {run_id} is that of another folder"):
+        Forwarder(other).step()
+    refused = json.loads((other.path / "forward.json").read_text())["refused"]
+    assert "expected that folder under output_dir" in refused, "its process is not told"
+    assert (_rows(store, run_id), store.get_run(run_id).data.tags) == before
 
 
 def test_what_is_known_of_another_server_does_not_count(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Checkpoints: where a training stands after an epoch, in one file that is whole or not there.
+
+A file is a NumPy archive (`.npz`: arrays and one text in JSON, no pickle) and, as its last 32
+bytes, the SHA-256 of all before. Two generations lie in a run's folder, named by their epoch: the
+older of them goes only when one more is written, read back and verified.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skinml.errors import UserError
+from skinml.files import sync_folder
+from skinml.history import Row
+
+_NAME = re.compile(r"checkpoint-(\d{6})")
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+# The lists of arrays of a checkpoint; everything else of it is the text.
+_LISTS = ("weights", "optimizer", "best_weights")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a training needs to go on as if it had never stopped.
+
+    `weights` are those of the network in Keras's order, trainable or not, `best_weights` those of
+    the best epoch so far of the step in progress, `optimizer` the optimizer's variables.
+    """
+
+    history: list[Row]
+    """The epochs so far; the step in progress is that of the last."""
+    backbone_images: int
+    best_epoch: int
+    best_score: float
+    weights: list[np.ndarray]
+    optimizer: list[np.ndarray]
+    best_weights: list[np.ndarray]
+    seconds: float = 0.0
+    """Spent on the training, in all its processes."""
+    config: dict[str, Any] = field(default_factory=dict)
+    surroundings: dict[str, str] = field(default_factory=dict)
+    """What else decides the result to the last bit: digests, device, threads, versions."""
+
+    @property
+    def epoch(self) -> int:
+        return int(self.history[-1]["epoch"])
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to a run's folder; it is on the disk, and verified, when this returns.
+
+    Killed at any instant, or on a full disk (a `UserError`), the generations before stand.
+    """
+    path = folder / f"checkpoint-{checkpoint.epoch:06d}"
+    part = folder / f".{path.name}.part"
+    try:
+        for left in folder.glob(".checkpoint-*.part"):
+            left.unlink()  # Of a process that was killed while it wrote.
+        with part.open("wb") as file:
+            file.write(_encode(checkpoint))
+            file.flush()
+            os.fsync(file.fileno())
+        if _verified(part) is None:
+            raise OSError(errno.EIO, "what was written is not what is read back", str(part))
+        part.replace(path)
+        sync_folder(folder)
+        before = max((n for n in _generations(folder) if n < checkpoint.epoch), default=0)
+        for number, old in _generations(folder).items():
+            if number not in (before, checkpoint.epoch):
+                old.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise UserError(
+            f"{path}: the checkpoint cannot be written ({error.strerror}); "
+            f"{'free some space' if full else 'expected a folder that can be written to'}. Nothing "
+            "of the epochs before is lost"
+        ) from None
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run's folder that is as it was written; None without any.
+
+    Says on stderr which ones are damaged.
+    """
+    for _, path in sorted(_generations(folder).items(), reverse=True):
+        checkpoint = _verified(path)
+        if checkpoint is not None:
+            return checkpoint
+        print(
+            f"skinml: warning: {path} is damaged: the checkpoint before it is taken",
+            file=sys.stderr,
+        )
+    return None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint, damaged or not."""
+    return bool(_generations(folder))
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Give the space back of a run that is finished."""
+    for path in [*_generations(folder).values(), *folder.glob(".checkpoint-*.part")]:
+        path.unlink(missing_ok=True)
+
+
+def _generations(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by their epoch."""
+    found = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("checkpoint-*"))
+    return {int(match[1]): path for path, match in found if match}
+
+
+def _encode(checkpoint: Checkpoint) -> bytes:
+    arrays = {
+        f"{name}/{number:05d}": array
+        for name in _LISTS
+        for number, array in enumerate(getattr(checkpoint, name))
+    }
+    facts = {name: value for name, value in vars(checkpoint).items() if name not in _LISTS}
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, facts=text, **arrays)
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+    return buffer.getvalue()
+
+
+def _verified(path: Path) -> Checkpoint | None:
+    """A checkpoint exactly as it was written; None where the file is not that."""
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError:
+        return None
+    body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        facts: dict[str, Any] = json.loads(archive["facts"].tobytes())
+        facts |= {name: _list(archive, name, archive.files) for name in _LISTS}
+        return Checkpoint(**facts)
+
+
+def _list(archive: Any, name: str, members: Iterable[str]) -> list[np.ndarray]:
+    return [archive[member] for member in sorted(members) if member.startswith(f"{name}/")]
