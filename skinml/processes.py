@@ -58,11 +58,12 @@ def process_lives(name: str) -> bool | None:
         if start.rpartition(":")[0] != _place():
             return None
         ticks = _ticks(int(pid))
-        if not ticks:
+        if ticks is None:
             # Some systems hide the processes of other users.
             with suppress(ProcessLookupError):
                 os.kill(int(pid), 0)
                 return None
+            return False
         return ticks == start.rpartition(":")[2]
     except (ValueError, OSError, OverflowError, psutil.Error):
         return None
@@ -104,15 +105,15 @@ def _place() -> str:
         return ""
 
 
-def _ticks(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; empty if there is none.
+def _ticks(pid: int) -> str | None:
+    """When a process started, in clock ticks since the machine did; None if it is not seen.
 
-    One that is dead, and that nobody has waited for yet, is none.
+    Empty of one that is dead, and that nobody has waited for yet.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return ""
+        return None
     # Its own name, in parentheses, may hold anything.
     words = text.rpartition(")")[2].split()
     return "" if words[0] in "ZX" else words[19]

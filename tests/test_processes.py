@@ -26,9 +26,9 @@ def test_a_process_is_alive_until_it_ends() -> None:
     # Nobody has waited for it yet: it still has its id, as a zombie.
     while process_is_running(process.pid):
         time.sleep(0.01)
-    assert is_dead(name)
+    assert is_dead(name) and not process_lives(name)
     process.wait()
-    assert is_dead(name)
+    assert is_dead(name) and not process_lives(name)
 
 
 def process_is_running(pid: int) -> bool:

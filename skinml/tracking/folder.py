@@ -102,6 +102,10 @@ class RunFolder:
         return self.path / MODEL
 
     @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
