@@ -266,23 +266,22 @@ def test_an_answer_that_takes_long_begins_the_term_anew(monkeypatch: pytest.Monk
     assert time.monotonic() - begun < 0.5, "nothing is left to wait for"
 
 
-def test_a_clock_that_is_set_closes_nothing_by_its_age(
-    world: Any, visit: Doctor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shift", [3600, -3600])
+def test_a_clock_that_is_set_meanwhile_closes_nothing_by_its_age(
+    shift: int, world: Any, visit: Doctor
 ) -> None:
     day = int((time.time() - 86400) * 1000)
     run_id = world.client.create_run(world.experiment, start_time=day).info.run_id
     now, begun = time.time, time.monotonic()
-    for shift in (3600, -3600):
-        begun = time.monotonic()
-        monkeypatch.setattr(
-            time,
-            "time",
-            lambda: now() + shift * (time.monotonic() - begun > 0.3),  # noqa: B023
-        )
-        with pytest.raises(UserError, match=f"was set by {shift:+} s meanwhile"):
+
+    def jumped() -> float:
+        return now() + shift * (time.monotonic() - begun > 0.3)
+
+    with pytest.MonkeyPatch.context() as clock:
+        clock.setattr(time, "time", jumped)
+        with pytest.raises(UserError, match=rf"was set by \{shift:+} s meanwhile"):
             visit("--older-than", "2h", "--fix")
     assert world.client.get_run(run_id).info.status == "RUNNING"
-    monkeypatch.undo()
     with clock_stands():
         pass
 
@@ -414,33 +413,27 @@ def test_a_cell_whose_sweep_is_gone_is_ended(
     world: Any, visit: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped, else it would end by itself. One that has its sweep is let be."""
-    command = [sys.executable, "-m", "skinml.run", "--stop-with-stdin"]
-    reader, writer = os.pipe()
+    below = world.here / "sweep" / "cell"
+    command = [sys.executable, "-m", "skinml.run", "--stop-with-stdin", f"--output_dir={below}"]
     variables = {**os.environ, "SKINML_PARENT_RUN_ID": "f" * 32}
-
-    def cell(folder: Path, **changed: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [*command, f"--output_dir={folder}"], stdin=reader, env={**variables, **changed}
-        )
-        process.send_signal(signal.SIGSTOP)
-        world.sleepers.append(process)
-        return process
-
-    process = cell(world.here / "sweep" / "cell")
+    reader, writer = os.pipe()
+    process = subprocess.Popen(command, stdin=reader, env=variables)
+    process.send_signal(signal.SIGSTOP)
+    world.sleepers.append(process)
+    name = process_name(process.pid)
     os.close(reader)
     assert visit("--fix") == (0, {})
     os.close(writer)
     code, found = visit()
     assert code == 1
     assert found[str(process.pid)]["kind"] == "orphaned process"
-    assert str(world.here / "sweep" / "cell") in found[str(process.pid)]["why"]
-    with pytest.MonkeyPatch.context() as quick:
-        quick.setattr(doctor, "PATIENCE", 0.2)
-        assert visit("--output-dir", str(tmp_path / "another"), "--fix") == (0, {})
-        assert process_lives(process_name(process.pid))
-        code, found = visit("--fix")
+    assert str(below) in found[str(process.pid)]["why"]
+    monkeypatch.setattr(doctor, "PATIENCE", 0.2)
+    assert visit("--output-dir", str(tmp_path / "another"), "--fix") == (0, {})
+    assert process_lives(name)
+    code, found = visit("--fix")
     assert code == 0 and found[str(process.pid)]["outcome"] == "ended"
-    assert process.wait(10) == -signal.SIGKILL
+    assert is_dead(name)
 
 
 # A sweep
