@@ -36,6 +36,7 @@ from skinml.tracking.lease import (
     close_dead,
     lease_term,
     open_runs,
+    shows_life,
     sign,
     watch,
 )
@@ -59,6 +60,9 @@ NO_LEASE = "run without lease"
 UNSENT = "unsent journal"
 ORPHAN = "orphaned process"
 CHECKPOINT = "checkpoint"
+
+# What came of one that was dead a moment ago.
+LEFT = "left: it has moved, or has ended"
 
 # Seconds that a process has to end when asked to, and that a server has to take a journal.
 PATIENCE = 5.0
@@ -231,18 +235,21 @@ def examine(
     findings += [_dead_run(run, run_id in watched, folders) for run_id, run in dead.items()]
     for run_id, run in ({k: watched[k] for k in old if k in watched} | unknown).items():
         findings.append(_leaseless(run, run_id in watched))
-    # Sent, and closed, with its run; or its run goes on, on the machine that this is a copy from.
-    others = {run.data.tags.get(JOURNAL) for run in runs.values()}
+    journals = {run_id: run.data.tags.get(JOURNAL) for run_id, run in runs.items()}
+    closed = {journals[run_id] for run_id in dead}
+    # Of a copy, whose run goes on on another machine, too.
+    open_ones = set(journals.values()) - closed
     held = {orphan.folder for orphan in orphans.values()}
     for item in left:
-        if not item.lives and (item.folder.path in held or not item.is_sent_now):
-            findings += _in_folder(item, item.journal not in others)
+        if item.journal in open_ones or item.lives:
+            continue
+        if item.folder.path in held or not item.is_sent_now:
+            findings += _in_folder(item, item.journal in closed)
     return findings
 
 
 def _by_id(look: "Callable[[], Sequence[Run]]") -> "dict[str, Run]":
-    with store_is_needed():
-        return {run.info.run_id: run for run in look()}
+    return {run.info.run_id: run for run in look()}
 
 
 # Runs
@@ -323,6 +330,8 @@ def _dead_run(run: "Run", watched: bool, folders: dict[str, Left]) -> Finding:
     item = folders.get(run.data.tags.get(JOURNAL, ""))
 
     def close() -> str:
+        if item and (item.lives or shows_life(run)):
+            return LEFT
         if item and not item.elsewhere and not item.is_sent_now and item.unsent:
             # What it noted of its own end comes before what we think of it.
             with suppress(UserError):
@@ -346,16 +355,21 @@ def _leaseless(run: "Run", old: bool) -> Finding:
 
 
 def _close(run: "Run", why: str) -> str:
-    return "closed as KILLED" if close_dead(run, why) else "left: it has moved, or has ended"
+    return "closed as KILLED" if close_dead(run, why) else LEFT
 
 
 # Folders
 
 
-def _in_folder(item: Left, over: bool) -> list[Finding]:
-    """What a folder that nobody writes has left to do; unless `over` its run is another matter."""
-    path, found = item.folder.path, []
-    if over and (count := item.unsent) and not item.is_open_run():
+def _in_folder(item: Left, closed: bool) -> list[Finding]:
+    """What is left of a folder that nobody writes; it is sent with its run where that is `closed`.
+
+    Nothing where the run goes on elsewhere, in an experiment that is not looked at.
+    """
+    path, found = item.folder.path, list[Finding]()
+    if not closed and item.is_open_run():
+        return found
+    if not closed and (count := item.unsent):
         why = f"{count} records that MLflow lacks"
         if item.elsewhere:
             why += ", of another server (MLFLOW_TRACKING_URI)"
@@ -363,8 +377,7 @@ def _in_folder(item: Left, over: bool) -> list[Finding]:
         found.append(Finding(UNSENT, str(path), why, f"python -m skinml.sync {path}", act))
     checkpoints = item.folder.checkpoints
     if not item.folder.finished and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        epochs = len(item.folder.read_history())
-        why = f"{epochs} epochs are done, and it is not finished"
+        why = "not finished, and can be gone on with"
         again = f"python -m skinml.run --resume {item.state.run_id or path}"
         found.append(Finding(CHECKPOINT, str(path), why, again))
     return found
@@ -540,7 +553,8 @@ def main(argv: list[str] | None = None) -> int:
     check_store(get_tracking_uri())
     with store_is_needed():
         experiments = _experiments(options.experiment)
-    findings = examine(options.output_dir, partial(open_runs, experiments), options.older_than)
+        look = partial(open_runs, experiments)
+        findings = examine(options.output_dir, look, options.older_than)
     if options.fix:
         for found in findings:
             mend(found)

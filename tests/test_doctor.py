@@ -401,7 +401,7 @@ def test_checkpoints_that_can_be_gone_on_from_are_listed_and_kept(
     code, found = visit("--fix")
     item = found[str(folder.path)]
     assert (code, item["kind"], item["mended"]) == (0, "checkpoint", False)
-    assert item["why"] == "2 epochs are done, and it is not finished"
+    assert item["why"] == "not finished, and can be gone on with"
     assert item["remedy"] == f"python -m skinml.run --resume {run_id}"
     assert (folder.checkpoints / "epoch-2").exists()
 

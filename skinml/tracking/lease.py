@@ -168,14 +168,22 @@ def clock_stands() -> Iterator[None]:
         )
 
 
-def close_dead(seen: "Run", reason: str) -> bool:
-    """Close a run that was seen dead as KILLED, unless it shows life by now; whether it was."""
+def shows_life(seen: "Run") -> bool:
+    """Whether a run that was seen dead has moved or ended since: asked right before its end."""
     from mlflow import MlflowClient
 
     run = MlflowClient().get_run(seen.info.run_id)
-    if run.info.status not in OPEN or run.info.lifecycle_stage == "deleted":
+    return (
+        run.info.status not in OPEN
+        or run.info.lifecycle_stage == "deleted"
+        or sign(run) != sign(seen)
+        or process_lives(run.data.tags.get(PROCESS, "")) is True
+    )
+
+
+def close_dead(seen: "Run", reason: str) -> bool:
+    """Close a run that was seen dead as KILLED, unless it shows life by now; whether it was."""
+    if shows_life(seen):
         return False
-    if sign(run) != sign(seen) or process_lives(run.data.tags.get(PROCESS, "")):
-        return False
-    close_run(run, "KILLED", reason)
+    close_run(seen, "KILLED", reason)
     return True
