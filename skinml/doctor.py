@@ -194,7 +194,7 @@ def examine(
     is changed. `older_than` is in seconds: runs without a lease that are open for longer, and in
     which nothing moves for a term, may be closed.
     """
-    output_dir = output_dir.expanduser().resolve()
+    output_dir = output_dir.expanduser()
     runs = _by_id(look)
     left = list(run_folders(output_dir))
     folders = {item.journal: item for item in left if item.journal}
@@ -210,7 +210,7 @@ def examine(
             watched[run_id] = run
         elif lives is None:
             unknown[run_id] = run
-    orphans = {orphan.name: orphan for orphan in _orphans(output_dir)}
+    orphans = {orphan.name: orphan for orphan in _orphans(output_dir.resolve())}
 
     def undecided() -> bool:
         """Look again: forget what moved, what ended, and what is no orphan any more."""
@@ -243,7 +243,7 @@ def examine(
     for item in left:
         if item.journal in open_ones or item.lives:
             continue
-        if item.folder.path in held or not item.is_sent_now:
+        if item.folder.path.resolve() in held or not item.is_sent_now:
             findings += _in_folder(item, item.journal in closed)
     return findings
 
@@ -350,7 +350,7 @@ def _leaseless(run: "Run", old: bool) -> Finding:
     elif run.data.tags.get("mlflow.source.type") == "PROJECT":
         why += ", made by `mlflow run`"
     act = partial(_close, run, why) if old else None
-    remedy = _FIX if old else "--older-than TIME, if it is dead"
+    remedy = _FIX if old else f"{_FIX} --older-than TIME, if it is dead"
     return Finding(NO_LEASE, run.info.run_id, why, remedy, act, run.info.run_name or "")
 
 
@@ -472,14 +472,15 @@ def _table(findings: Sequence[Finding]) -> "Table":
     from rich.text import Text
 
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    last = "what came of it" if any(found.outcome for found in findings) else "what helps"
-    for title in ("found", "which", "why", last):
+    for title in ("found", "which", "why, and what helps"):
         result.add_column(title, overflow="fold", no_wrap=title == "found")
     for found in findings:
+        words = f"{found.why}: {found.outcome}" if found.outcome else found.why
+        if not found.outcome and found.remedy != _FIX:
+            words += f"\n{found.remedy}"
         # As text: a path or a reason may hold what rich takes for markup.
-        style = _STYLES.get(found.kind, "")
-        words = (f"{found.name} {found.label}".strip(), found.why, found.outcome or found.remedy)
-        result.add_row(Text(found.kind, style=style), *map(Text, words))
+        name = Text(f"{found.name} {found.label}".strip())
+        result.add_row(Text(found.kind, style=_STYLES.get(found.kind, "")), name, Text(words))
     return result
 
 

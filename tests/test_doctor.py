@@ -485,7 +485,7 @@ def test_a_person_is_shown_a_table_and_the_command_that_helps(
     assert doctor.main(["--output-dir", str(world.here)]) == 1
     said = capsys.readouterr().out
     [row] = [line for line in said.splitlines() if gone in line]
-    assert row.split("  ")[0] == "dead run" and row.rstrip().endswith("skinml.doctor --fix")
+    assert row.split("  ")[0] == "dead run" and row.rstrip().endswith(GONE)
     assert said.endswith("1 to mend with: python -m skinml.doctor --fix\n")
     assert doctor.main(["--output-dir", str(world.here), "--fix"]) == 0
     assert capsys.readouterr().out.endswith("\n1 mended\n")

@@ -186,13 +186,16 @@ class World:
     @contextmanager
     def leases(self) -> Iterator[None]:
         """Meanwhile move what is to be moved, as forwarders do, and end what is to end."""
+        from mlflow import MlflowException
+
         over = threading.Event()
 
         def move() -> None:
             begun = time.monotonic()
             while not over.wait(self.term / 3):
                 for run_id, process in list(self.moving.items()):
-                    renew(self.client.get_run(run_id), process)
+                    with suppress(MlflowException):  # SQLite is locked: the next time.
+                        renew(self.client.get_run(run_id), process)
                 if time.monotonic() - begun > self.term / 2:
                     while self.ending:
                         self.client.set_terminated(self.ending.pop(), "FINISHED")
