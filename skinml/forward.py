@@ -21,13 +21,12 @@ from skinml.errors import UserError, run_command
 from skinml.processes import exclusive, is_dead
 from skinml.registry import log_models
 from skinml.tracking.folder import LOCK, STATE, RunFolder
-from skinml.tracking.forwarder import GRACE, NOT_TAKEN, UNSENT
+from skinml.tracking.forwarder import NOT_TAKEN, UNSENT
 from skinml.tracking.journal import Record, is_written, read_journal
+from skinml.tracking.lease import LEASE, grace, renew, renewal, renewed, reopen
 from skinml.tracking.publish import (
     ACKNOWLEDGED,
     GONE,
-    LEASE,
-    REASON,
     close_run,
     drop_doubles,
     find_or_make_run,
@@ -35,7 +34,6 @@ from skinml.tracking.publish import (
     is_gone,
     prepare_experiment,
     send,
-    set_tags,
 )
 from skinml.tracking.record import destination, header, server_digest
 from skinml.tracking.store import refusal
@@ -43,10 +41,6 @@ from skinml.tracking.store import refusal
 if TYPE_CHECKING:
     from mlflow import MlflowException
     from mlflow.entities import Run
-
-# A run whose lease has not moved for a term, on the watcher's own clock, is not alive.
-LEASE_TERM = 90.0
-RENEWAL = LEASE_TERM / 3
 
 # Seconds between two looks at a journal that has grown no further.
 POLL = 0.5
@@ -107,6 +101,8 @@ class Forwarder:
         self._path = folder.path / STATE
         self.state = State.load(self._path, server_digest(self._uri))
         self._header: Record | None = None
+        # The number of the last record that begins, or goes on with, the run, and its process.
+        self._writer = 0, ""
         self._last = ""
         self._told: set[str] = set()
 
@@ -119,7 +115,9 @@ class Forwarder:
         run = self._open_run(begins=any(record.kind == "run" for record in records))
         if self.state is not before:
             return True  # The server has less than it had: all over again.
-        uris = send(self.folder, records, run, log_models)
+        # A network takes its time, on a slow line longer than a term.
+        with renewed(lambda: self._move(run.info.run_id)):
+            uris = send(self.folder, [self._by_now(record) for record in records], run, log_models)
         last = records[-1]
         self.state.sequence, self.state.offset = last.sequence, last.end
         self.state.ended = last.kind == "end"
@@ -135,9 +133,14 @@ class Forwarder:
         """Move the lease on: the run's process lives, wherever it is with its work."""
         if not self.state.run_id or self.state.ended:
             return
-        run = self._open_run()
-        count = run.data.tags.get(LEASE, "0")
-        set_tags(run, {LEASE: str(int(count) + 1 if count.isdecimal() else 1)})
+        renew(self._open_run(), self._process())
+
+    def _move(self, run_id: str) -> None:
+        """Renew while something is being sent: the lease alone, and only of a run that goes on."""
+        from mlflow import MlflowClient
+
+        if self._live and self.is_alive():
+            renew(MlflowClient().get_run(run_id), self._process())
 
     def verify(self) -> None:
         """Make sure that the server still has what it acknowledged, else begin anew."""
@@ -163,6 +166,7 @@ class Forwarder:
         size = 0
         offset, sequence = self.state.offset, self.state.sequence
         for record in read_journal(self.folder.journal, offset, sequence, self._tell):
+            self._note_writer(record)
             alone = record.kind in ("model", "end")
             size += len(record.fields["values"]) if "values" in record.fields else OTHER
             if records and (alone or size > PIECE):
@@ -210,7 +214,7 @@ class Forwarder:
         first = self._first_record()
         now = destination(self.folder.read_description())
         try:
-            run = find_or_make_run(first, self._server, now)
+            run = find_or_make_run(self._by_now(first), self._server, now)
         except (MlflowException, UserError) as error:
             self.state.refused = _refused(error)
             self._save()
@@ -224,13 +228,9 @@ class Forwarder:
 
     def _reopen(self, run: "Run") -> None:
         """Somebody took the run for dead, and it is not."""
-        from mlflow import MlflowClient
-
         if not self.is_alive():
             return
-        if REASON in run.data.tags:
-            MlflowClient().delete_tag(run.info.run_id, REASON)
-        MlflowClient().update_run(run.info.run_id, "RUNNING")
+        reopen(run)
         if LEASE in run.data.tags:
             self.say(f"run {run.info.run_id} was closed while it goes on: it is open again")
 
@@ -250,9 +250,28 @@ class Forwarder:
         written = is_written(self.folder.journal)
         if written is not None:
             return written
-        # No locks here. A run that was gone on with has had several processes.
-        begun = [record for record in read_journal(self.folder.journal) if record.kind == "run"]
-        return not is_dead(begun[-1].fields["process"]) if begun else False
+        # No locks here.
+        return bool(self._process()) and not is_dead(self._process())
+
+    def _process(self) -> str:
+        """The process that writes the journal, or was the last to do so."""
+        if not self._writer[0]:
+            for record in read_journal(self.folder.journal):
+                self._note_writer(record)
+        return self._writer[1]
+
+    def _note_writer(self, record: Record) -> None:
+        if record.kind == "run" and record.sequence > self._writer[0]:
+            self._writer = record.sequence, str(record.fields["process"])
+
+    def _by_now(self, record: Record) -> Record:
+        """A record that begins the run, with the process that goes on with it now.
+
+        Sent again, the one of then would be taken for its process, and the run for dead.
+        """
+        if record.kind != "run":
+            return record
+        return record._replace(fields={**record.fields, "process": self._process()})
 
     def _first_record(self) -> Record:
         if self._header is None:
@@ -321,7 +340,8 @@ def follow(folder: RunFolder) -> int:
     """Send a folder's journal as it grows, until its end, or until its writer is gone."""
     forwarder = Forwarder(folder, live=True)
     attempts = Attempts(forwarder)
-    renewed = gone = -float("inf")
+    period, patience = renewal(), grace()
+    moved = gone = -float("inf")
     while True:
         # Asked first: what a process wrote before it ended is read below.
         alive = forwarder.is_alive()
@@ -332,9 +352,9 @@ def follow(folder: RunFolder) -> int:
             busy = forwarder.step()
             if forwarder.state.ended and not busy:
                 return 0
-            if alive and now - renewed > RENEWAL:
+            if alive and now - moved > period:
                 forwarder.renew()
-                renewed = now
+                moved = now
             if not busy and not alive:
                 forwarder.close_gone()
                 return 0
@@ -342,7 +362,7 @@ def follow(folder: RunFolder) -> int:
             attempts.succeeded()
         except Exception as error:  # Of any kind: there is nobody who could do better than go on.
             pause = attempts.failed(error)
-        if not alive and time.monotonic() - gone > GRACE:
+        if not alive and time.monotonic() - gone > patience:
             return UNSENT
         time.sleep(pause)
 

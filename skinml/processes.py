@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
-# Between a process's start as told now and as told then: setting the clock moves it.
+# Between a process's start as told now and as told then, in a name that depends on the clock.
 _CLOCK_MOVES = 10.0
 
 # What a file system without locks answers, some network ones for instance.
@@ -21,32 +22,101 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 def process_name(pid: int | None = None) -> str:
-    """The name "host pid start" of a process, this one by default; start in seconds since 1970.
+    """The name "host pid start" of a process, this one by default.
 
-    Unlike the id alone it never comes back: an id is given to another process one day.
+    Unlike the id alone it never comes back: an id is given to another process one day. On Linux
+    `start` is "boot:namespace:ticks", the machine's boot, the namespace of process ids (a container
+    has its own) and the clock ticks since that boot: setting the clock does not move it. Elsewhere
+    it is in seconds since 1970.
     """
     import psutil
 
-    process = psutil.Process(pid)
-    return f"{platform.node()} {process.pid} {process.create_time():.2f}"
+    pid = os.getpid() if pid is None else pid
+    place, ticks = _place(), _ticks(pid)
+    if place and ticks:
+        return f"{platform.node()} {pid} {place}:{ticks}"
+    return f"{platform.node()} {pid} {psutil.Process(pid).create_time():.2f}"
 
 
-def is_dead(name: str) -> bool:
-    """Whether the process of a name is certainly gone; what another host runs is not known here."""
+def process_lives(name: str) -> bool | None:
+    """Whether the process of a name lives; None where that cannot be known from here.
+
+    Another host's cannot, nor that of another boot or of another container with this one's host
+    name. A name that depends on the clock, as those of before, tells of the living alone.
+    """
     import psutil
 
     try:
         host, pid, start = name.rsplit(" ", 2)
-        process = psutil.Process(int(pid)) if host == platform.node() else None
-        if process is None:
+        if host != platform.node():
+            return None
+        if ":" not in start:
+            process = psutil.Process(int(pid))
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            return abs(process.create_time() - float(start)) <= _CLOCK_MOVES or None
+        if start.rpartition(":")[0] != _place():
+            return None
+        ticks = _ticks(int(pid))
+        if ticks is None:
+            # Some systems hide the processes of other users.
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), 0)
+                return None
             return False
+        return ticks == start.rpartition(":")[2]
+    except (ValueError, OSError, OverflowError, psutil.Error):
+        return None
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process of a name is gone, if it was one of this host.
+
+    As far as the processes show that are seen here: `process_lives` is more careful.
+    """
+    import psutil
+
+    lives = process_lives(name)
+    if lives is not None:
+        return not lives
+    try:
+        host, pid, start = name.rsplit(" ", 2)
+        if host != platform.node():
+            return False
+        if ":" in start and start.rpartition(":")[0] != _place():
+            return True  # The machine, or the container, has started anew.
+        process = psutil.Process(int(pid))
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
-        return abs(process.create_time() - float(start)) > _CLOCK_MOVES
+        return ":" not in start and abs(process.create_time() - float(start)) > _CLOCK_MOVES
     except psutil.NoSuchProcess:
         return True
-    except (ValueError, psutil.AccessDenied):
+    except (ValueError, OverflowError, psutil.AccessDenied):
         return False
+
+
+@cache
+def _place() -> str:
+    """Where the ids of processes mean what they mean here: "boot:namespace", empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+        return f"{boot[:16]}:{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _ticks(pid: int) -> str | None:
+    """When a process started, in clock ticks since the machine did; None if it is not seen.
+
+    Empty of one that is dead, and that nobody has waited for yet.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # Its own name, in parentheses, may hold anything.
+    words = text.rpartition(")")[2].split()
+    return "" if words[0] in "ZX" else words[19]
 
 
 class _Stop:
@@ -177,6 +247,27 @@ def exclusive(path: Path, notice: str | None) -> Iterator[bool]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a living process of this machine holds the lock of a file, which is there.
+
+    None where the system cannot tell: Windows, some network file systems.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
+    return False
 
 
 def _lock(path: Path, notice: str | None) -> tuple[int | None, bool]:

@@ -28,6 +28,7 @@ from skinml.cache import cache_dir
 from skinml.config import Config, Parser, add_config_options, given_options
 from skinml.data.isic2017 import NOTICE
 from skinml.data.prepare import open_data
+from skinml.doctor import DEAD, ORPHAN, examine, mend
 from skinml.errors import UserError, run_command
 from skinml.grid import (
     AXES,
@@ -44,6 +45,7 @@ from skinml.processes import end_process
 from skinml.sweep_table import Show, display, failure, markdown, print_closing, summary
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
+from skinml.tracking.lease import PROCESS, renewed
 from skinml.tracking.record import PARENT_RUN_VARIABLE, read_noted
 from skinml.tracking.store import store_is_needed
 from skinml.tracking.sweeps import (
@@ -592,26 +594,27 @@ def sweep(
         with store_is_needed():
             run = SweepRun.open(key, f"sweep-{key[:8]}", tags, experiment)
         try:
-            with store_is_needed():
-                _end_leftovers(run)
-                states = known_states(cells, experiment, rerun)
-                if not rerun:
+            with renewed(run.renew):
+                with store_is_needed():
+                    _end_leftovers(run, root)
+                    states = known_states(cells, experiment, rerun)
+                    if not rerun:
+                        publish_finished(states, run)
+                        states = known_states(cells, experiment)
+                    run.keep_done_before([s.run_id for s in states if s.is_done])
+                print(
+                    f"skinml: sweep {key}: {len(cells)} cells, {jobs} at a time, in {root}; "
+                    f"MLflow run {run.id}",
+                    file=sys.stderr,
+                )
+                gpus = visible_gpus(os.environ)
+                _warn_of_sharing(cells, jobs, gpus)
+                with display(jobs) as show:
+                    trained = Sweep(states, jobs, run, command, rerun, gpus)
+                    trained.train(stop, show)
+                if not stop.received and any(state.status == "failed" for state in states):
                     publish_finished(states, run)
-                    states = known_states(cells, experiment)
-                run.keep_done_before([s.run_id for s in states if s.is_done])
-            print(
-                f"skinml: sweep {key}: {len(cells)} cells, {jobs} at a time, in {root}; "
-                f"MLflow run {run.id}",
-                file=sys.stderr,
-            )
-            gpus = visible_gpus(os.environ)
-            _warn_of_sharing(cells, jobs, gpus)
-            with display(jobs) as show:
-                trained = Sweep(states, jobs, run, command, rerun, gpus)
-                trained.train(stop, show)
-            if not stop.received and any(state.status == "failed" for state in states):
-                publish_finished(states, run)
-                trained.tell_mlflow()
+                    trained.tell_mlflow()
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             with _mlflow_may_fail():
@@ -629,16 +632,20 @@ def sweep(
     return code
 
 
-def _end_leftovers(run: SweepRun) -> None:
+def _end_leftovers(run: SweepRun, root: Path) -> None:
     """End what an earlier start of this sweep left behind, and close the runs of what died.
 
     This start holds the lock: whatever still trains below the sweep's run on this machine has
-    lost its own.
+    lost its own. What another machine trains is looked at for a term.
     """
-    for child in run.children("RUNNING"):
-        end_process(child.data.tags.get("process", ""), LEFTOVER_PATIENCE)
-    for run_id in run.close_dead():
-        print(f"skinml: closed run {run_id}, whose process is gone", file=sys.stderr)
+    children = partial(run.children, "RUNNING")
+    for child in children():
+        end_process(child.data.tags.get(PROCESS, ""), LEFTOVER_PATIENCE)
+    for finding in examine(root, children):
+        # What is finished is sent below, as a part of this sweep.
+        if finding.kind in (DEAD, ORPHAN):
+            mend(finding)
+            print(f"skinml: {finding.name}: {finding.why}: {finding.outcome}", file=sys.stderr)
 
 
 def _outcome(states: Sequence[State], signum: int) -> tuple[str, str, int]:

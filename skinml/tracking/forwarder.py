@@ -25,9 +25,6 @@ UNSENT = 75
 # What a forwarder says of a server that does not answer.
 NOT_TAKEN = "warning: MLflow does not take the records of this run"
 
-# Seconds that a forwarder goes on after its run's process was killed.
-GRACE = 60.0
-
 # Seconds a run waits at its end for what is not sent yet, unless told otherwise.
 DRAIN_LIMIT = 300.0
 DRAIN_VARIABLE = "SKINML_DRAIN_LIMIT"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from skinml.errors import UserError
 from skinml.files import sync_folder
+from skinml.processes import is_locked
 
 # The longest line: a reader of a damaged file never holds more. The largest record, the parameters
 # of a run, has some kilobytes.
@@ -192,24 +193,8 @@ class Journal:
 
 
 def is_written(path: Path) -> bool | None:
-    """Whether a living process of this machine has a journal open for writing.
-
-    None where the system cannot tell: Windows, some network file systems.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return None
-    return False
+    """Whether a living process of this machine has a journal open for writing; None: unknown."""
+    return is_locked(path)
 
 
 def _tail(descriptor: int, size: int) -> int:

@@ -24,11 +24,10 @@ from skinml.tracking.record import file_sha256
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-# Tags of a run. The journal that it comes from, the number of that journal's last record that the
-# server holds, and a counter that moves for as long as the run's process lives.
+# Tags of a run: the journal that it comes from, the number of that journal's last record that the
+# server holds, and why it ended. (What shows that it goes on: skinml.tracking.lease.)
 JOURNAL = "skinml.journal"
 ACKNOWLEDGED = "skinml.acknowledged"
-LEASE = "skinml.lease"
 REASON = "skinml.reason"
 
 # Why a run is closed whose process had no time to say so itself.

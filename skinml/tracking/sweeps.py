@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
-from skinml.processes import is_dead, process_name
+from skinml.processes import process_lives, process_name
+from skinml.tracking.lease import OPEN, PROCESS, close_dead, renew, reopen
 from skinml.tracking.publish import GONE, REASON, is_generated
 from skinml.tracking.record import default_experiment
 from skinml.tracking.store import store_is_needed
@@ -135,15 +136,21 @@ class SweepRun:
 
         SIGKILL, a lack of memory and a power cut leave no process the time to do so itself.
         """
+        return [
+            run.info.run_id
+            for run in self.children("RUNNING")
+            if process_lives(run.data.tags.get(PROCESS, "")) is False and close_dead(run, GONE)
+        ]
+
+    def renew(self) -> None:
+        """Move its lease on; one that was closed by mistake is opened again."""
         from mlflow import MlflowClient
 
-        closed = []
-        for run in self.children("RUNNING"):
-            if is_dead(run.data.tags.get("process", "")):
-                _tag(run.info.run_id, {REASON: GONE})
-                MlflowClient().set_terminated(run.info.run_id, "KILLED")
-                closed.append(run.info.run_id)
-        return closed
+        for run_id in self.own_runs:
+            run = MlflowClient().get_run(run_id)
+            if run.info.status not in OPEN:
+                reopen(run)
+            renew(run, process_name())
 
     def keep_done_before(self, run_ids: Sequence[str]) -> None:
         """Note the runs of cells that were done already, which are not below this run.

@@ -1,6 +1,8 @@
 """A run's journal → MLflow, on a real SQLite store, without TensorFlow."""
 
 import json
+import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,18 @@ from mlflow.entities import DatasetInput
 
 from skinml.errors import UserError
 from skinml.forward import Forwarder, State
+from skinml.processes import process_name
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal, Record, read_journal
 from skinml.tracking.publish import GONE, send
 from skinml.tracking.record import (
     curve_metrics,
+    header,
     read_noted,
     record_end,
     record_epoch,
     record_folder,
+    record_results,
     record_start,
 )
 
@@ -409,6 +414,59 @@ def test_the_lease_moves_and_a_run_that_was_taken_for_dead_opens_itself(
     store.set_terminated(run_id, "KILLED")
     forwarder.renew()
     assert store.get_run(run_id).info.status == "KILLED", "its process is gone"
+
+
+def test_the_lease_names_the_process_that_goes_on_even_where_all_is_sent_again(
+    store: MlflowClient, started: RunFolder
+) -> None:
+    """The first one's name, sent after the second one's, would make a live run a dead one."""
+    journal = Journal(started.journal)
+    record_start(journal, DESCRIPTION, read_noted(started.journal))
+    [first, second] = [r for r in read_journal(started.journal) if r.kind == "run"]
+    lines = started.journal.read_bytes().splitlines(keepends=True)
+    journal.close()
+    assert first.fields["process"] == second.fields["process"] == process_name()
+    body = lines[0][9:].replace(process_name().encode(), b"elsewhere 1 2.0").rstrip(b"\n")
+    lines[0] = b"%08x %s\n" % (zlib.crc32(body), body)
+    started.journal.write_bytes(b"".join(lines))
+    assert header(started).fields["process"] == "elsewhere 1 2.0"  # type: ignore[union-attr]
+    for _ in range(2):
+        forwarder = Forwarder(started, live=True)
+        forwarder.step()
+        tags = store.get_run(forwarder.state.run_id).data.tags
+        assert tags["process"] == process_name()
+        (started.path / "forward.json").unlink()
+    store.set_tag(forwarder.state.run_id, "process", "elsewhere 1 2.0")
+    forwarder.renew()
+    tags = store.get_run(forwarder.state.run_id).data.tags
+    assert tags["process"] == process_name()
+
+
+def test_the_lease_moves_while_something_is_sent_that_takes_long(
+    store: MlflowClient, finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network on a slow line: longer than a term."""
+    finished = finished_folder
+    monkeypatch.setenv("SKINML_LEASE_TERM", "0.3")
+    finished.model.write_bytes(b"a network")
+    journal = Journal(finished.journal)
+    record_start(journal, DESCRIPTION)
+    record_results(journal, finished)
+    counts = []
+
+    def slowly(folder: RunFolder, run: Any, register: bool) -> dict[str, str]:
+        deadline = time.monotonic() + 30
+        while (count := store.get_run(run.info.run_id).data.tags.get("skinml.lease")) != "2":
+            assert time.monotonic() < deadline
+        counts.append(count)
+        return {}
+
+    monkeypatch.setattr("skinml.forward.log_models", slowly)
+    forwarder = Forwarder(finished, live=True)
+    while forwarder.step():
+        pass
+    assert counts == ["2"]
+    journal.close()
 
 
 def test_a_run_whose_process_is_gone_is_closed_with_the_reason(

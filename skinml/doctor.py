@@ -1,0 +1,590 @@
+"""What was left for dead: runs, journals, processes: `python -m skinml.doctor`, `--fix` mends it.
+
+It looks, waits for a term of the lease where something is undecided, looks again, and says. What
+lives is never closed; what is closed though it lives opens itself at its next renewal.
+"""
+
+import argparse
+import getpass
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skinml.checkpoint import has_checkpoint
+from skinml.config import Config, Parser
+from skinml.errors import UserError, run_command
+from skinml.forward import State
+from skinml.processes import end_process, is_locked, process_lives, process_name
+from skinml.sync import sync
+from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
+from skinml.tracking.folder import LOCK, RUN, STATE, RunFolder
+from skinml.tracking.journal import is_written, read_journal
+from skinml.tracking.lease import (
+    LEASE,
+    OPEN,
+    PROCESS,
+    clock_stands,
+    close_dead,
+    lease_term,
+    open_runs,
+    shows_life,
+    sign,
+    watch,
+)
+from skinml.tracking.publish import GONE, JOURNAL, first_line, is_gone
+from skinml.tracking.read import experiment_id
+from skinml.tracking.record import PARENT_RUN_VARIABLE, header, server_digest
+from skinml.tracking.store import check_store, store_is_needed
+
+if TYPE_CHECKING:
+    import psutil
+    from mlflow.entities import Run
+    from rich.table import Table
+
+# Exit code where something is wrong that was not mended.
+FOUND = 1
+
+# What may be found.
+DEAD = "dead run"
+STUCK = "stuck run"
+NO_LEASE = "run without lease"
+UNSENT = "unsent journal"
+ORPHAN = "orphaned process"
+CHECKPOINT = "checkpoint"
+
+# What came of one that was dead a moment ago.
+LEFT = "left: it has moved, or has ended"
+
+# Seconds that a process has to end when asked to, and that a server has to take a journal.
+PATIENCE = 5.0
+SEND_LIMIT = 30.0
+
+# Parameters that only `mlflow run` of one of our entry points has noted.
+_ENTRY_POINTS = ({"model", "epochs_frozen", "near_duplicates"}, {"models", "batch_sizes", "rerun"})
+
+
+@dataclass
+class Finding:
+    """Something that was left behind: what, why it is taken for that, and what helps.
+
+    `act` mends it and returns what was done; None where that is a person's to decide.
+    """
+
+    kind: str
+    name: str
+    """The id of a run or process, the path of a folder."""
+    why: str
+    remedy: str
+    act: Callable[[], str] | None = None
+    label: str = ""
+    outcome: str = ""
+    mended: bool = False
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it is something to mend, not just to know of."""
+        return not self.mended and (self.act is not None or self.kind == UNSENT)
+
+    def as_dict(self) -> dict[str, Any]:
+        names = ("kind", "name", "label", "why", "remedy", "outcome", "mended")
+        return {name: getattr(self, name) for name in names}
+
+
+def mend(finding: Finding) -> None:
+    """Mend what was found, if that can be done; its outcome says what came of it."""
+    if finding.act is None:
+        return
+    try:
+        finding.outcome = finding.act()
+        finding.mended = True
+    except Exception as error:  # Of any kind: it must not keep us from the next one.
+        finding.outcome = f"failed: {first_line(error)[:300]}"
+
+
+def run_folders(parent: Path) -> Iterator["Left"]:
+    """The folders of runs with a journal, however deep below a folder."""
+    for path, names, files in os.walk(parent):
+        if RUN not in files:
+            continue
+        names.clear()
+        if JOURNAL_FILE in files:
+            try:
+                yield Left.of(RunFolder(Path(path)))
+            except OSError as error:
+                print(f"skinml: warning: {path}: {error.strerror}: left out", file=sys.stderr)
+
+
+@dataclass
+class Left:
+    """A run's folder, as far as it says what is left of its run."""
+
+    folder: RunFolder
+    journal: str
+    """The id of its journal, empty where that says none."""
+    state: State
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Left":
+        first = header(folder)
+        journal = str(first.fields["journal"]) if first else ""
+        return cls(folder, journal, State.load(folder.path / STATE))
+
+    @property
+    def lives(self) -> bool:
+        """Whether a process of this machine writes it."""
+        written = is_written(self.folder.journal)
+        if written is not None:
+            return written
+        runs = [record for record in read_journal(self.folder.journal) if record.kind == "run"]
+        return bool(runs) and process_lives(runs[-1].fields["process"]) is not False
+
+    @property
+    def is_sent_now(self) -> bool:
+        """Whether a process of this machine sends it."""
+        lock = self.folder.path / LOCK
+        return lock.exists() and bool(is_locked(lock))
+
+    @property
+    def unsent(self) -> int:
+        """How many records no server has acknowledged."""
+        state = State.load(self.folder.path / STATE)
+        return sum(1 for _ in read_journal(self.folder.journal, state.offset, state.sequence))
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it belongs to another server than the one that is looked at."""
+        from mlflow import get_tracking_uri
+
+        return self.state.server not in ("", server_digest(get_tracking_uri()))
+
+    def is_open_run(self) -> bool:
+        """Whether the run that it was sent to has not ended: it may go on on another machine."""
+        from mlflow import MlflowClient, MlflowException
+
+        if self.elsewhere or not self.state.run_id:
+            return False
+        try:
+            return MlflowClient().get_run(self.state.run_id).info.status in OPEN
+        except MlflowException as error:
+            if not is_gone(error):
+                raise
+            return False
+
+    def send(self) -> str:
+        return f"sent: run {sync(self.folder.path, SEND_LIMIT)}"
+
+
+def examine(
+    output_dir: Path,
+    look: "Callable[[], Sequence[Run]]",
+    older_than: float | None = None,
+) -> list[Finding]:
+    """All that was left behind of the open runs that `look` gives, and of folders and processes.
+
+    It takes a term where something can be told by its lease alone, or may be about to end. Nothing
+    is changed. `older_than` is in seconds: runs without a lease that are open for longer, and in
+    which nothing moves for a term, may be closed.
+    """
+    output_dir = output_dir.expanduser()
+    runs = _by_id(look)
+    left = list(run_folders(output_dir))
+    folders = {item.journal: item for item in left if item.journal}
+    here = _Here()
+    gone: dict[str, Run] = {}
+    watched: dict[str, Run] = {}
+    unknown: dict[str, Run] = {}
+    for run_id, run in runs.items():
+        lives = _lives(run, folders, here)
+        if lives is False:
+            gone[run_id] = run
+        elif lives is None and (_tells(run, here) or _age(run) > (older_than or math.inf)):
+            watched[run_id] = run
+        elif lives is None:
+            unknown[run_id] = run
+    orphans = {orphan.name: orphan for orphan in _orphans(output_dir.resolve())}
+
+    def undecided() -> bool:
+        """Look again: forget what moved, what ended, and what is no orphan any more."""
+        now = _by_id(look)
+        for group in (runs, gone, watched, unknown):
+            for run_id in group.keys() - now.keys():
+                del group[run_id]
+        for run_id, run in list(watched.items()):
+            if sign(now[run_id]) != sign(run):
+                del watched[run_id]
+        for name in list(orphans):
+            if process_lives(name) is False:
+                del orphans[name]
+        return bool(orphans or watched)
+
+    old = [run_id for run_id, run in watched.items() if not _tells(run, here)]
+    if orphans or watched:
+        with clock_stands() if old else nullcontext():
+            watch(undecided, "looking for signs of life")
+    dead = gone | {run_id: run for run_id, run in watched.items() if run_id not in old}
+    findings = [orphan.finding() for orphan in orphans.values()]
+    findings += [_dead_run(run, run_id in watched, folders) for run_id, run in dead.items()]
+    for run_id, run in ({k: watched[k] for k in old if k in watched} | unknown).items():
+        findings.append(_leaseless(run, run_id in watched))
+    journals = {run_id: run.data.tags.get(JOURNAL) for run_id, run in runs.items()}
+    closed = {journals[run_id] for run_id in dead}
+    # Of a copy, whose run goes on on another machine, too.
+    open_ones = set(journals.values()) - closed
+    held = {orphan.folder for orphan in orphans.values()}
+    for item in left:
+        if item.journal in open_ones or item.lives:
+            continue
+        if item.folder.path.resolve() in held or not item.is_sent_now:
+            findings += _in_folder(item, item.journal in closed)
+    return findings
+
+
+def _by_id(look: "Callable[[], Sequence[Run]]") -> "dict[str, Run]":
+    return {run.info.run_id: run for run in look()}
+
+
+# Runs
+
+
+def _lives(run: "Run", folders: dict[str, Left], here: "_Here") -> bool | None:
+    """Whether a run is certainly alive, or certainly not, by what this machine shows."""
+    tags = run.data.tags
+    item = folders.get(tags.get(JOURNAL, ""))
+    if item and is_written(item.folder.journal):
+        return True
+    lives = process_lives(tags.get(PROCESS, ""))
+    return True if lives is None and run.info.run_id in here.run_ids else lives
+
+
+def _tells(run: "Run", here: "_Here") -> bool:
+    """Whether a term without a sign of life says that a run is dead."""
+    return LEASE in run.data.tags or _never_began(run, here)
+
+
+def _never_began(run: "Run", here: "_Here") -> bool:
+    """Whether `mlflow run` made a run of ours on this machine, and is gone.
+
+    It makes the run before the environment, and notes no host: one is sure of the machine where
+    the store is a file on it, and of what runs there for one's own user.
+    """
+    from mlflow import get_tracking_uri
+
+    tags = run.data.tags
+    return (
+        get_tracking_uri().startswith("sqlite:")
+        and not {PROCESS, JOURNAL, LEASE} & tags.keys()
+        and tags.get("mlflow.source.type") == "PROJECT"
+        and any(names <= run.data.params.keys() for names in _ENTRY_POINTS)
+        and tags.get("mlflow.user") == getpass.getuser()
+        and not here.mlflow_runs
+    )
+
+
+class _Here:
+    """What runs on this machine, as far as `mlflow run` has to do with it; looked up when asked."""
+
+    @cached_property
+    def run_ids(self) -> set[str]:
+        """The runs that it gave to processes."""
+        import psutil
+
+        found = set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                found.add(process.environ().get("MLFLOW_RUN_ID", ""))
+        return found
+
+    @cached_property
+    def mlflow_runs(self) -> bool:
+        """Whether there is one at all: before it starts a process nothing tells of which run."""
+        import psutil
+
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            before = words[: words.index("run")] if "run" in words else []
+            if any(re.fullmatch(r"mlflow(\.exe|\.cli)?", Path(word).name) for word in before):
+                return True
+        return False
+
+
+def _age(run: "Run") -> float:
+    """Seconds since a run began, by the clocks of two machines."""
+    return time.time() - (run.info.start_time or 0) / 1000
+
+
+def _dead_run(run: "Run", watched: bool, folders: dict[str, Left]) -> Finding:
+    kind, why = DEAD, GONE
+    if watched and LEASE in run.data.tags:
+        why = f"its lease did not move for {lease_term():g} s, seen from {platform.node()}"
+    elif watched:
+        kind, why = STUCK, "`mlflow run` made it, and is gone; no process of it ever began"
+    item = folders.get(run.data.tags.get(JOURNAL, ""))
+
+    def close() -> str:
+        if item and (item.lives or shows_life(run)):
+            return LEFT
+        if item and not item.elsewhere and not item.is_sent_now and item.unsent:
+            # What it noted of its own end comes before what we think of it.
+            with suppress(UserError):
+                return item.send()
+        return _close(run, why)
+
+    return Finding(kind, run.info.run_id, why, _FIX, close, run.info.run_name or "")
+
+
+def _leaseless(run: "Run", old: bool) -> Finding:
+    age = _age(run)
+    host = run.data.tags.get(PROCESS, "").rsplit(" ", 2)[0]
+    why = f"open for {_duration(age)}, without a lease"
+    if host and host != platform.node():
+        why += f", on {host}"
+    elif run.data.tags.get("mlflow.source.type") == "PROJECT":
+        why += ", made by `mlflow run`"
+    act = partial(_close, run, why) if old else None
+    remedy = _FIX if old else f"{_FIX} --older-than TIME, if it is dead"
+    return Finding(NO_LEASE, run.info.run_id, why, remedy, act, run.info.run_name or "")
+
+
+def _close(run: "Run", why: str) -> str:
+    return "closed as KILLED" if close_dead(run, why) else LEFT
+
+
+# Folders
+
+
+def _in_folder(item: Left, closed: bool) -> list[Finding]:
+    """What is left of a folder that nobody writes; it is sent with its run where that is `closed`.
+
+    Nothing where the run goes on elsewhere, in an experiment that is not looked at.
+    """
+    path, found = item.folder.path, list[Finding]()
+    if not closed and item.is_open_run():
+        return found
+    if not closed and (count := item.unsent):
+        why = f"{count} records that MLflow lacks"
+        if item.elsewhere:
+            why += ", of another server (MLFLOW_TRACKING_URI)"
+        act = None if item.elsewhere else item.send
+        found.append(Finding(UNSENT, str(path), why, f"python -m skinml.sync {path}", act))
+    if not item.folder.finished and has_checkpoint(path):
+        why = "not finished, and can be gone on with"
+        again = f"python -m skinml.run --resume {path}"
+        found.append(Finding(CHECKPOINT, str(path), why, again))
+    return found
+
+
+# Processes
+
+
+@dataclass
+class _Orphan:
+    """A process whose run or sweep is gone, by its name; the folder that it sends, if any."""
+
+    name: str
+    why: str
+    folder: Path | None = None
+
+    def finding(self) -> Finding:
+        return Finding(ORPHAN, self.name.rsplit(" ", 2)[1], self.why, _FIX, self.end)
+
+    def end(self) -> str:
+        end_process(self.name, PATIENCE)
+        return "ended"
+
+
+def _orphans(output_dir: Path) -> Iterator[_Orphan]:
+    """Processes of one's own whose run or sweep is gone, below a folder; they may be about to end.
+
+    By command line and environment, and by what they hold: a name alone is anybody's.
+    """
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words[1:2] != ["-m"]:
+            continue
+        with suppress(psutil.Error, OSError, ValueError):
+            if hasattr(os, "getuid") and process.uids().real != os.getuid():
+                continue
+            name = process_name(process.pid)
+            if words[2] == "skinml.forward" and len(words) == 4:
+                folder = RunFolder(Path(words[3]))
+                if not folder.path.is_relative_to(output_dir):
+                    continue
+                if not folder.journal.exists() or not Left.of(folder).lives:
+                    why = f"the forwarder of {folder.path}, whose process is gone"
+                    yield _Orphan(name, why, folder.path)
+            elif words[2] == "skinml.run" and "--stop-with-stdin" in words:
+                values = [w.partition("=")[2] for w in words if w.startswith("--output_dir=")]
+                below = Path(process.cwd(), *values[-1:]).resolve()
+                if (
+                    below.is_relative_to(output_dir)
+                    and PARENT_RUN_VARIABLE in process.environ()
+                    and not _has_starter(process)
+                ):
+                    yield _Orphan(name, f"a cell in {below}, whose sweep is gone")
+
+
+def _has_starter(process: "psutil.Process") -> bool:
+    """Whether another process holds an end of the pipe that is a process's stdin; if in doubt so.
+
+    A cell that has lost its sweep ends by itself, unless it is stopped or hangs.
+    """
+    import psutil
+
+    try:
+        stdin = Path(f"/proc/{process.pid}/fd/0").readlink()
+    except OSError:
+        return True
+    if not str(stdin).startswith("pipe:"):
+        return True
+    for other in psutil.process_iter():
+        if other.pid == process.pid:
+            continue
+        with suppress(OSError):
+            for path in Path(f"/proc/{other.pid}/fd").iterdir():
+                with suppress(OSError):
+                    if path.readlink() == stdin:
+                        return True
+    return False
+
+
+# What a person sees
+
+_COMMAND = "python -m skinml.doctor"
+_FIX = f"{_COMMAND} --fix"
+
+_STYLES = {DEAD: "bold red", STUCK: "bold red", ORPHAN: "yellow", UNSENT: "yellow"}
+
+
+def _table(findings: Sequence[Finding]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("found", "which", "why, and what helps"):
+        result.add_column(title, overflow="fold", no_wrap=title == "found")
+    for found in findings:
+        words = f"{found.why}: {found.outcome}" if found.outcome else found.why
+        if not found.outcome and found.remedy != _FIX:
+            words += f"\n{found.remedy}"
+        # As text: a path or a reason may hold what rich takes for markup.
+        name = Text(f"{found.name} {found.label}".strip())
+        result.add_row(Text(found.kind, style=_STYLES.get(found.kind, "")), name, Text(words))
+    return result
+
+
+def _summary(findings: Sequence[Finding], fixed: bool) -> str:
+    wrong = sum(found.is_wrong for found in findings)
+    mended = sum(found.mended for found in findings)
+    parts = [f"{mended} mended"] if mended else []
+    if wrong:
+        parts.append(f"{wrong} not mended" if fixed else f"{wrong} to mend with: {_FIX}")
+    if others := len(findings) - wrong - mended:
+        parts.append(f"{others} to know of")
+    return ", ".join(parts) or "nothing was left behind"
+
+
+def _duration(seconds: float) -> str:
+    """A time for a person, in the two largest units."""
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d}"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def _duration_option(text: str) -> float:
+    """Seconds, of "2d", "36h", "90m" or "45s"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([dhms])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a time such as 2d, 36h, 90m, 45s")
+    return float(found[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[found[2]]
+
+
+def parser() -> Parser:
+    result = Parser(
+        prog=_COMMAND,
+        description="List what was left for dead: runs that no process goes on with, journals that "
+        "MLflow lacks, orphaned processes, checkpoints to go on from. Where a run is another "
+        "machine's, its lease is watched for a term (90 s).",
+        epilog=f"exit code: 0 nothing to mend, or all of it mended; {FOUND} something to mend; 2 a "
+        "mistake, or no answer from MLflow",
+    )
+    result.add_argument(
+        "--fix",
+        action="store_true",
+        help="close dead runs with the reason, send journals, end orphaned processes",
+    )
+    result.add_argument(
+        "--older-than",
+        type=_duration_option,
+        metavar="TIME",
+        help="with --fix also close runs without a lease that are open for longer, such as 2d or "
+        "36h, and in which nothing moves for a term; they may be other programs'",
+    )
+    result.add_argument("--experiment", metavar="NAME", help="that one alone (default: all)")
+    result.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path(Config().output_dir),
+        metavar="FOLDER",
+        help="where the folders of runs lie (default: %(default)s)",
+    )
+    result.add_argument("--json", action="store_true", help="as JSON, for machines")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    lease_term()  # A mistake in it is told before anything is looked at.
+    from mlflow import get_tracking_uri
+
+    check_store(get_tracking_uri())
+    with store_is_needed():
+        experiments = _experiments(options.experiment)
+        look = partial(open_runs, experiments)
+        findings = examine(options.output_dir, look, options.older_than)
+    if options.fix:
+        for found in findings:
+            mend(found)
+    if options.json:
+        print(json.dumps([found.as_dict() for found in findings], indent=2))
+    else:
+        from rich.console import Console
+
+        if findings:
+            console = Console() if sys.stdout.isatty() else Console(width=200)
+            console.print(_table(findings))
+        print(_summary(findings, options.fix))
+    return FOUND if any(found.is_wrong for found in findings) else 0
+
+
+def _experiments(name: str | None) -> list[str]:
+    """The id of an experiment, or of all of them."""
+    from mlflow import MlflowClient
+
+    if name:
+        return [experiment_id(name)]
+    client, found, token = MlflowClient(), list[str](), None
+    while True:
+        page: Any = client.search_experiments(page_token=token)
+        found += [str(experiment.experiment_id) for experiment in page]
+        token = page.token
+        if not token:
+            return found
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
