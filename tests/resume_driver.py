@@ -82,7 +82,7 @@ def main() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
             except SystemExit as stopped:
-                code = stopped.code
+                code = int(stopped.code or 0)
             except BaseException:
                 import traceback
 
