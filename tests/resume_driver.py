@@ -81,6 +81,8 @@ def main() -> None:
                 code = child(json.loads(line))
                 sys.stdout.flush()
                 sys.stderr.flush()
+            except SystemExit as stopped:
+                code = int(stopped.code or 0)
             except BaseException:
                 import traceback
 
