@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import journals, servers
+from benchmarks.faults import journals, network, servers, surroundings
 from benchmarks.faults.campaign import Part, Results, run_part, summary
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
@@ -30,6 +30,8 @@ PARTS = {
     "forwarder-kills": Part("forwarders, killed and started again", 10, servers.kill_forwarders),
     "server-kills": Part("servers on SQLite and PostgreSQL, killed", 10, servers.kill_servers),
     "service-kills": Part("workers and database of the service, killed", 20, servers.kill_service),
+    "network": Part("outages of server and network", 24, network.cut_network),
+    "surroundings": Part("full disk, read-only folder, clock", 20, surroundings.bad_surroundings),
 }
 
 

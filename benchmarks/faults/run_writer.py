@@ -7,11 +7,14 @@ Prints "begins", and the number of each epoch once it is told to be on the disk.
 """
 
 import argparse
+import errno
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from skinml.errors import run_command
+from skinml.errors import UserError, run_command
 from skinml.history import Row
 from skinml.processes import stop_on_sigterm
 from skinml.tracking.folder import RunFolder
@@ -43,7 +46,7 @@ def main() -> int:
     stop_on_sigterm()
     folder = RunFolder(options.folder)
     limit = options.drain_limit
-    with track(folder, folder.read_description(), options.offline, limit) as run:
+    with track(folder, folder.read_description(), options.offline, limit) as run, _full_disk():
         run.raise_if_refused()
         print("begins", flush=True)
         epoch = 0
@@ -59,6 +62,17 @@ def main() -> int:
         folder.finish()
         run.log_results()
     return 0 if options.offline or folder.published else UNSENT
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """As `skinml.training_run` does, which has TensorFlow imported."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; free some space") from None
 
 
 def _note_file(run: Tracked, epoch: int) -> None:

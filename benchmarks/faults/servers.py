@@ -28,6 +28,7 @@ from benchmarks.faults.processes import (
 )
 from skinml.processes import free_port
 from skinml.tracking.folder import RunFolder
+from skinml.tracking.journal import Record, read_journal
 
 if TYPE_CHECKING:
     from benchmarks.service import Side
@@ -115,11 +116,20 @@ def compare_runs(uri: str, writers: list[RunWriter]) -> Outcome:
     for writer in writers:
         found = compare_kept(client, writer.folder)
         # What was told to be on the disk is in the journal.
-        found.lost += max(0, writer.told() - len(writer.folder.read_history()))
+        found.lost += max(0, writer.told() - epochs_noted(writer.folder))
         if found.failed:
             found.problems.append(f"{writer.folder.path.name}: {writer.text()[-300:]}")
         outcome.add(found)
     return outcome
+
+
+def epochs_noted(folder: RunFolder) -> int:
+    """The last epoch in the journal of a folder."""
+    return max((r.fields["step"] for r in read_journal(folder.journal) if _is_epoch(r)), default=0)
+
+
+def _is_epoch(record: Record) -> bool:
+    return record.kind == "metrics" and "epoch/train_loss" in record.fields["values"]
 
 
 # --- The forwarder --------------------------------------------------------------------------------
