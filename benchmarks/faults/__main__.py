@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import journals, network, servers, surroundings
+from benchmarks.faults import figures, journals, network, servers, surroundings, training
 from benchmarks.faults.campaign import Part, Results, run_part, summary
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
@@ -30,6 +30,7 @@ PARTS = {
     "forwarder-kills": Part("forwarders, killed and started again", 10, servers.kill_forwarders),
     "server-kills": Part("servers on SQLite and PostgreSQL, killed", 10, servers.kill_servers),
     "service-kills": Part("workers and database of the service, killed", 20, servers.kill_service),
+    "training-kills": Part("trainings, killed and resumed", 20, training.kill_trainings),
     "network": Part("outages of server and network", 24, network.cut_network),
     "surroundings": Part("full disk, read-only folder, clock", 20, surroundings.bad_surroundings),
 }
@@ -79,7 +80,7 @@ def _commit() -> str:
 def _write_report(
     options: argparse.Namespace, rows: list[dict[str, Any]], lines: list[dict[str, Any]]
 ) -> str:
-    from benchmarks.harness import table
+    from benchmarks.harness import spread, table
     from skinml.backend import cpu_name
 
     around = {
@@ -90,7 +91,8 @@ def _write_report(
         "seconds": round(sum(row["seconds"] for row in rows)),
         "written": time.strftime("%Y-%m-%d"),
     }
-    report = {**around, "parts": rows}
+    ratios = {name: spread(own) for name, own in figures.ratios(lines).items()}
+    report = {**around, "parts": rows, "times": ratios, "phases": figures.phases(lines)}
     (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     heading = ("part", "cases", "faults", "checked", "lost", "doubled", "differing", "problems")
     cells = [
@@ -102,6 +104,7 @@ def _write_report(
         ]
         for row in rows
     ]
+    times = figures.times_table(lines)
     bad = [
         f"- {line['part']}, case {line['case']}: {text}"
         for line in lines
@@ -111,12 +114,14 @@ def _write_report(
         [
             table(heading, cells),
             "",
+            *([times, ""] if times else []),
             f"`{around['command']}`, commit {', '.join(around['commits'])}, {around['machine']}, "
             f"{around['cores']} cores, {around['seconds'] / 60:.0f} minutes, {around['written']}.",
             *([""] if bad else []),
             *bad[:50],
         ]
     )
+    figures.draw(lines, options.out)
     (options.out / "report.md").write_text(text + "\n")
     return text
 

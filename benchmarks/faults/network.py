@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from benchmarks.faults.campaign import Case, Outcome, Run
 from benchmarks.faults.kept import compare_kept
@@ -14,6 +13,9 @@ from benchmarks.faults.processes import environment, make_folder
 from benchmarks.faults.servers import URI, as_client, sqlite_server
 from skinml.tracking.folder import RunFolder
 from tests.tracking.proxy import Proxy, faulty
+
+# Of a run: about ten seconds.
+EPOCHS = 60
 
 # What the proxy does, from which part of the time between first and last step until which; until
 # 1 + S: until S seconds after the last step; never ending: the rest is sent by `skinml.sync`.
@@ -36,7 +38,7 @@ class Trainer:
     def __init__(self, proxy: Proxy, log: Path) -> None:
         self._proxy = proxy
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.trainer"],
+            [sys.executable, "-m", "benchmarks.faults.trainer", str(EPOCHS)],
             env=environment(MLFLOW_TRACKING_URI=proxy.address, MLFLOW_HTTP_REQUEST_TIMEOUT="5"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -138,12 +140,3 @@ def cut_network(scratch: Path) -> Iterator[Run]:
 def _sync(folder: RunFolder, address: str) -> None:
     command = [sys.executable, "-m", "skinml.sync", str(folder.path)]
     subprocess.run(command, env=environment(**{URI: address}), check=True, capture_output=True)
-
-
-def ratios(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """The times of disturbed runs over those of undisturbed ones, by outage."""
-    found: dict[str, list[float]] = {}
-    for line in lines:
-        if "ratio" in line["details"]:
-            found.setdefault(line["details"]["outage"], []).append(line["details"]["ratio"])
-    return found

@@ -207,7 +207,7 @@ def together(call: Callable[..., None], *arguments: Sequence[Any]) -> None:
 
 
 @contextmanager
-def _service() -> "Iterator[tuple[Side, Native]]":
+def service() -> "Iterator[tuple[Side, Native]]":
     """The service without Docker on PostgreSQL; this process is a client of it."""
     from benchmarks.service import service_side
 
@@ -226,7 +226,7 @@ def kill_servers(scratch: Path) -> Iterator[Run]:
     """
     from benchmarks.service import FAULTS
 
-    with sqlite_server(scratch / "server") as server, _service() as (side, native):
+    with sqlite_server(scratch / "server") as server, service() as (side, native):
 
         def kill_sqlite() -> None:
             server.kill()
@@ -265,7 +265,7 @@ def kill_service(scratch: Path) -> Iterator[Run]:
     """
     from benchmarks.service import FAULTS
 
-    with _service() as (side, native):
+    with service() as (side, native):
 
         def run(case: Case) -> Outcome:
             outcome = Outcome(details={"after_sending": 0})

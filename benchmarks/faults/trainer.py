@@ -1,6 +1,6 @@
 """Runs of a small network, one after another in one process, each tracked with its own forwarder.
 
-    python -m benchmarks.faults.trainer
+    python -m benchmarks.faults.trainer EPOCHS
 
 Reads "FOLDER DRAIN_LIMIT" a line a run. Prints "first" at a run's first optimizer step, "last S"
 at its last, S seconds after the first, and "end N" with the number of records not sent yet.
@@ -20,8 +20,8 @@ from skinml.tracking.folder import RunFolder
 from skinml.tracking.track import track
 from tests.conftest import add_tiny_backbone
 
-# Images of an epoch, and epochs of a run: about ten seconds.
-IMAGES, VALIDATION, EPOCHS = 256, 32, 60
+# Images of an epoch, and of its validation.
+IMAGES, VALIDATION = 256, 32
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def _run(folder: RunFolder, limit: float, monkeypatch: pytest.MonkeyPatch) -> No
     )
     config = Config(
         model="tiny", weights="none", dense_units="16,8,8", epochs_frozen=0,
-        epochs_finetune=EPOCHS, device="cpu",
+        epochs_finetune=int(sys.argv[1]), device="cpu",
     ).resolved()  # fmt: skip
     times: list[float] = []
     epoch = Steps.epoch
