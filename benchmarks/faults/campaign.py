@@ -56,7 +56,9 @@ class Outcome:
         self.doubled += other.doubled
         self.differing += other.differing
         self.problems += other.problems
-        self.details |= other.details
+        for key, value in other.details.items():
+            adds = key in self.details and isinstance(value, int | list)
+            self.details[key] = self.details[key] + value if adds else value
 
 
 @dataclass(frozen=True)

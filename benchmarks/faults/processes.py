@@ -58,13 +58,19 @@ def make_folder(path: Path, chance: random.Random) -> RunFolder:
 
 
 class RunWriter:
-    """A process of `benchmarks.faults.run_writer`, with what it says in writer.log."""
+    """A process of `benchmarks.faults.run_writer`, and what it says."""
 
-    def __init__(self, folder: RunFolder, *options: str, uri: str = "", **variables: str) -> None:
-        """`uri` is the server of its run, `variables` further ones of its surroundings."""
+    def __init__(
+        self,
+        folder: RunFolder,
+        *options: str,
+        uri: str = "",
+        log: Path | None = None,
+        **variables: str,
+    ) -> None:
+        """`uri` is its server, `log` by default beside its folder, `variables` further ones."""
         self.folder = folder
-        self.log = folder.path.parent / f"{folder.path.name}.writer.log"
-        # Not beside the run's files: these may lie on a disk that is full.
+        self.log = log or folder.path.with_suffix(".writer.log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.faults.run_writer", str(folder.path), *options],
@@ -80,6 +86,13 @@ class RunWriter:
 
     def text(self) -> str:
         return self.log.read_text()
+
+    def said(self) -> str:
+        """The end of what it, and its forwarder, said to a person."""
+        lines = [line for line in self.text().splitlines() if not line.isdecimal()]
+        log = self.folder.path / LOG
+        lines += log.read_text().splitlines()[-5:] if log.exists() else []
+        return " | ".join(lines)[-600:]
 
     def told(self) -> int:
         """The last epoch that it told to be on the disk."""

@@ -118,7 +118,7 @@ def compare_runs(uri: str, writers: list[RunWriter]) -> Outcome:
         # What was told to be on the disk is in the journal.
         found.lost += max(0, writer.told() - epochs_noted(writer.folder))
         if found.failed:
-            found.problems.append(f"{writer.folder.path.name}: {writer.text()[-300:]}")
+            found.problems.append(f"{writer.folder.path.name}: {writer.said()}")
         outcome.add(found)
     return outcome
 
@@ -141,23 +141,23 @@ def kill_forwarders(scratch: Path) -> Iterator[Run]:
     with sqlite_server(scratch / "server") as server, as_client():
 
         def run(case: Case) -> Outcome:
-            outcome = Outcome(details={"moments": [], "after_sending": 0})
+            outcome = Outcome()
             writers = [
-                RunWriter(make_folder(case.folder / str(n), case.chance), "--offline",
-                          uri=server.address)
+                RunWriter(
+                    make_folder(case.folder / str(n), case.chance), "--offline", uri=server.address
+                )
                 for n in range(2)
-            ]  # fmt: skip
+            ]
             chances = [random.Random(case.chance.random()) for _ in writers]
+
+            def one(writer: RunWriter, chance: random.Random) -> Outcome:
+                return _kill_forwarders(writer.folder, server.address, chance)
+
             try:
                 for writer in writers:
                     writer.begins()
-                together(
-                    lambda writer, chance: _kill_forwarders(
-                        writer.folder, server.address, chance, outcome
-                    ),
-                    writers,
-                    chances,
-                )
+                for found in together(one, writers, chances):
+                    outcome.add(found)
                 outcome.add(_send_rest(writers, server.address))
             finally:
                 for writer in writers:
@@ -167,9 +167,8 @@ def kill_forwarders(scratch: Path) -> Iterator[Run]:
         yield run
 
 
-def _kill_forwarders(
-    folder: RunFolder, address: str, chance: random.Random, outcome: Outcome
-) -> None:
+def _kill_forwarders(folder: RunFolder, address: str, chance: random.Random) -> Outcome:
+    outcome = Outcome(details={"moments": [], "after_sending": 0})
     for _ in range(KILLS):
         before = acknowledged(folder)
         moment = chance.uniform(0, FORWARDER)
@@ -181,7 +180,8 @@ def _kill_forwarders(
         forwarder.wait()
         outcome.fault("SIGKILL of a forwarder")
         outcome.details["moments"].append(round(moment, 3))
-        outcome.details["after_sending"] += acknowledged(folder) > before
+        outcome.details["after_sending"] += int(acknowledged(folder) > before)
+    return outcome
 
 
 def _send_rest(writers: list[RunWriter], address: str) -> Outcome:
@@ -189,18 +189,21 @@ def _send_rest(writers: list[RunWriter], address: str) -> Outcome:
     outcome = Outcome()
     last = [start_forwarder(writer.folder, address) for writer in writers]
     for writer, forwarder in zip(writers, last, strict=True):
-        if writer.end() != 0 or forwarder.wait(180) != 0:
-            outcome.problems.append(f"no good end: {writer.text()[-300:]}")
+        codes = writer.end(), forwarder.wait(180)
+        if codes != (0, 0):
+            outcome.problems.append(f"exit codes {codes}: {writer.said()}")
     outcome.add(compare_runs(address, writers))
     return outcome
 
 
-def together(call: Callable[..., None], *arguments: Sequence[Any]) -> None:
-    """Call a function for each of some arguments at the same time; raises what a call raised."""
+def together(
+    call: Callable[..., Outcome], first: Sequence[Any], second: Sequence[Any]
+) -> list[Outcome]:
+    """Call a function for each pair of arguments at the same time; raises what a call raised."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(call, *arguments))
+        return list(pool.map(call, first, second))
 
 
 # --- Servers --------------------------------------------------------------------------------------
@@ -242,15 +245,16 @@ def kill_servers(scratch: Path) -> Iterator[Run]:
         )
 
         def run(case: Case) -> Outcome:
-            outcome = Outcome(details={"after_sending": 0})
             chances = [random.Random(case.chance.random()) for _ in sides]
 
-            def one(own: tuple[str, dict[str, str], Kill], chance: random.Random) -> None:
+            def one(own: tuple[str, dict[str, str], Kill], chance: random.Random) -> Outcome:
                 kind, variables, kill = own
                 folder = make_folder(case.folder / kind.split()[-1], chance)
-                disturb(outcome, folder, variables, [(kind, kill)] * KILLS, chance, SERVER)
+                return disturb(folder, variables, [(kind, kill)] * KILLS, chance, SERVER)
 
-            together(one, sides, chances)
+            outcome = Outcome()
+            for found in together(one, sides, chances):
+                outcome.add(found)
             return outcome
 
         yield run
@@ -268,7 +272,6 @@ def kill_service(scratch: Path) -> Iterator[Run]:
     with service() as (side, native):
 
         def run(case: Case) -> Outcome:
-            outcome = Outcome(details={"after_sending": 0})
             random.seed(case.chance.random())  # Which worker, which connection.
             names = ["a worker of the server: SIGKILL"] * KILLS
             names += list(islice(cycle(DATABASE), KILLS))
@@ -277,8 +280,7 @@ def kill_service(scratch: Path) -> Iterator[Run]:
                 (_kind(name), partial(insist, partial(FAULTS[name], native))) for name in names
             ]
             folder = make_folder(case.folder / "run", case.chance)
-            disturb(outcome, folder, side.variables, kills, case.chance, SERVICE)
-            return outcome
+            return disturb(folder, side.variables, kills, case.chance, SERVICE)
 
         yield run
 
@@ -307,31 +309,30 @@ def insist(kill: Kill, seconds: float = 60) -> None:
 
 
 def disturb(
-    outcome: Outcome,
     folder: RunFolder,
     variables: dict[str, str],
     kills: list[tuple[str, Kill]],
     chance: random.Random,
     within: float,
-) -> None:
+) -> Outcome:
     """A run with its own forwarder, while what it is sent to is killed again and again."""
+    outcome = Outcome(details={"after_sending": 0})
     given = dict(variables)
     address = given.pop(URI)
     writer = RunWriter(folder, "--drain-limit", "150", uri=address, **given)
-    sent = 0
     try:
         writer.begins()
         for kind, kill in kills:
             before = acknowledged(folder)
             time.sleep(chance.uniform(0, within))
-            sent += acknowledged(folder) > before
+            outcome.details["after_sending"] += int(acknowledged(folder) > before)
             kill()
             outcome.fault(kind)
         code = writer.end(240)
         if code != 0:
-            outcome.problems.append(f"exit code {code}: {writer.text()[-300:]}")
+            outcome.problems.append(f"exit code {code}: {writer.said()}")
     finally:
         writer.kill()
     with LOCK:
-        outcome.details["after_sending"] += sent
         outcome.add(compare_runs(address, [writer]))
+    return outcome

@@ -54,7 +54,13 @@ def full_disk(case: Case, uri: str) -> Outcome:
     """The disk gets full while a run goes on; later there is space again, and all is sent."""
     outcome = Outcome(details={"kind": "full disk"})
     with small_disk(case.folder / "disk") as disk:
-        writer = RunWriter(make_folder(disk / "run", case.chance), "--pause", "0.01", uri=uri)
+        writer = RunWriter(
+            make_folder(disk / "run", case.chance),
+            "--pause",
+            "0.01",
+            uri=uri,
+            log=case.folder / "log",
+        )
         try:
             writer.begins()
             time.sleep(case.chance.uniform(0.1, 3))
@@ -76,14 +82,16 @@ def read_only(case: Case, uri: str) -> Outcome:
     """A run in a folder that is read-only, and one that is there and is to be sent."""
     outcome = Outcome(details={"kind": "read-only"})
     with small_disk(case.folder / "disk") as disk:
-        writer = RunWriter(make_folder(disk / "run", case.chance), "--offline", uri=uri)
+        writer = RunWriter(
+            make_folder(disk / "run", case.chance), "--offline", uri=uri, log=case.folder / "log"
+        )
         writer.begins()
         time.sleep(case.chance.uniform(0, 1))
         writer.end()
         other = make_folder(disk / "other", case.chance)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         outcome.fault("read-only folder")
-        again = RunWriter(other, uri=uri)
+        again = RunWriter(other, uri=uri, log=case.folder / "other.log")
         _expect_error(outcome, again.process.wait(60), again.text(), "can be written to")
         done = subprocess.run(
             [sys.executable, "-m", "skinml.sync", str(writer.folder.path)],
@@ -149,7 +157,7 @@ def jumping_clock(case: Case, uri: str) -> Outcome:
             before = acknowledged(writer.folder)
             wait_until(lambda: acknowledged(writer.folder) > before, 30, "more is sent")  # noqa: B023
         if (code := writer.end()) != 0:
-            outcome.problems.append(f"exit code {code}: {writer.text()[-300:]}")
+            outcome.problems.append(f"exit code {code}: {writer.said()}")
     finally:
         writer.kill()
     outcome.add(compare_runs(uri, [writer]))
