@@ -46,7 +46,10 @@ KILLS = 5
 
 # Seconds within which a forwarder is killed after its start, of which it needs about two to begin;
 # and a server, one of its workers or the database after it answers again.
-FORWARDER, SERVER, SERVICE = 6.0, 6.0, 4.0
+FORWARDER, SERVER, SERVICE = 6.0, 3.0, 2.0
+
+# Seconds that a kill waits for a forwarder that pauses.
+PATIENCE = 20.0
 
 
 class SqliteServer:
@@ -324,6 +327,11 @@ def disturb(
         writer.begins()
         for kind, kill in kills:
             before = acknowledged(folder)
+            # After a pause a forwarder takes its time: every other kill waits until it sends.
+            if chance.random() < 0.5:
+                deadline = time.monotonic() + PATIENCE
+                while acknowledged(folder) == before and time.monotonic() < deadline:
+                    time.sleep(0.05)
             time.sleep(chance.uniform(0, within))
             outcome.details["after_sending"] += int(acknowledged(folder) > before)
             kill()
