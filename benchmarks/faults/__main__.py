@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import figures, journals, network, servers, surroundings, training
+from benchmarks.faults import doctor, figures, journals, network, servers, surroundings, training
 from benchmarks.faults.campaign import Part, Results, run_part, summary
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
@@ -31,6 +31,7 @@ PARTS = {
     "server-kills": Part("servers on SQLite and PostgreSQL, killed", 10, servers.kill_servers),
     "service-kills": Part("workers and database of the service, killed", 20, servers.kill_service),
     "training-kills": Part("trainings, killed and resumed", 20, training.kill_trainings),
+    "doctor": Part("runs, live and dead, that doctor visits", 10, doctor.visit_runs),
     "network": Part("outages of server and network", 24, network.cut_network),
     "surroundings": Part("full disk, read-only folder, clock", 20, surroundings.bad_surroundings),
 }
