@@ -9,6 +9,7 @@ anything was lost, doubled or different. What the parts do: benchmarks/faults/RE
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from benchmarks.faults import doctor, figures, journals, network, servers, surro
 from benchmarks.faults.campaign import Part, Results, run_part, summary
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.processes import stop_on_sigterm, usable_cores
+from skinml.processes import usable_cores
 
 PARTS = {
     "journal-kills": Part(
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, help="of each part (default: all of it)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    stop_on_sigterm()
+    # What was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     names = _chosen(options.only)
     results = Results(options.out)
     results.check_seed(options.seed)

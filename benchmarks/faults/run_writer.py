@@ -16,7 +16,6 @@ from pathlib import Path
 
 from skinml.errors import UserError, run_command
 from skinml.history import Row
-from skinml.processes import stop_on_sigterm
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
 from skinml.tracking.record import file_sha256
@@ -43,7 +42,6 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.05)
     parser.add_argument("--drain-limit", type=float, default=60)
     options = parser.parse_args()
-    stop_on_sigterm()
     folder = RunFolder(options.folder)
     limit = options.drain_limit
     with track(folder, folder.read_description(), options.offline, limit) as run, _full_disk():
