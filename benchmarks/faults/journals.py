@@ -82,7 +82,8 @@ def check_journal(path: Path, seed: int, told: int) -> Outcome:
     outcome.differing += len(set(range(told + 1, max(there, default=0) + 1)) - there)
     for record in records:
         outcome.differing += record.fields != fields_of(seed, record.sequence)
-    numbers = [found[0] for line in path.open("rb") if (found := parse(line))]
+    lines = path.read_bytes().splitlines(keepends=True)
+    numbers = [found[0] for line in lines if (found := parse(line))]
     outcome.doubled = len(numbers) - len(set(numbers))
     outcome.problems += [text for text in skipped if not text.endswith("are no complete record")]
     return outcome

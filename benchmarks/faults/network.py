@@ -37,14 +37,15 @@ class Trainer:
 
     def __init__(self, proxy: Proxy, log: Path) -> None:
         self._proxy = proxy
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.trainer", str(EPOCHS)],
-            env=environment(MLFLOW_TRACKING_URI=proxy.address, MLFLOW_HTTP_REQUEST_TIMEOUT="5"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-        )
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.faults.trainer", str(EPOCHS)],
+                env=environment(MLFLOW_TRACKING_URI=proxy.address, MLFLOW_HTTP_REQUEST_TIMEOUT="5"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
         self._log = log
         self.expected = 0.0
 
@@ -82,9 +83,8 @@ class Trainer:
         return line[len(word) :].strip()
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(60)
+        with self._process:  # Closes its pipes, whose end ends it, and waits.
+            pass
 
 
 @contextmanager

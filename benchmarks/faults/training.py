@@ -61,11 +61,15 @@ class Driver:
         self._environment = environment(
             MLFLOW_TRACKING_URI=uri, SKINML_CACHE_DIR=str(cache), TF_CPP_MIN_LOG_LEVEL="2"
         )
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.training_driver"],
-            env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=log.open("w"), text=True,
-        )  # fmt: skip
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.faults.training_driver"],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
         self._answer()
 
     def start(self, arguments: list[str], folder: Path, whole: bool = False) -> Started:
@@ -98,9 +102,8 @@ class Driver:
         return line.strip()
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(60)
+        with self._process:  # Closes its pipes, whose end ends it, and waits.
+            pass
 
 
 @contextmanager
