@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import sys
 import time
 import traceback
@@ -157,7 +158,10 @@ def run_part(
             results.append(line)
             advance(1, "" if not outcome.failed else f"case {number} failed")
             if outcome.failed:
-                _say(f"{name}, case {number}: {_bad(line)}")
+                kept = results.path.parent / "failed" / folder.name.replace("case", name)
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
+                _say(f"{name}, case {number}: {_bad(line)}; its files: {kept}")
+            shutil.rmtree(folder)
             now = time.monotonic()
             if not sys.stderr.isatty() and (now - told > QUIET or count + 1 == len(left)):
                 told = now

@@ -34,7 +34,7 @@ def compare_kept(client: "MlflowClient", folder: RunFolder, closed: str = "") ->
     points: dict[str, set[tuple[int, int, float]]] = {}
     tags: dict[str, str] = {}
     files: dict[str, str] = {}
-    images = 0
+    images: set[str] = set()
     for kind, fields in ((record.kind, record.fields) for record in records):
         if kind == "metrics":
             for key, value in fields["values"].items():
@@ -48,12 +48,13 @@ def compare_kept(client: "MlflowClient", folder: RunFolder, closed: str = "") ->
             name = Path(fields["file"]).name
             files[f"{fields['path']}/{name}" if fields["path"] else name] = fields["sha256"]
         elif kind == "image":
-            images += 1
+            # A run that was gone on with may note a picture again.
+            images.add(repr(sorted(fields.items())))
     _compare_texts(outcome, tags, run.data.tags)
     outcome.doubled += len(set(run.data.metrics) - set(points))
     for key, wanted in points.items():
         _compare_points(outcome, wanted, client.get_metric_history(run.info.run_id, key))
-    _compare_files(outcome, client, run.info.run_id, files, 2 * images)
+    _compare_files(outcome, client, run.info.run_id, files, 2 * len(images))
     datasets = run.inputs.dataset_inputs if run.inputs else []
     outcome.doubled += max(0, len(datasets) - 1)
     outcome.lost += not datasets

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -160,9 +159,6 @@ def kill_trainings(scratch: Path) -> Iterator[Run]:
             outcome.add(compare_trainings(folder, reference))
             outcome.add(compare_kept(client, folder))
             outcome.add(compare_curves(client, folder, reference))
-            # What is equal is of no more use.
-            if not outcome.failed:
-                shutil.rmtree(case.folder)
             return outcome
 
         try:
@@ -223,33 +219,36 @@ def _end_of(driver: Driver, started: Started, folder: Path) -> None:
 def compare_trainings(folder: RunFolder, reference: RunFolder) -> Outcome:
     """Weights, curves, predictions and figures of two runs, to the last bit."""
     outcome = Outcome(checked=4)
-    for key, (one, other) in {
+    pairs: dict[str, tuple[Any, Any]] = {
         "weights": (_weights(folder.model), _weights(reference.model)),
         "curves": (_curves(folder), _curves(reference)),
-        "predictions": tuple(
-            [one.predictions(part).read_bytes() for part in ("validation", "test")]
-            for one in (folder, reference)
-        ),
+        "predictions": (_predictions(folder), _predictions(reference)),
         "metrics": (_metrics(folder), _metrics(reference)),
-    }.items():
+    }
+    for name, (one, other) in pairs.items():
         if one != other:
             outcome.differing += 1
-            outcome.problems.append(f"{key} differ from those of the undisturbed run")
+            which = [key for key in other if one.get(key) != other[key]]
+            outcome.problems.append(f"{name} differ from the undisturbed run's: {which[:5]}")
     return outcome
 
 
-def _weights(path: Path) -> list[bytes]:
-    """The bytes of every array of a network's file."""
+def _predictions(folder: RunFolder) -> dict[str, bytes]:
+    return {part: folder.predictions(part).read_bytes() for part in ("validation", "test")}
+
+
+def _weights(path: Path) -> dict[str, bytes]:
+    """The bytes of every array of a network's file, by name."""
     import io
     import zipfile
 
     import h5py
 
-    found: list[bytes] = []
+    found: dict[str, bytes] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found.append(f"{name} {item.dtype} {item.shape} ".encode() + item[()].tobytes())
+            found[name] = f"{item.dtype} {item.shape} ".encode() + item[()].tobytes()
 
     with zipfile.ZipFile(path) as archive:
         content = io.BytesIO(archive.read("model.weights.h5"))
@@ -258,17 +257,18 @@ def _weights(path: Path) -> list[bytes]:
     return found
 
 
-def _curves(folder: RunFolder) -> str:
-    rows = [
-        {key: value for key, value in row.items() if key not in MEASURED}
+def _curves(folder: RunFolder) -> dict[str, str]:
+    """The rows of the history by epoch, without what a clock measured."""
+    return {
+        f"epoch {row['epoch']}": repr([item for item in row.items() if item[0] not in MEASURED])
         for row in folder.read_history()
-    ]
-    return repr(rows)
+    }
 
 
-def _metrics(folder: RunFolder) -> str:
+def _metrics(folder: RunFolder) -> dict[str, str]:
+    """Numbers as text: one that is undefined is not equal to itself."""
     numbers = folder.read_metrics()
-    return repr(sorted((k, v) for k, v in numbers.items() if k not in MEASURED_METRICS))
+    return {key: repr(value) for key, value in numbers.items() if key not in MEASURED_METRICS}
 
 
 def compare_curves(client: Any, folder: RunFolder, reference: RunFolder) -> Outcome:
