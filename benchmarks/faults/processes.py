@@ -66,19 +66,21 @@ class RunWriter:
         *options: str,
         uri: str = "",
         log: Path | None = None,
-        **variables: str,
+        variables: dict[str, str] | None = None,
     ) -> None:
         """`uri` is its server, `log` by default beside its folder, `variables` further ones."""
         self.folder = folder
         self.log = log or folder.path.with_suffix(".writer.log")
-        with self.log.open("w") as log:
+        with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.faults.run_writer", str(folder.path), *options],
                 env=environment(
-                    MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="5", **variables
+                    MLFLOW_TRACKING_URI=uri,
+                    MLFLOW_HTTP_REQUEST_TIMEOUT="5",
+                    **(variables or {}),
                 ),
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
             )
 
     def begins(self, seconds: float = 60) -> None:

@@ -322,7 +322,7 @@ def disturb(
     outcome = Outcome(details={"after_sending": 0})
     given = dict(variables)
     address = given.pop(URI)
-    writer = RunWriter(folder, "--drain-limit", "150", uri=address, **given)
+    writer = RunWriter(folder, "--drain-limit", "150", uri=address, variables=given)
     try:
         writer.begins()
         for kind, kill in kills:

@@ -143,8 +143,7 @@ def jumping_clock(case: Case, uri: str) -> Outcome:
     writer = RunWriter(
         make_folder(case.folder / "run", case.chance),
         uri=uri,
-        PYTHONPATH=paths,
-        SKINML_FAULTS_CLOCK=str(clock),
+        variables={"PYTHONPATH": paths, "SKINML_FAULTS_CLOCK": str(clock)},
     )
     try:
         writer.begins()
