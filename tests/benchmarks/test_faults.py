@@ -1,6 +1,7 @@
 """The fault campaign: a short round of each part, and that it would notice a loss.
 
-The short round of resumed trainings is tests/test_resume.py.
+The short rounds of resumed trainings, of doctor and of a bad network, which take a minute each, are
+tests/test_resume.py, tests/test_doctor.py and tests/tracking/test_forward.py.
 """
 
 import json
@@ -17,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from benchmarks.faults import __main__ as command
-from benchmarks.faults import network, servers, surroundings
+from benchmarks.faults import servers, surroundings
 from benchmarks.faults.campaign import Case, Outcome, Part, Run
 from benchmarks.faults.journal_writer import fields_of
 from benchmarks.faults.journals import check_journal, kill_writers
@@ -250,7 +251,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.SqliteS
 @pytest.fixture
 def one_server(sqlite: servers.SqliteServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts take the tests' server instead of starting their own."""
-    for module in (servers, network, surroundings):
+    for module in (servers, surroundings):
         monkeypatch.setattr(module, "sqlite_server", lambda folder: nullcontext(sqlite))
 
 
@@ -282,16 +283,6 @@ def test_servers_workers_and_databases_that_are_killed_lose_nothing(
         outcome.add(one_case(part, folder))
     assert not outcome.failed, outcome.problems
     assert len(outcome.faults) == 4 and set(outcome.faults.values()) == {1}
-
-
-def test_a_run_whose_server_answers_badly_is_complete(
-    one_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(network, "EPOCHS", 8)
-    outcome = one_case(network.cut_network, tmp_path)
-    assert not outcome.failed, outcome.problems
-    assert outcome.faults == {"server stopped for the whole run": 1}
-    assert 0 < outcome.details["ratio"] < 10
 
 
 @pytest.mark.parametrize("kind", [surroundings.full_disk, surroundings.read_only])
