@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def compare_kept(client: "MlflowClient", folder: RunFolder, closed: str = "") -> Outcome:
-    """Compare the run of a folder with its journal: all of it is there, once, as it was noted.
-
-    `closed` is the status of a run whose process had no time to note its end.
-    """
+def compare_kept(client: "MlflowClient", folder: RunFolder) -> Outcome:
+    """Compare the ended run of a folder with its journal: all is there, once, as it was noted."""
     outcome = Outcome()
     records = list(read_journal(folder.journal, skipped=outcome.problems.append, complete=True))
     journal = records[0].fields["journal"]
@@ -58,11 +55,12 @@ def compare_kept(client: "MlflowClient", folder: RunFolder, closed: str = "") ->
     datasets = run.inputs.dataset_inputs if run.inputs else []
     outcome.doubled += max(0, len(datasets) - 1)
     outcome.lost += not datasets
-    last = records[-1]
-    status = last.fields["status"] if last.kind == "end" else closed
-    outcome.differing += run.info.status != status
-    if last.kind == "end":
-        outcome.differing += run.info.end_time != last.fields["time"]
+    end = records[-1]
+    if end.kind == "end":
+        outcome.differing += run.info.status != end.fields["status"]
+        outcome.differing += run.info.end_time != end.fields["time"]
+    else:
+        outcome.problems.append(f"the journal ends with a record of kind {end.kind}")
     return outcome
 
 
