@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import time
+import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,20 +69,27 @@ class State:
 
     @classmethod
     def load(cls, path: Path, server: str = "") -> "State":
-        """What a folder has; nothing is acknowledged where it is another server's, or unreadable.
+        """What a folder has; nothing is acknowledged where it is another server's, or damaged.
 
-        To send a record again costs time, nothing else. Without `server` that of any.
+        To send a record again costs time, nothing else; to begin at a wrong offset, records.
+        Without `server` that of any.
         """
         try:
-            state = cls(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+            values = json.loads(path.read_text())
+            checksum = values.pop("checksum")
+            state = cls(**values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return cls(server)
-        return state if server in ("", state.server) else cls(server)
+        whole = checksum == state._checksum()
+        return state if whole and server in ("", state.server) else cls(server)
+
+    def _checksum(self) -> int:
+        return zlib.crc32(json.dumps(asdict(self)).encode())
 
     def save(self, path: Path) -> None:
         temporary = path.with_name(f".{path.name}.part")
         with temporary.open("w") as file:
-            json.dump(asdict(self), file)
+            json.dump({**asdict(self), "checksum": self._checksum()}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -341,7 +349,9 @@ def follow(folder: RunFolder) -> int:
     forwarder = Forwarder(folder, live=True)
     attempts = Attempts(forwarder)
     period, patience = renewal(), grace()
-    moved = gone = -float("inf")
+    moved = -float("inf")
+    # A writer may be gone before this process has begun: it has its grace all the same.
+    gone = time.monotonic()
     while True:
         # Asked first: what a process wrote before it ended is read below.
         alive = forwarder.is_alive()

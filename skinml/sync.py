@@ -1,5 +1,6 @@
 """Send to MLflow what it lacks of runs, from their folders: `python -m skinml.sync FOLDER…`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
         if not folder.finished:
             raise UserError(f"{path}: its run did not finish; expected a folder of a finished run")
         record_folder(folder)
+    if not os.access(folder.path, os.W_OK):
+        raise UserError(
+            f"{path}: is read-only; expected a folder that can be written to: what MLflow has is "
+            "noted in it"
+        )
     if is_written(folder.journal):
         raise UserError(f"{path}: its run goes on, and sends by itself; expected one that is over")
     notice = f"skinml: {path}: another process is sending it: waiting for its end"

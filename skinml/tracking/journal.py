@@ -173,11 +173,15 @@ class Journal:
             self._reserve.unlink(missing_ok=True)
             raise _cannot_write(self.path, error) from None
 
+    def release(self) -> None:
+        """Give back what is kept of the disk for the last words of a run: they are said."""
+        self._reserve.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the file, which ends the right to write it."""
         with self._mutex:
             self._settle()
-            self._reserve.unlink(missing_ok=True)
+            self.release()
             os.close(self._descriptor)
 
     def _cut_tail(self) -> tuple[int, int]:

@@ -148,6 +148,8 @@ def _end(
         if recorder:
             recorder.stop()
         record_end(tracked.journal, status, reason)
+        # On a full disk the forwarder needs some to write down what is acknowledged.
+        tracked.journal.release()
         if forwarder is None or forwarder.state().get("refused"):
             return
         forwarder.drain(tracked.journal.sequence, limit)

@@ -26,7 +26,8 @@ from skinml.history import Row
 from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
-from skinml.tracking.journal import read_journal
+from skinml.tracking.journal import Journal, read_journal
+from skinml.tracking.record import record_epoch, record_start
 from skinml.tracking.track import track
 from tests.conftest import surroundings
 from tests.tracking.proxy import Proxy, faulty
@@ -396,6 +397,25 @@ def test_a_run_that_is_killed_is_closed_by_its_forwarder(
     run = run_of(writer.folder, server, "KILLED")
     assert run.data.tags["skinml.reason"] == "its process is gone, without a word"
     assert int(run.data.tags["skinml.lease"]) >= 1
+
+
+def test_a_forwarder_that_begins_after_its_run_was_killed_sends_all_of_it(
+    folder: RunFolder, server: str
+) -> None:
+    """It imports for seconds: a run may be killed before its forwarder has begun."""
+    journal = Journal(folder.journal)
+    record_start(journal, folder.read_description())
+    for epoch in range(1, 201):  # More than goes in one piece.
+        record_epoch(journal, epoch_row(epoch))
+        folder.append_epoch(epoch_row(epoch))
+    journal.close()  # As a kill does: without an end.
+    done = subprocess.run(
+        [sys.executable, "-m", "skinml.forward", str(folder.path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server},
+        timeout=60,
+    )
+    assert done.returncode == 0
+    run_of(folder, server, "KILLED")
 
 
 @pytest.mark.parametrize(

@@ -515,6 +515,19 @@ def test_what_is_known_of_another_server_does_not_count(tmp_path: Path) -> None:
         assert State.load(path, "here") == State("here")
 
 
+def test_a_damaged_state_acknowledges_nothing(tmp_path: Path) -> None:
+    """Any of its bits: at a wrong offset the forwarder would leave records out."""
+    path = tmp_path / "forward.json"
+    state = State("here", "f" * 32, 7, 700, uris={"model": "models:/m/1"})
+    state.save(path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert State.load(path, "here") == State("here"), f"bit {bit}"
+
+
 def test_an_experiment_that_is_not_there_is_told_as_a_refusal(
     store: MlflowClient, started: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
