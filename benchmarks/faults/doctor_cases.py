@@ -2,9 +2,9 @@
 
     python -m benchmarks.faults.doctor_cases [--cases 220] [--seed 0] [--term 6] [--out FILE.json]
 
-Batches of 22 runs on a SQLite store: four of them trainings without a network, with a journal and a
-forwarder of their own; the others a process that sleeps, and a lease that is moved for it or not.
-Some are "elsewhere": of another host's name, so that their lease alone tells. Once all stand,
+Batches of 44 runs on a SQLite store: eight of them trainings without a network, with a journal
+and a forwarder of their own; the others a process that sleeps, and a lease that is moved for it or
+not. Some are "elsewhere": of another host's name, so that their lease alone tells. Once all stand,
 `python -m skinml.doctor --fix` is run, and each run is held against what it should be.
 """
 
@@ -32,7 +32,7 @@ from skinml.tracking.folder import STATE, Description, RunFolder
 from skinml.tracking.lease import LEASE, TERM_VARIABLE, open_runs, renew
 
 ROOT = Path(__file__).parents[2]
-BATCH, REAL = 22, 4
+BATCH, REAL = 44, 8
 
 # A training without a network, on a host of this name ("-": this one), until the file `go` is
 # there. The file `shift` sets its clock.
