@@ -375,10 +375,9 @@ def _in_folder(item: Left, closed: bool) -> list[Finding]:
             why += ", of another server (MLFLOW_TRACKING_URI)"
         act = None if item.elsewhere else item.send
         found.append(Finding(UNSENT, str(path), why, f"python -m skinml.sync {path}", act))
-    checkpoints = item.folder.checkpoints
-    if not item.folder.finished and checkpoints.is_dir() and any(checkpoints.iterdir()):
+    if item.folder.checkpoints and not item.folder.finished:
         why = "not finished, and can be gone on with"
-        again = f"python -m skinml.run --resume {item.state.run_id or path}"
+        again = f"python -m skinml.run --resume {path}"
         found.append(Finding(CHECKPOINT, str(path), why, again))
     return found
 

@@ -102,8 +102,9 @@ class RunFolder:
         return self.path / MODEL
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def checkpoints(self) -> list[Path]:
+        """The files that say where its training stands, while it is not finished."""
+        return sorted(self.path.glob("checkpoint-*"))
 
     @property
     def figures(self) -> Path:
