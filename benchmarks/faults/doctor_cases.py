@@ -2,9 +2,9 @@
 
     python -m benchmarks.faults.doctor_cases [--cases 220] [--seed 0] [--term 6] [--out FILE.json]
 
-Batches of 44 runs on a SQLite store: eight of them trainings without a network, with a journal and
-a forwarder of their own; the others a process that sleeps, and a lease that is moved for it or not.
-Some are "elsewhere": of another host's name, so that their lease alone tells. Once all stand,
+Batches of 44 runs on a SQLite store: eight of them trainings without a network, with a journal
+and a forwarder of their own; the others a process that sleeps, and a lease that is moved for it or
+not. Some are "elsewhere": of another host's name, so that their lease alone tells. Once all stand,
 `python -m skinml.doctor --fix` is run, and each run is held against what it should be.
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,23 @@ class Training:
             for process in psutil.process_iter(["cmdline"])
             if (process.info["cmdline"] or [])[2:] == ["skinml.forward", str(self.folder.path)]
         ]
+
+    def stop_forwarders(self) -> None:
+        """SIGSTOP, but not amid a transaction: SQLite would be locked for everyone."""
+        store = os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")
+        while True:
+            stopped = self.forwarders()
+            for forwarder in stopped:
+                forwarder.suspend()
+            try:
+                with closing(sqlite3.connect(store, timeout=0.5, isolation_level=None)) as database:
+                    database.execute("BEGIN EXCLUSIVE")
+                    database.execute("ROLLBACK")
+                return
+            except sqlite3.OperationalError:
+                for forwarder in stopped:
+                    forwarder.resume()
+                time.sleep(0.1)
 
     def kill(self) -> None:
         self.process.kill()
@@ -343,17 +361,12 @@ def _nothing(training: Training) -> None:
     pass
 
 
-def _stop_forwarder(training: Training) -> None:
-    for forwarder in training.forwarders():
-        forwarder.suspend()
-
-
 def _stop(training: Training) -> None:
     training.process.send_signal(signal.SIGSTOP)
 
 
 def _kill_before_a_stopped_forwarder(training: Training) -> None:
-    _stop_forwarder(training)
+    training.stop_forwarders()
     training.kill()
 
 
@@ -368,7 +381,7 @@ def _finish(training: Training) -> None:
 HEAVY: tuple[tuple[str, str, str, Callable[[Training], None]], ...] = (
     ("-", "trains here", "RUNNING", _nothing),
     ("-", "trains here, its clock is set by an hour", "RUNNING", _set_clock),
-    ("-", "trains here, forwarder stopped", "RUNNING", _stop_forwarder),
+    ("-", "trains here, forwarder stopped", "RUNNING", Training.stop_forwarders),
     ("-", "trains here, itself stopped", "RUNNING", _stop),
     ("-", "training killed here, forwarder lives", "KILLED", Training.kill),
     ("-", "training killed here, forwarder stopped", "KILLED", _kill_before_a_stopped_forwarder),
