@@ -392,8 +392,8 @@ def test_checkpoints_that_can_be_gone_on_from_are_listed_and_kept(
 ) -> None:
     folder = noted(finished_folder, ValueError("no memory"))
     visit("--fix")
-    checkpoint = folder.path / "checkpoint-000002"
     assert visit() == (0, {})
+    checkpoint = folder.path / "checkpoint-000002"
     checkpoint.write_text("weights")
     assert visit() == (0, {}), "it is finished"
     (folder.path / "FINISHED").unlink()
@@ -530,7 +530,7 @@ def test_a_run_that_was_only_cut_off_is_closed_and_opens_itself_again(
     training = world.training("elsewhere")
     run_id = training.begins()
     [forwarder] = training.forwarders()
-    forwarder.suspend()
+    training.stop_forwarders()
     (training.folder.path / "shift").write_text("3600")
     code, found = visit("--fix")
     assert code == 0 and found[run_id]["outcome"] == "closed as KILLED"
@@ -559,7 +559,7 @@ def test_a_forwarder_that_hangs_when_its_run_is_dead_is_ended_and_the_rest_is_se
     run_id = training.begins()
     [forwarder] = training.forwarders()
     name = process_name(forwarder.pid)
-    forwarder.suspend()
+    training.stop_forwarders()
     before = len(training.folder.read_history())
     until(lambda: len(training.folder.read_history()) > before + 3)
     training.kill()
