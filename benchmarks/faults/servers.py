@@ -48,7 +48,7 @@ KILLS = 5
 # need most for imports; the others so many seconds after their first acknowledgement.
 STARTING, START, SENDING = 0.25, 4.0, 1.5
 
-# Seconds within which a server, one of its workers or the database is killed after it answers again.
+# Seconds within which a server, a worker or the database is killed after it answers again.
 SERVER, SERVICE = 3.0, 2.0
 
 # Seconds that a kill waits for a forwarder that starts, or pauses, to send.
