@@ -28,6 +28,7 @@ def environment(**variables: str) -> dict[str, str]:
         # In the client of 3.17.2 its threads trip over each other.
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         **variables,
     }
 

@@ -44,11 +44,14 @@ LOCK = threading.Lock()
 # Kills in a case, of each kind.
 KILLS = 5
 
-# Seconds within which a forwarder is killed after its start, of which it needs about two to begin;
-# and a server, one of its workers or the database after it answers again.
-FORWARDER, SERVER, SERVICE = 6.0, 3.0, 2.0
+# Of the kills of forwarders this part falls within so many seconds of their start, of which they
+# need most for imports; the others so many seconds after their first acknowledgement.
+STARTING, START, SENDING = 0.25, 4.0, 1.5
 
-# Seconds that a kill waits for a forwarder that pauses.
+# Seconds within which a server, a worker or the database is killed after it answers again.
+SERVER, SERVICE = 3.0, 2.0
+
+# Seconds that a kill waits for a forwarder that starts, or pauses, to send.
 PATIENCE = 20.0
 
 
@@ -174,15 +177,21 @@ def _kill_forwarders(folder: RunFolder, address: str, chance: random.Random) -> 
     outcome = Outcome(details={"moments": [], "after_sending": 0})
     for _ in range(KILLS):
         before = acknowledged(folder)
-        moment = chance.uniform(0, FORWARDER)
+        begun = time.monotonic()
         forwarder = start_forwarder(folder, address)
-        time.sleep(moment)
+        if chance.random() < STARTING:
+            time.sleep(chance.uniform(0, START))
+        else:
+            deadline = begun + PATIENCE
+            while acknowledged(folder) == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, SENDING))
         if forwarder.poll() is not None:
             outcome.problems.append(f"a forwarder ended by itself: {forwarder.returncode}")
         forwarder.kill()
         forwarder.wait()
         outcome.fault("SIGKILL of a forwarder")
-        outcome.details["moments"].append(round(moment, 3))
+        outcome.details["moments"].append(round(time.monotonic() - begun, 3))
         outcome.details["after_sending"] += int(acknowledged(folder) > before)
     return outcome
 

@@ -276,6 +276,7 @@ def test_servers_workers_and_databases_that_are_killed_lose_nothing(
 ) -> None:
     monkeypatch.setattr(servers, "service", lambda: nullcontext(service))
     monkeypatch.setattr(servers, "KILLS", 1)
+    monkeypatch.setattr(servers, "PATIENCE", 0)
     outcome = Outcome()
     for part in (servers.kill_servers, servers.kill_service):
         folder = tmp_path / part.__name__
