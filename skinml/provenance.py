@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent
 # What decides a result: a change of any of these may change a figure, a change of others may not.
 RESULT_MODULES = (
     "backend.py",
+    "checkpoint.py",
     "config.py",
     "data/duplicates.py",
     "data/images.py",

@@ -178,6 +178,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tupl
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(place)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        # MLflow leaves it where a test before has named an experiment.
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
         sync(writer.folder.path)
     return writer.folder, store
 

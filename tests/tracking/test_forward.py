@@ -206,7 +206,9 @@ def run_of(folder: RunFolder, server: str, status: str = "FINISHED") -> Any:
     journal = next(read_journal(folder.journal)).fields["journal"]
     [run] = client.search_runs([experiment.experiment_id], f"tags.`skinml.journal` = '{journal}'")
     assert run.info.status == status
-    epochs = [row["epoch"] for row in folder.read_history()]
+    # Of the journal: a kill may come between it and the history.
+    noted = [r.fields for r in read_journal(folder.journal) if r.kind == "metrics"]
+    epochs = [said["step"] for said in noted if "epoch/train_loss" in said["values"]]
     for name in ("train_loss", "val_auc_macro", "images_per_second"):
         points = client.get_metric_history(run.info.run_id, f"epoch/{name}")
         assert [point.step for point in points] == epochs, name
