@@ -12,6 +12,7 @@ one, and the same validation AUC after 10 epochs, within its bootstrap interval.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Plain:
         from skinml.models.classifier import build_classifier
         from skinml.training import _optimizer
 
-        class Augmented(keras.utils.PyDataset):  # type: ignore[misc]
+        class Augmented(keras.utils.PyDataset):
             """Batches of the training images, each with its symmetry of this epoch."""
 
             def __init__(self) -> None:
@@ -80,14 +81,14 @@ class Plain:
         inputs = keras.Input(classifier.model.input_shape[1:], dtype="uint8")
         outputs = classifier.head(classifier.features(inputs, training=False))
         model = keras.Model(inputs, outputs)
-        updates = config.epochs_frozen * len(Augmented())  # type: ignore[operator]
+        updates = int(config.epochs_frozen) * len(Augmented())
         model.compile(
             optimizer=_optimizer(config, config.learning_rate_frozen, updates),
             loss="sparse_categorical_crossentropy",
         )
         times = [time.perf_counter()]
 
-        class Clock(keras.callbacks.Callback):  # type: ignore[misc]
+        class Clock(keras.callbacks.Callback):
             def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
                 times.append(time.perf_counter())
 
@@ -156,7 +157,10 @@ def main() -> None:
         keras.backend.clear_session()
         return seconds
 
-    sides = {"plain": plain, **{f"{e}": partial(product, e) for e in LENGTHS}}
+    sides: dict[str, Callable[[], float]] = {
+        "plain": plain,
+        **{f"{e}": partial(product, e) for e in LENGTHS},
+    }
     values = in_turn("frozen step", sides, options.repeats)
     shortest, longest = values[f"{LENGTHS[1]}"], values[f"{LENGTHS[2]}"]
     extra = [(b - a) / (LENGTHS[2] - LENGTHS[1]) for a, b in zip(shortest, longest, strict=True)]
@@ -165,12 +169,12 @@ def main() -> None:
     ids = np.array([f"image{number}" for number in range(len(labels))])
     found = Predictions(ids, labels, np.asarray(plains[-1].scores, np.float64))
     low, high = bootstrap_intervals(found)["auc_macro"]
-    auc = {
+    auc: dict[str, Any] = {
         "plain": epoch_metrics(labels, found.scores)["auc_macro"],
         "plain_ci": [low, high],
         "skinml": float(histories[MEASURED][-1]["val_auc_macro"]),
     }
-    seconds = {
+    seconds: dict[int, dict[str, Any]] = {
         epochs: {
             "plain": spread([one.seconds(epochs) for one in plains]),
             "plain_is": "measured" if epochs <= MEASURED else "extrapolated",
@@ -195,9 +199,9 @@ def main() -> None:
         mark = " (extrapolated)" if own["plain_is"] == "extrapolated" else ""
         target = TARGETS.get(epochs)
         rows.append(
-            [f"{epochs} epochs", shown(own["plain"], 1) + mark, shown(own["skinml"], 1),  # type: ignore[arg-type]
-             shown(own["ratio"], 1), f"≥ {target:g}" if target else "",  # type: ignore[arg-type]
-             verdict(own["ratio"]["median"] >= target) if target else ""]  # type: ignore[index]
+            [f"{epochs} epochs", shown(own["plain"], 1) + mark, shown(own["skinml"], 1),
+             shown(own["ratio"], 1), f"≥ {target:g}" if target else "",
+             verdict(own["ratio"]["median"] >= target) if target else ""]
         )  # fmt: skip
     rows.append(
         ["an extra epoch", shown(spread(plain_epochs)), shown(spread(extra)),
@@ -205,7 +209,7 @@ def main() -> None:
     )  # fmt: skip
     rows.append(
         ["validation AUC, 10 epochs", f"{auc['plain']:.3f} ({low:.3f} to {high:.3f})",
-         f"{auc['skinml']:.3f}", "", "within", verdict(low <= auc["skinml"] <= high)]  # type: ignore[operator]
+         f"{auc['skinml']:.3f}", "", "within", verdict(low <= auc["skinml"] <= high)]
     )  # fmt: skip
     text = table(["seconds", "plain fit", "skinml", "ratio", "target", ""], rows)
     report(options, result, text, partial(draw, seconds=seconds, extra=spread(plain_epochs)))

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
 
 
 def in_turn(
-    name: str, sides: dict[str, Callable[[], float]], repeats: int
+    name: str, sides: Mapping[str, Callable[[], float]], repeats: int
 ) -> dict[str, list[float]]:
     """Measure each side `repeats` times, one after the other within a turn; values as they say."""
     values: dict[str, list[float]] = {side: [] for side in sides}

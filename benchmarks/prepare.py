@@ -86,7 +86,7 @@ def usual_loop(pictures: list[Path], count: int) -> None:
     array = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for number in range(count):
         with Image.open(pictures[number % len(pictures)]) as image:
-            array[number] = image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE))
+            array[number] = np.asarray(image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE)))
 
 
 def decoding(pictures: list[Path], count: int) -> None:

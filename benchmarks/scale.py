@@ -41,7 +41,7 @@ def anonymous_mb() -> float:
     raise SystemExit("benchmarks.scale needs Linux, which tells anonymous memory apart")
 
 
-def watch(work: Callable[[], None]) -> dict[str, float]:
+def watch(work: Callable[[], object]) -> dict[str, float]:
     """Seconds of some work, and the process's peak of anonymous memory in MB during it."""
     peak, done = 0.0, threading.Event()
 
@@ -74,7 +74,7 @@ def preparation(options: argparse.Namespace, size: int, place: Path) -> dict[str
     write_archives(official, pictures, 20)
     prepare(official, place / "first")
     write_archives(official, pictures, size)
-    return watch(lambda: prepare(official, place / "out") and None)
+    return watch(lambda: prepare(official, place / "out"))
 
 
 def frozen_features(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:

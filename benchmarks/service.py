@@ -173,10 +173,10 @@ def read_until(diary: Diary, experiment: str, until: float) -> None:
     if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
         session.auth = (name, os.environ["MLFLOW_TRACKING_PASSWORD"])
     base = f"{os.environ['MLFLOW_TRACKING_URI']}/ajax-api/2.0/mlflow"
-    last = {"id": ""}
+    last: dict[str, Any] = {"id": ""}
 
     def search_runs() -> Any:
-        body = {"experiment_ids": [experiment], "max_results": 100,
+        body: Any = {"experiment_ids": [experiment], "max_results": 100,
                 "order_by": ["attributes.start_time DESC"]}  # fmt: skip
         response = session.post(f"{base}/runs/search", json=body, timeout=120)
         if response.ok and (runs := response.json().get("runs")):

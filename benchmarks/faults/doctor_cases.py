@@ -414,7 +414,9 @@ def batch(folder: Path, light: int, real: int, chance: random.Random, term: floa
     world = World(folder, term)
     try:
         chosen = [chance.choice(HEAVY) for _ in range(real)]
-        started = [(world.training(host), *rest) for host, *rest in chosen]
+        started = [
+            (world.training(host), kind, expected, deed) for host, kind, expected, deed in chosen
+        ]
         cases = [chance.choice(LIGHT)(world) for _ in range(light)]
         for training, kind, expected, _ in started:
             cases.append(Case(kind, training.begins(), expected))
