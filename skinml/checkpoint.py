@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +68,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         for left in folder.glob(".checkpoint-*.part"):
             left.unlink()  # Of a process that was killed while it wrote.
         with part.open("wb") as file:
-            file.write(_encode(checkpoint))
+            file.write(_encode(checkpoint).getbuffer())
             file.flush()
             os.fsync(file.fileno())
         if _verified(part) is None:
@@ -97,9 +96,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     Says on stderr which ones are damaged.
     """
     for _, path in sorted(_generations(folder).items(), reverse=True):
-        checkpoint = _verified(path)
-        if checkpoint is not None:
-            return checkpoint
+        body = _verified(path)
+        if body is not None:
+            return _decode(body)
         print(
             f"skinml: warning: {path} is damaged: the checkpoint before it is taken",
             file=sys.stderr,
@@ -124,34 +123,56 @@ def _generations(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for path, match in found if match}
 
 
-def _encode(checkpoint: Checkpoint) -> bytes:
+def _encode(checkpoint: Checkpoint) -> io.BytesIO:
+    # While the backbone is frozen nearly all of the best weights are those of now.
+    kept = [
+        None
+        if number < len(checkpoint.weights) and _same(array, checkpoint.weights[number])
+        else array
+        for number, array in enumerate(checkpoint.best_weights)
+    ]
+    lists = {name: getattr(checkpoint, name) for name in _LISTS} | {"best_weights": kept}
     arrays = {
         f"{name}/{number:05d}": array
-        for name in _LISTS
-        for number, array in enumerate(getattr(checkpoint, name))
+        for name, own in lists.items()
+        for number, array in enumerate(own)
+        if array is not None
     }
     facts = {name: value for name, value in vars(checkpoint).items() if name not in _LISTS}
+    facts["lengths"] = {name: len(own) for name, own in lists.items()}
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, facts=text, **arrays)
-    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
-    return buffer.getvalue()
+    digest = hashlib.sha256(buffer.getbuffer()).digest()
+    buffer.write(digest)
+    return buffer
 
 
-def _verified(path: Path) -> Checkpoint | None:
-    """A checkpoint exactly as it was written; None where the file is not that."""
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays are equal to the bit: -0.0 is not 0.0, and NaN is itself."""
+    alike = one.dtype == other.dtype and one.shape == other.shape
+    return alike and one.tobytes() == other.tobytes()
+
+
+def _verified(path: Path) -> memoryview | None:
+    """What a file holds before its digest; None where it is not as it was written."""
     try:
         content = memoryview(path.read_bytes())
     except OSError:
         return None
     body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
-    if hashlib.sha256(body).digest() != digest:
-        return None
+    return body if hashlib.sha256(body).digest() == digest else None
+
+
+def _decode(body: memoryview) -> Checkpoint:
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         facts: dict[str, Any] = json.loads(archive["facts"].tobytes())
-        facts |= {name: _list(archive, name, archive.files) for name in _LISTS}
-        return Checkpoint(**facts)
-
-
-def _list(archive: Any, name: str, members: Iterable[str]) -> list[np.ndarray]:
-    return [archive[member] for member in sorted(members) if member.startswith(f"{name}/")]
+        members = set(archive.files)
+        lists: dict[str, list[np.ndarray]] = {}
+        for name, length in facts.pop("lengths").items():
+            keys = [f"{name}/{number:05d}" for number in range(length)]
+            lists[name] = [
+                archive[key] if key in members else lists["weights"][number]
+                for number, key in enumerate(keys)
+            ]
+    return Checkpoint(**(facts | lists))

@@ -73,6 +73,18 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert_same(load_checkpoint(tmp_path), at(1))
 
 
+def test_best_weights_that_are_those_of_now_are_written_once(tmp_path: Path) -> None:
+    """A frozen backbone's are; what only looks equal (-0.0, another type) is not taken for it."""
+    now = [np.arange(5000.0), np.array([0.0, math.nan]), np.ones(3, np.float32), np.zeros(2)]
+    best = [now[0].copy(), np.array([-0.0, math.nan]), np.ones(3), np.zeros(2), np.zeros(1)]
+    save_checkpoint(tmp_path, replace(at(1), weights=now, best_weights=best))
+    assert (tmp_path / "checkpoint-000001").stat().st_size < 1.5 * now[0].nbytes
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert [a.tobytes() for a in found.best_weights] == [a.tobytes() for a in best]
+    assert_same(found, replace(at(1), weights=now, best_weights=best))
+
+
 def test_two_generations_are_kept_until_the_run_is_done(tmp_path: Path) -> None:
     for epoch in range(1, 5):
         save_checkpoint(tmp_path, at(epoch))
