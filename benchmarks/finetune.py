@@ -4,7 +4,8 @@
 
 *skinml*: whole epochs of `python -m skinml.run` itself, tracked in a SQLite store: from the end of
 one epoch to the end of the next, with augmentation, batching, the epoch's metrics, the best
-weights, the run folder and tracking; the validation images' way through the network is taken off.
+weights, the checkpoint, the run folder and tracking; the validation images' way through the network
+is taken off.
 *Bare*: as many `train_on_batch` of the same network on one fixed batch of full size, with nothing
 around it. They take turns, epoch by epoch, in one process. Target: 0.97 on a CPU, 0.90 on a GPU.
 """
@@ -53,7 +54,7 @@ class Turns:
         score: Any,
         on_epoch: Any,
         execution: Any,
-        *_: Any,
+        *checkpoints: Any,
     ) -> None:
         from skinml import training
 
@@ -88,7 +89,9 @@ class Turns:
             validating, began = 0.0, time.perf_counter()
 
         with mock.patch.object(training, "infer", timed):
-            self._original(classifier, config, few, score, on_epoch_then_bare, execution)
+            self._original(
+                classifier, config, few, score, on_epoch_then_bare, execution, *checkpoints
+            )
 
     def _bare_loop(self, config: Config, data: Any, execution: Any) -> Callable[[], float]:
         """The usual loop over a network of its own, already traced; images a second."""
@@ -157,7 +160,7 @@ def main() -> None:
     options_parser.add_argument("--models", default="mobilenet,mobilenetv2,nasnetmobile")
     options_parser.add_argument("--batch_size", type=int, default=16)
     options_parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    material.add_options(options_parser, train=160, validation=16)
+    material.add_options(options_parser, train=480, validation=16)
     options = options_parser.parse_args()
     around = surroundings()
     models = options.models.split(",")
