@@ -289,7 +289,8 @@ def kill_service(scratch: Path) -> Iterator[Run]:
             names += list(islice(cycle(DATABASE), KILLS))
             case.chance.shuffle(names)
             kills: list[tuple[str, Kill]] = [
-                (_kind(name), partial(insist, partial(FAULTS[name], native))) for name in names
+                (_kind(name), partial(insist, partial(FAULTS[name], native), side.variables))
+                for name in names
             ]
             folder = make_folder(case.folder / "run", case.chance)
             return disturb(folder, side.variables, kills, case.chance, SERVICE)
@@ -305,11 +306,14 @@ def _kind(name: str) -> str:
     return "SIGKILL of the database" if name in DATABASE else "SIGKILL of a server's worker"
 
 
-def insist(kill: Kill, seconds: float = 60) -> None:
-    """Kill what may be gone for a moment: the last kill's successor is on its way."""
+def insist(kill: Kill, variables: dict[str, str], seconds: float = 120) -> None:
+    """Kill what may be gone for a moment: a worker that starts, a connection that nobody needs."""
     import psutil
     import psycopg
+    import requests
 
+    user = variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"]
+    page = f"{variables[URI]}/api/2.0/mlflow/experiments/get-by-name?experiment_name=skinml"
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -317,6 +321,8 @@ def insist(kill: Kill, seconds: float = 60) -> None:
         except (IndexError, psycopg.OperationalError, psutil.Error, ProcessLookupError):
             if time.monotonic() > deadline:
                 raise
+            with contextlib.suppress(requests.RequestException):  # Asks the database.
+                requests.get(page, auth=user, timeout=5)
             time.sleep(0.2)
 
 

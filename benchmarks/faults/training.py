@@ -19,7 +19,9 @@ from benchmarks.faults.campaign import Case, Outcome, Run
 from benchmarks.faults.kept import compare_kept
 from benchmarks.faults.processes import environment, forwarders
 from benchmarks.faults.servers import URI, as_client, sqlite_server
+from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
+from skinml.tracking.forwarder import UNSENT
 
 # Kills of a run on its way, in the order in which they can happen: half of all in the training.
 # After the last one nobody kills it any more.
@@ -213,7 +215,9 @@ def _only_folder(folder: Path) -> RunFolder:
 
 def _end_of(driver: Driver, started: Started, folder: Path) -> None:
     code = driver.wait(started)
-    if code != 0:
+    if code == UNSENT:  # Killed when only MLflow lacked something.
+        sync(_only_folder(folder).path)
+    elif code != 0:
         raise RuntimeError(f"exit code {code}: {(folder / 'run.log').read_text()[-800:]}")
 
 

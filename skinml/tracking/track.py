@@ -147,9 +147,10 @@ def _end(
     try:
         if recorder:
             recorder.stop()
-        record_end(tracked.journal, status, reason)
-        # On a full disk the forwarder needs some to write down what is acknowledged.
+        # On a full disk this is for the end, and for what the forwarder writes down: that MLflow
+        # has all of it.
         tracked.journal.release()
+        record_end(tracked.journal, status, reason)
         if forwarder is None or forwarder.state().get("refused"):
             return
         forwarder.drain(tracked.journal.sequence, limit)
