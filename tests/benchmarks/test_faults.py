@@ -1,7 +1,8 @@
 """The fault campaign: a short round of each part, and that it would notice a loss.
 
-The short rounds of resumed trainings and of doctor are tests/test_resume.py and tests/test_doctor.py,
-those of killed forwarders and of a bad network are in tests/tracking/test_forward.py.
+The short rounds of resumed trainings and of doctor are tests/test_resume.py and
+tests/test_doctor.py, those of killed forwarders and of a bad network are in
+tests/tracking/test_forward.py.
 """
 
 import json
