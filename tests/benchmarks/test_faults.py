@@ -1,7 +1,8 @@
 """The fault campaign: a short round of each part, and that it would notice a loss.
 
-The short rounds of resumed trainings, of doctor and of a bad network, which take a minute each, are
-tests/test_resume.py, tests/test_doctor.py and tests/tracking/test_forward.py.
+The short rounds of resumed trainings and of doctor are tests/test_resume.py and
+tests/test_doctor.py, those of killed forwarders and of a bad network are in
+tests/tracking/test_forward.py.
 """
 
 import json
@@ -261,15 +262,6 @@ def one_server(sqlite: servers.SqliteServer, monkeypatch: pytest.MonkeyPatch) ->
 def service() -> Iterator[Any]:
     with servers.service() as found:
         yield found
-
-
-def test_forwarders_that_are_killed_lose_nothing(
-    one_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(servers, "KILLS", 2)
-    outcome = one_case(servers.kill_forwarders, tmp_path)
-    assert not outcome.failed, outcome.problems
-    assert outcome.faults == {"SIGKILL of a forwarder": 4} and outcome.checked > 500
 
 
 @needs_service
