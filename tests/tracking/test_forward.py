@@ -51,35 +51,38 @@ def _load(path: Path) -> Any:
 
 # Epochs one after another until the file `go` is there, then the results and the end.
 WRITER = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
 from skinml.errors import UserError, run_command
+from skinml.processes import stop_no_more, stop_on_signals
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
 from skinml.tracking.track import track
 
-def stop(signum, frame):
-    raise SystemExit(128 + signum)
-
 def main():
-    signal.signal(signal.SIGTERM, stop)
+    stop_on_signals()
     folder, pause, limit = RunFolder(Path(sys.argv[1])), float(sys.argv[2]), float(sys.argv[3])
     started = time.monotonic()
     with track(folder, folder.read_description(), drain_limit=limit, load=False) as run:
-        run.raise_if_refused()
-        print("begins after", time.monotonic() - started, flush=True)
-        epoch = 0
-        while not (folder.path / "go").exists():
-            epoch += 1
-            values = {f"{part}_{name}": epoch / 7 for part in ("train", "val")
-                      for name in ("loss", "accuracy", "auc_macro")}
-            row = {"epoch": epoch, "step": "finetune", **values, "learning_rate": 1e-3,
-                   "seconds": pause, "images_per_second": 9.0, "time": 1_700_000_000_000 + epoch}
-            run.log_epoch(row)
-            folder.append_epoch(row)
-            time.sleep(pause)
-        folder.finish()
-        run.log_results()
+        try:
+            run.raise_if_refused()
+            print("begins after", time.monotonic() - started, flush=True)
+            epoch = 0
+            while not (folder.path / "go").exists():
+                epoch += 1
+                values = {f"{part}_{name}": epoch / 7 for part in ("train", "val")
+                          for name in ("loss", "accuracy", "auc_macro")}
+                row = {"epoch": epoch, "step": "finetune", **values, "learning_rate": 1e-3,
+                       "seconds": pause, "images_per_second": 9.0,
+                       "time": 1_700_000_000_000 + epoch}
+                run.log_epoch(row)
+                folder.append_epoch(row)
+                time.sleep(pause)
+            folder.finish()
+            run.log_results()
+        except BaseException:
+            stop_no_more()
+            raise
     assert not {"mlflow", "tensorflow", "keras", "pandas"} & set(sys.modules)
     return 0 if folder.published else UNSENT
 
@@ -432,7 +435,11 @@ def test_a_run_that_is_stopped_says_so_within_seconds(
     writer.until(lambda: writer.sent() > 10)
     writer.process.send_signal(signum)
     begun = time.monotonic()
-    assert writer.process.wait(30) == code
+    try:
+        ended = writer.process.wait(30)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"it goes on: {writer.log.read_text()}")
+    assert ended == code
     assert time.monotonic() - begun < 12
     run = run_of(writer.folder, server, "KILLED")
     assert run.data.tags["skinml.reason"] == reason
