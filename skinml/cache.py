@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from skinml.files import file_sha256
 from skinml.processes import exclusive
 
 CACHE_DIR_VARIABLE = "SKINML_CACHE_DIR"
@@ -57,7 +58,7 @@ def cached_array(
 def _verified(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
     """The array of an entry, None where it is not there or not as it was written."""
     try:
-        if _digest(path) != path.with_suffix(".sha256").read_text():
+        if file_sha256(path) != path.with_suffix(".sha256").read_text():
             return None
         os.utime(path)  # The least recently used entry is dropped first.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -85,7 +86,7 @@ def _compute(
         fill(array)
         array.flush()
         del array
-        digest = _digest(partial)
+        digest = file_sha256(partial)
         checksum = path.with_suffix(".sha256")
         # First the checksum of before: a kill between the two leaves an entry that is not used.
         checksum.unlink(missing_ok=True)
@@ -110,11 +111,6 @@ def _reserve(path: Path) -> bool:
                 return False
             raise
     return True
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _drop_oldest(folder: Path, keep: Path) -> None:

@@ -1,8 +1,15 @@
-"""Files that are there whole or not at all, whatever ends a process or the machine's power."""
+"""Files: what identifies one, and that its name is there whatever ends the machine's power."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

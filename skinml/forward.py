@@ -250,7 +250,7 @@ class Forwarder:
         """
         self.say(f"{why} (an older backup?): all of it is sent again")
         self.state = State(self.state.server)
-        (self.folder.path / "mlflow_run_id").unlink(missing_ok=True)
+        self.folder.mark_unpublished()
         self._save()
 
     def is_alive(self) -> bool:

@@ -7,6 +7,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from skinml.files import file_sha256
+
 PACKAGE = Path(__file__).parent
 
 # What decides a result: a change of any of these may change a figure, a change of others may not.
@@ -44,8 +46,7 @@ def code_digest() -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content: 16 hexadecimal digits of it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_sha256(path)[:16]
 
 
 def git_state() -> tuple[str, str]:

@@ -200,3 +200,20 @@ def finished_folder(tmp_path: Path) -> RunFolder:
     folder.write_text("note.md", "**mobilenetv2**, 16 × 3\n")
     folder.finish()
     return folder
+
+
+def noted(folder: RunFolder, error: BaseException | None = None) -> RunFolder:
+    """A finished folder with the journal of a run without a server, which an error may end."""
+    from skinml.tracking.track import track
+
+    try:
+        with track(folder, folder.read_description(), offline=True, load=False) as run:
+            for row in folder.read_history():
+                run.log_epoch(row)
+            if error:
+                raise error
+            run.log_results()
+    except BaseException as raised:
+        if raised is not error:
+            raise
+    return folder

@@ -27,7 +27,7 @@ from skinml.tracking.lease import clock_stands, lease_term, renewed, watch
 from skinml.tracking.publish import GONE
 from skinml.tracking.sweeps import SweepRun
 from skinml.tracking.track import track
-from tests.conftest import surroundings
+from tests.conftest import noted, surroundings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are named so on Linux")
 
@@ -294,21 +294,6 @@ def test_a_term_that_is_none_is_the_users_error(text: str, monkeypatch: pytest.M
 
 
 # Folders
-
-
-def noted(folder: RunFolder, error: BaseException | None = None) -> RunFolder:
-    """The folder with the journal of a run that no server was told of."""
-    try:
-        with track(folder, folder.read_description(), offline=True, load=False) as run:
-            for row in folder.read_history():
-                run.log_epoch(row)
-            if error:
-                raise error
-            run.log_results()
-    except BaseException as raised:
-        if raised is not error:
-            raise
-    return folder
 
 
 def test_journals_that_were_not_sent_are_listed_and_sent(

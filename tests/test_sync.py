@@ -11,7 +11,7 @@ from skinml import sync
 from skinml.errors import UserError, run_command
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal
-from skinml.tracking.track import track
+from tests.conftest import noted
 
 
 def runs(store: MlflowClient, name: str = "skinml") -> list[tuple[str, str]]:
@@ -20,20 +20,6 @@ def runs(store: MlflowClient, name: str = "skinml") -> list[tuple[str, str]]:
     assert experiment is not None
     found = store.search_runs([experiment.experiment_id])
     return [(run.info.run_id, run.info.status) for run in found]
-
-
-def offline(folder: RunFolder, error: BaseException | None = None) -> None:
-    """Give a finished folder the journal of a run without a server, which an error may end."""
-    try:
-        with track(folder, folder.read_description(), offline=True, load=False) as run:
-            for row in folder.read_history():
-                run.log_epoch(row)
-            if error:
-                raise error
-            run.log_results()
-    except BaseException as raised:
-        if raised is not error:
-            raise
 
 
 def test_a_folder_is_published_once(store: MlflowClient, finished_folder: RunFolder) -> None:
@@ -51,7 +37,7 @@ def test_a_folder_is_published_once(store: MlflowClient, finished_folder: RunFol
 def test_an_offline_run_is_published_as_it_was(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    offline(finished_folder)
+    noted(finished_folder)
     assert not finished_folder.published
     run_id = sync.sync(finished_folder.path)
     assert runs(store) == [(run_id, "FINISHED")]
@@ -75,7 +61,7 @@ def test_a_run_that_ended_early_says_so(
     store: MlflowClient,
     finished_folder: RunFolder,
 ) -> None:
-    offline(finished_folder, error)
+    noted(finished_folder, error)
     run = store.get_run(sync.sync(finished_folder.path))
     assert run.info.status == status and run.info.end_time
     assert run.data.tags["skinml.reason"] == reason
@@ -86,7 +72,7 @@ def test_a_copy_is_the_same_run(
     store: MlflowClient, finished_folder: RunFolder, tmp_path: Path
 ) -> None:
     """Synced from another machine, before or after the folder itself."""
-    offline(finished_folder)
+    noted(finished_folder)
     before = shutil.copytree(finished_folder.path, tmp_path / "before")
     run_id = sync.sync(finished_folder.path)
     after = shutil.copytree(finished_folder.path, tmp_path / "after")
@@ -115,7 +101,7 @@ def test_a_killed_run_is_closed_with_the_reason(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
     """Of a process that got SIGKILL its journal is left, without an end."""
-    offline(finished_folder)
+    noted(finished_folder)
     path = finished_folder.journal
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:6]) + b"0123 half")
     run = store.get_run(sync.sync(finished_folder.path))
@@ -128,7 +114,7 @@ def test_a_killed_run_is_closed_with_the_reason(
 def test_a_run_that_goes_on_is_left_to_itself(
     store: MlflowClient, finished_folder: RunFolder
 ) -> None:
-    offline(finished_folder)
+    noted(finished_folder)
     journal = Journal(finished_folder.journal)
     with pytest.raises(UserError, match="its run goes on"):
         sync.sync(finished_folder.path)
@@ -168,7 +154,7 @@ def test_a_server_that_is_away_is_one_line_and_nothing_is_lost(
 def test_a_file_that_has_changed_since_is_told_and_left_out(
     store: MlflowClient, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    offline(finished_folder)
+    noted(finished_folder)
     finished_folder.write_text("model_summary.txt", "something else")
     finished_folder.predictions("test").unlink()
     run_id = sync.sync(finished_folder.path)
@@ -183,7 +169,7 @@ def test_the_experiment_of_a_run_is_found_again_wherever_it_is_synced(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-        offline(finished_folder)
+        noted(finished_folder)
     run_id = sync.sync(finished_folder.path)
     assert runs(store, "mine") == [(run_id, "FINISHED")]
 

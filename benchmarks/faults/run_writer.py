@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from skinml.errors import UserError, run_command
+from skinml.files import file_sha256
 from skinml.history import Row
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
-from skinml.tracking.record import file_sha256
 from skinml.tracking.track import Tracked, track
 
 CURVES = ("loss", "accuracy", "auc_macro")

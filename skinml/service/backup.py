@@ -31,6 +31,7 @@ from typing import Any
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
+from skinml.files import file_sha256
 from skinml.service import postgres
 
 MANIFEST = "manifest.json"
@@ -152,7 +153,7 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
             "server": row[1],
             "rows": rows,
             "missing": sorted(promised - folders - files.keys()),
-            "database": {"sha256": _digest(partial / DUMP)},
+            "database": {"sha256": file_sha256(partial / DUMP)},
             "artifacts": {path: vars(entry) for path, entry in sorted(files.items())},
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -274,13 +275,13 @@ def verify(folder: Path) -> int:
     manifest = read_manifest(folder)
     entries = _entries(manifest)
     wrong = []
-    if not (folder / DUMP).exists() or _digest(folder / DUMP) != manifest["database"]["sha256"]:
+    if not (folder / DUMP).exists() or file_sha256(folder / DUMP) != manifest["database"]["sha256"]:
         wrong.append(DUMP)
     else:
         check_dump(folder / DUMP)
     for name, entry in entries.items():
         path = folder / ARTIFACTS / name
-        if not path.is_file() or _digest(path) != entry.sha256:
+        if not path.is_file() or file_sha256(path) != entry.sha256:
             wrong.append(name)
     present = {p.relative_to(folder / ARTIFACTS).as_posix() for p in _walk(folder / ARTIFACTS)}
     wrong += sorted(present - entries.keys())
@@ -288,11 +289,6 @@ def verify(folder: Path) -> int:
         some = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise UserError(f"{folder}: damaged or not of it: {some}; take another backup")
     return (folder / DUMP).stat().st_size + sum(entry.size for entry in entries.values())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- Restoring ------------------------------------------------------------------------------------

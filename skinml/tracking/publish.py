@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError
+from skinml.files import file_sha256
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import Record
-from skinml.tracking.record import file_sha256
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

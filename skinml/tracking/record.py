@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skinml.files import file_sha256
 from skinml.history import Row
 from skinml.processes import process_name
 from skinml.tracking.folder import Description, RunFolder
@@ -51,12 +52,6 @@ def default_experiment(data: str) -> str:
 def server_digest(uri: str) -> str:
     """What a tracking server is known by in a run's folder: its address may hold a password."""
     return hashlib.sha256(uri.encode()).hexdigest()[:16]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def header(folder: RunFolder) -> Record | None:

@@ -1,5 +1,6 @@
 """A run while it is made: everything goes into its journal, and by itself from there to MLflow."""
 
+import argparse
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from skinml.tracking.forwarder import (
     DRAIN_VARIABLE,
     STOPPED_LIMIT,
     ForwarderProcess,
+    seconds,
 )
 from skinml.tracking.journal import Journal
 from skinml.tracking.load import LoadRecorder
@@ -119,14 +121,10 @@ def track(
 
 
 def _drain_limit() -> float:
-    text = os.environ.get(DRAIN_VARIABLE) or str(DRAIN_LIMIT)
     try:
-        limit = float(text)
-    except ValueError:
-        limit = -1
-    if not limit >= 0:
-        raise UserError(f"{DRAIN_VARIABLE}={text!r}: expected seconds, 0 or more")
-    return limit
+        return seconds(os.environ.get(DRAIN_VARIABLE) or str(DRAIN_LIMIT))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{DRAIN_VARIABLE}={error}") from None
 
 
 def _outcome(error: BaseException) -> tuple[str, str]:

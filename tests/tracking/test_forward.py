@@ -21,6 +21,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.faults.processes import forwarders
 from skinml.errors import UserError
 from skinml.history import Row
 from skinml.sync import sync
@@ -136,16 +137,7 @@ class Writer:
         self.until(lambda: self.sent() > reached)
 
     def forwarders(self) -> list[psutil.Process]:
-        return _forwarders(self.folder)
-
-
-def _forwarders(folder: RunFolder) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "skinml.forward" in words and str(folder.path) in words:
-            found.append(process)
-    return found
+        return forwarders(self.folder)
 
 
 @pytest.fixture(scope="module")
