@@ -2,10 +2,16 @@
 
     python -m benchmarks.tracking [--model mobilenetv2] [--epochs 4] [--repeats 5] [--out FOLDER]
 
-Whole runs of `python -m skinml.run`, in one process in turn: `--offline`, with a store on SQLite,
-and with an `mlflow server` of its own process. Epochs are as short as the demo's, so that tracking
-has its say often: on the real data an epoch has twenty times as many steps. Beside it the seconds
-that a run is longer for it: before its first step and after its last. Target: at most 1.01.
+Whole runs of `python -m skinml.run`, in one process in turn: without any tracking (no record of an
+epoch or of the machine's load, no forwarder), with a store on SQLite, and with an `mlflow server`
+of its own process. Epochs are as short as the demo's, so that tracking has its say often: on the
+real data an epoch has twenty times as many steps. Beside it the seconds that a run is longer for
+it: before its first step and after its last. Target: at most 1.01.
+
+A machine whose speed varies by more than that cannot show it. So what tracking takes away from the
+training is measured as well: the seconds that the training waits for it (a record of an epoch, on
+the disk), and the forwarder's seconds of CPU. Together, as if every one of the forwarder's were
+missing to the training, they are an upper bound.
 """
 
 import argparse
@@ -34,24 +40,54 @@ from benchmarks.harness import (
     table,
     verdict,
 )
-from skinml.processes import free_port
+from skinml.history import Row
+from skinml.processes import free_port, usable_cores
 from skinml.steps import Steps
+from skinml.tracking.track import Tracked
 
 TARGET = 1.01
 WITHOUT = "without tracking"
 
+# What is noted of each run beside the seconds from its first step to its last.
+NOTED = ("before", "after", "waited", "forwarder", "share")
+
 
 class Clock:
-    """When a run began, made its first and its last step, and ended."""
+    """When a run began, made its first and its last step, and ended; what tracking took of it."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.waited = 0.0
+        self.forwarder = 0.0
+        self._before = 0.0
         self._epoch = Steps.epoch
+        self._log = Tracked.log_epoch
 
     def watched(self, steps: Steps, groups: Any) -> Iterator[Any]:
         for done in self._epoch(steps, groups):
+            if not self.times:
+                self._before = forwarder_seconds()
             self.times.append(time.perf_counter())
             yield done
+
+    def logged(self, tracked: Tracked, row: Row) -> Row:
+        began = time.perf_counter()
+        row = self._log(tracked, row)
+        self.waited += time.perf_counter() - began
+        self.forwarder = forwarder_seconds() - self._before
+        return row
+
+
+def forwarder_seconds() -> float:
+    """Seconds of CPU that the forwarders of this process have used."""
+    import psutil
+
+    used = 0.0
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "skinml.forward" in child.cmdline():
+                used += sum(child.cpu_times()[:2])
+    return used
 
 
 @contextlib.contextmanager
@@ -84,8 +120,18 @@ def server(folder: Path) -> Iterator[str]:
             process.wait()
 
 
+@contextlib.contextmanager
+def untracked() -> Iterator[None]:
+    """No record of an epoch or of the machine's load while a run trains."""
+    with (
+        mock.patch("skinml.tracking.track.record_epoch"),
+        mock.patch("skinml.tracking.track.LoadRecorder"),
+    ):
+        yield
+
+
 def one_run(options: argparse.Namespace, uri: str, found: dict[str, list[float]]) -> float:
-    """Seconds from the first step to the last; notes those before and after in `found`."""
+    """Seconds from the first step to the last; notes in `found` what else `NOTED` names."""
     import keras
 
     from skinml.training_run import run
@@ -103,7 +149,9 @@ def one_run(options: argparse.Namespace, uri: str, found: dict[str, list[float]]
         began = time.perf_counter()
         with (
             mock.patch.object(Steps, "epoch", lambda *given: clock.watched(*given)),
+            mock.patch.object(Tracked, "log_epoch", lambda *given: clock.logged(*given)),
             mock.patch.dict(os.environ, {"MLFLOW_TRACKING_URI": uri} if uri else {}),
+            contextlib.nullcontext() if uri else untracked(),
             contextlib.redirect_stdout(io.StringIO()),
         ):
             run(config, offline=not uri)
@@ -111,7 +159,11 @@ def one_run(options: argparse.Namespace, uri: str, found: dict[str, list[float]]
     keras.backend.clear_session()
     found["before"].append(clock.times[0] - began)
     found["after"].append(ended - clock.times[-1])
-    return clock.times[-1] - clock.times[0]
+    found["waited"].append(clock.waited)
+    found["forwarder"].append(clock.forwarder)
+    seconds = clock.times[-1] - clock.times[0]
+    found["share"].append((clock.waited + clock.forwarder / usable_cores()) / seconds)
+    return seconds
 
 
 def main() -> None:
@@ -131,9 +183,9 @@ def main() -> None:
             "mlflow server": address,
         }
         parts: dict[str, dict[str, list[float]]] = {
-            name: {"before": [], "after": []} for name in stores
+            name: {key: [] for key in NOTED} for name in stores
         }
-        one_run(options, stores["SQLite"], {"before": [], "after": []})  # Imports, once.
+        one_run(options, stores["SQLite"], {key: [] for key in NOTED})  # Imports, once.
         sides = {name: partial(one_run, options, uri, parts[name]) for name, uri in stores.items()}
         values = in_turn("tracking", sides, options.repeats)
     result: dict[str, Any] = {**around, "model": options.model, "epochs": options.epochs}
@@ -143,6 +195,9 @@ def main() -> None:
             "ratio": ratio(own, values[WITHOUT]),
             "before_first_step": spread(parts[name]["before"]),
             "after_last_step": spread(parts[name]["after"]),
+            "waited_for_tracking": spread(parts[name]["waited"]),
+            "cpu_of_the_forwarder": spread(parts[name]["forwarder"]),
+            "at_most": spread(parts[name]["share"]),
         }
         for name, own in values.items()
     }
@@ -152,10 +207,13 @@ def main() -> None:
         rows.append(
             [name, shown(own["seconds"]), shown(own["ratio"], 3) if tracked else "",
              verdict(own["ratio"]["median"] <= TARGET) if tracked else "",
+             shown(own["waited_for_tracking"], 3), shown(own["cpu_of_the_forwarder"]),
+             f"{own['at_most']['median']:.2%}",
              shown(own["before_first_step"], 1), shown(own["after_last_step"], 1)]
         )  # fmt: skip
     heading = [
-        "seconds", "first to last step", "over without", "≤ 1.01", "before", "after the last step",
+        "seconds", "first to last step", "over without", "≤ 1.01", "waited for tracking",
+        "forwarder's CPU", "at most", "before", "after the last step",
     ]  # fmt: skip
     report(options, result, table(heading, rows))
 

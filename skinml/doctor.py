@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from skinml.checkpoint import has_checkpoint
 from skinml.config import Config, Parser
 from skinml.errors import UserError, run_command
-from skinml.forward import State
 from skinml.processes import end_process, is_locked, process_lives, process_name
 from skinml.sync import sync
 from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
@@ -44,6 +43,7 @@ from skinml.tracking.lease import (
 from skinml.tracking.publish import GONE, JOURNAL, first_line, is_gone
 from skinml.tracking.read import experiment_id
 from skinml.tracking.record import PARENT_RUN_VARIABLE, header, server_digest
+from skinml.tracking.state import State
 from skinml.tracking.store import check_store, store_is_needed
 
 if TYPE_CHECKING:

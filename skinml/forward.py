@@ -6,14 +6,11 @@ the server has acknowledged. It ends with its run, or soon after a process that 
 """
 
 import argparse
-import json
 import os
 import random
 import sys
 import time
-import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +34,7 @@ from skinml.tracking.publish import (
     send,
 )
 from skinml.tracking.record import destination, header, server_digest
+from skinml.tracking.state import State
 from skinml.tracking.store import refusal
 
 if TYPE_CHECKING:
@@ -50,49 +48,6 @@ FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 
 # Values sent at a time, and what a record that is none counts as.
 PIECE, OTHER = 800, 25
-
-
-@dataclass
-class State:
-    """What a server has acknowledged of a journal; kept in the run's folder.
-
-    `sequence` and `offset` are those of the last record, `ended` says whether it was the end.
-    """
-
-    server: str
-    run_id: str = ""
-    sequence: int = 0
-    offset: int = 0
-    ended: bool = False
-    refused: str = ""
-    uris: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: Path, server: str = "") -> "State":
-        """What a folder has; nothing is acknowledged where it is another server's, or damaged.
-
-        To send a record again costs time, nothing else; to begin at a wrong offset, records.
-        Without `server` that of any.
-        """
-        try:
-            values = json.loads(path.read_text())
-            checksum = values.pop("checksum")
-            state = cls(**values)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return cls(server)
-        whole = checksum == state._checksum()
-        return state if whole and server in ("", state.server) else cls(server)
-
-    def _checksum(self) -> int:
-        return zlib.crc32(json.dumps(asdict(self)).encode())
-
-    def save(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("w") as file:
-            json.dump({**asdict(self), "checksum": self._checksum()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
 
 class Forwarder:

@@ -379,7 +379,7 @@ def _note_results(tracked: Tracked, config: Config) -> None:
 def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
     """Say what a person wants to know of a finished run."""
     if tracked.forwarder and folder.published:
-        uris = tracked.forwarder.state()["uris"]
+        uris = tracked.forwarder.state().uris
         models = f", model {uris['model']}, serving model {uris['serving']}" if uris else ""
         print(f"run {folder.published}{models}")
     _show(folder.read_text("note.md"))

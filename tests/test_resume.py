@@ -30,6 +30,7 @@ from skinml.tracking.find import find_run, folder_to_resume
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal, read_journal
 from skinml.tracking.record import read_noted, record_start
+from skinml.tracking.state import State
 from tests.conftest import surroundings
 
 if TYPE_CHECKING:
@@ -444,7 +445,7 @@ def test_a_folder_is_found_by_its_runs_id_without_a_server(
     root = tmp_path / "runs"
     made = folder_of(root / "one", "a" * 32, monkeypatch)
     sent = folder_of(root / "sweep" / "cell" / "two", "", monkeypatch)
-    (sent.path / "forward.json").write_text(json.dumps({"server": "", "run_id": "b" * 32}))
+    State("", "b" * 32).save(sent.path / "forward.json")
     assert folder_to_resume("a" * 32, root) == made
     assert folder_to_resume("b" * 32, root) == sent
     assert folder_to_resume(str(sent.path), tmp_path / "elsewhere") == sent

@@ -31,6 +31,7 @@ import psutil
 from skinml.processes import process_name
 from skinml.tracking.folder import STATE, Description, RunFolder
 from skinml.tracking.lease import LEASE, TERM_VARIABLE, open_runs, renew
+from skinml.tracking.state import State
 
 ROOT = Path(__file__).parents[2]
 BATCH, REAL = 44, 8
@@ -95,19 +96,17 @@ class Training:
             )
         return cls(folder, process)
 
-    def state(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            return dict(json.loads((self.folder.path / STATE).read_text()))
-        return {}
+    def state(self) -> State:
+        return State.load(self.folder.path / STATE)
 
     def begins(self, seconds: float = 120) -> str:
         """Wait until some epochs are in MLflow; the id of its run."""
         deadline = time.monotonic() + seconds
-        while self.state().get("sequence", 0) < 6:
+        while self.state().sequence < 6:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise RuntimeError((self.folder.path / "log.txt").read_text())
             time.sleep(0.05)
-        return str(self.state()["run_id"])
+        return self.state().run_id
 
     def forwarders(self) -> list[psutil.Process]:
         return [

@@ -1,6 +1,5 @@
 """Processes of the campaign: their surroundings, and folders for the runs that they make."""
 
-import json
 import os
 import random
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skinml.tracking.folder import LOG, STATE, Description, RunFolder
+from skinml.tracking.state import State
 
 if TYPE_CHECKING:
     import psutil
@@ -140,10 +140,7 @@ def start_forwarder(folder: RunFolder, uri: str) -> "subprocess.Popen[bytes]":
 
 def acknowledged(folder: RunFolder) -> int:
     """The number of the last record that a server has acknowledged."""
-    try:
-        return int(json.loads((folder.path / STATE).read_text())["sequence"])
-    except (OSError, ValueError):
-        return 0
+    return State.load(folder.path / STATE).sequence
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:

@@ -82,7 +82,7 @@ def _run(folder: RunFolder, limit: float, monkeypatch: pytest.MonkeyPatch) -> No
             folder.finish()
             tracked.log_results()
     assert tracked.forwarder
-    left = tracked.journal.sequence - tracked.forwarder.state().get("sequence", 0)
+    left = tracked.journal.sequence - tracked.forwarder.state().sequence
     print(f"end {left}", flush=True)
     keras.backend.clear_session()
     gc.collect()

@@ -4,7 +4,6 @@ Nothing here knows MLflow; the forwarder itself is skinml/forward.py.
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -12,12 +11,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO
 
 from skinml.errors import UserError
 from skinml.progress import progress_bar
 from skinml.provenance import PACKAGE
 from skinml.tracking.folder import LOG, STATE, RunFolder
+from skinml.tracking.state import State
 
 # Exit code of a run that is trained, of which MLflow lacks records: EX_TEMPFAIL of sysexits.h.
 UNSENT = 75
@@ -48,12 +48,9 @@ class ForwarderProcess:
         self._thread = threading.Thread(target=self._keep, daemon=True, name="ForwarderProcess")
         self._thread.start()
 
-    def state(self) -> dict[str, Any]:
-        """What the forwarder has written down last: see `skinml.forward.State`."""
-        try:
-            return dict(json.loads((self._folder.path / STATE).read_text()))
-        except (OSError, ValueError):
-            return {}
+    def state(self) -> State:
+        """What the forwarder has written down last."""
+        return State.load(self._folder.path / STATE)
 
     def raise_if_refused(self, patience: float) -> None:
         """Wait until the run is made; a server that refuses it is a `UserError`.
@@ -63,9 +60,9 @@ class ForwarderProcess:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             state = self.state()
-            if state.get("refused"):
-                raise UserError(state["refused"])
-            if state.get("run_id") or self._has_spoken():
+            if state.refused:
+                raise UserError(state.refused)
+            if state.run_id or self._has_spoken():
                 return
             time.sleep(_LOOK)
 
@@ -73,11 +70,11 @@ class ForwarderProcess:
         """Wait until record `last` is acknowledged, at most `limit` seconds; how many are not."""
         state = self.state()
         deadline, told = time.monotonic() + limit, time.monotonic()
-        left = first = last - state.get("sequence", 0)
+        left = first = last - state.sequence
         with progress_bar("sending to MLflow", first) as advance:
             while left > 0 and time.monotonic() < deadline:
                 time.sleep(_LOOK)
-                now = max(0, last - self.state().get("sequence", 0))
+                now = max(0, last - self.state().sequence)
                 if now < left:
                     advance(left - now)
                 left = now
@@ -140,9 +137,7 @@ class ForwarderProcess:
     def _has_ended(self) -> bool:
         """Whether the run's end is sent; that of an earlier process is not the journal's last."""
         state = self.state()
-        return bool(
-            state.get("ended") and state.get("offset", 0) >= self._folder.journal.stat().st_size
-        )
+        return state.ended and state.offset >= self._folder.journal.stat().st_size
 
     def _pass_on(self) -> None:
         """Print what the forwarder has said to a person since the last time."""

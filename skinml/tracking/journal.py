@@ -140,7 +140,6 @@ class Journal:
                     line = line[os.write(self._descriptor, line) :]
             except OSError as error:
                 self._settle()
-                self._reserve.unlink(missing_ok=True)
                 raise _cannot_write(self.path, error) from None
             self._settle()
             return self.sequence
@@ -170,7 +169,6 @@ class Journal:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            self._reserve.unlink(missing_ok=True)
             raise _cannot_write(self.path, error) from None
 
     def release(self) -> None:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from skinml.errors import UserError
 from skinml.history import Row
@@ -30,6 +29,7 @@ from skinml.tracking.record import (
     record_results,
     record_start,
 )
+from skinml.tracking.state import State
 
 # Seconds that a training waits for the server's first word, which it may refuse the run with.
 FIRST_WORD = 15.0
@@ -149,7 +149,7 @@ def _end(
         # has all of it.
         tracked.journal.release()
         record_end(tracked.journal, status, reason)
-        if forwarder is None or forwarder.state().get("refused"):
+        if forwarder is None or forwarder.state().refused:
             return
         forwarder.drain(tracked.journal.sequence, limit)
     finally:
@@ -158,9 +158,9 @@ def _end(
             _say_what_is_left(tracked, forwarder.state())
 
 
-def _say_what_is_left(tracked: Tracked, state: dict[str, Any]) -> None:
-    left = tracked.journal.sequence - state.get("sequence", 0)
-    if left and not state.get("refused"):
+def _say_what_is_left(tracked: Tracked, state: State) -> None:
+    left = tracked.journal.sequence - state.sequence
+    if left and not state.refused:
         print(
             f"skinml: {left} of {tracked.journal.sequence} records are not in MLflow yet; send "
             f"them with: python -m skinml.sync {tracked.folder.path}",

@@ -412,7 +412,7 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
             run.log_epoch(epoch_row(epoch, 0.8, now - 60_000 * (EPOCHS - epoch)))
         assert run.forwarder
         run.forwarder.raise_if_refused(PATIENCE)
-        runs["running"] = run.forwarder.state()["run_id"]
+        runs["running"] = run.forwarder.state().run_id
         monkeypatch.delenv(PARENT_RUN_VARIABLE)
 
         made = cluster.make_readers(**READER_PASSWORDS)

@@ -12,7 +12,7 @@ from mlflow import MlflowClient, MlflowException
 from mlflow.entities import DatasetInput
 
 from skinml.errors import UserError
-from skinml.forward import Forwarder, State
+from skinml.forward import Forwarder
 from skinml.processes import process_name
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal, Record, read_journal
@@ -27,6 +27,7 @@ from skinml.tracking.record import (
     record_results,
     record_start,
 )
+from skinml.tracking.state import State
 
 DESCRIPTION = Description(
     "mobilenetv2-16-seed3",

@@ -183,7 +183,7 @@ def test_a_training_below_it_is_its_child(
         assert run.forwarder
         run.forwarder.raise_if_refused(60)
         [found] = sweep.children("RUNNING")
-        assert found.info.run_id == run.forwarder.state()["run_id"]
+        assert found.info.run_id == run.forwarder.state().run_id
         assert found.data.tags["process"] == process_name()
         assert sweep.close_dead() == []
     assert sweep.children("RUNNING") == []
