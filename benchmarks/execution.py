@@ -78,7 +78,7 @@ def measure_here(options: argparse.Namespace) -> float:
     model.compile(
         optimizer=_optimizer(config, float(config.learning_rate_finetune), 1000),
         loss="sparse_categorical_crossentropy",
-        jit_compile=chosen.xla,
+        jit_compile=False,
     )
     steps = Steps(model, chosen, images if chosen.images_on_device else None)
     labels, weights = random.integers(0, 3, size), np.ones(size, np.float32)

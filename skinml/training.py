@@ -137,7 +137,7 @@ def train(
         model.compile(
             optimizer=_optimizer(config, float(learning_rate), updates),
             loss="sparse_categorical_crossentropy",
-            jit_compile=execution.xla,
+            jit_compile=False,  # `Steps` compiles; this is for Keras's own functions.
         )
         steps = Steps(model, execution, prepared.images)
         first = max(done, reached) + 1

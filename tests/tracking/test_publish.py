@@ -457,7 +457,7 @@ def test_the_lease_moves_while_something_is_sent_that_takes_long(
 
     def slowly(folder: RunFolder, run: Any, register: bool) -> dict[str, str]:
         deadline = time.monotonic() + 30
-        while (count := store.get_run(run.info.run_id).data.tags.get("skinml.lease")) != "2":
+        while (count := int(store.get_run(run.info.run_id).data.tags.get("skinml.lease", 0))) < 2:
             assert time.monotonic() < deadline
         counts.append(count)
         return {}
@@ -466,7 +466,7 @@ def test_the_lease_moves_while_something_is_sent_that_takes_long(
     forwarder = Forwarder(finished, live=True)
     while forwarder.step():
         pass
-    assert counts == ["2"]
+    assert len(counts) == 1
     journal.close()
 
 
