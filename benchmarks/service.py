@@ -700,6 +700,10 @@ def _kill_worker(native: Native) -> None:
         for process in _family(native.running["mlflow"].pid)[1:]
         if _is_worker(process) and not process.children()
     ]
+    if not workers:
+        raise LookupError(
+            f"no worker among {[one.name() for one in _family(native.running['mlflow'].pid)]}"
+        )
     random.choice(workers).kill()
 
 
@@ -713,16 +717,26 @@ def _is_worker(process: psutil.Process) -> bool:
 def _kill_backend(native: Native) -> None:
     """End one connection's process: PostgreSQL then ends all, and recovers from its log."""
     rows = ask_database(native, "SELECT pid FROM pg_stat_activity WHERE usename = 'mlflow'")
+    if not rows:
+        raise LookupError("no connection of the server to the database")
     os.kill(random.choice(rows)[0], signal.SIGKILL)
 
 
 def _end(native: Native, names: tuple[str, ...], number: int) -> None:
     """End services and start them again, as Docker's restart policy does."""
     processes = [native.running.pop(name) for name in names]
+    # PostgreSQL's are no group: without their parent they end by themselves, and until then keep
+    # another server out of its folder. Docker ends all processes of a container.
+    below = [one for process in processes for one in _family(process.pid)[1:]]
     for process in processes:
         os.killpg(process.pid, number)
     for process in processes:
         process.wait()
+    _, alive = psutil.wait_procs(below, timeout=10)
+    for one in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(alive, timeout=10)
     time.sleep(1)
     native.start(names)
 

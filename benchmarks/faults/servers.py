@@ -318,7 +318,7 @@ def insist(kill: Kill, variables: dict[str, str], seconds: float = 120) -> None:
     while True:
         try:
             return kill()
-        except (IndexError, psycopg.OperationalError, psutil.Error, ProcessLookupError):
+        except (LookupError, psycopg.OperationalError, psutil.Error, ProcessLookupError):
             if time.monotonic() > deadline:
                 raise
             with contextlib.suppress(requests.RequestException):  # Asks the database.
