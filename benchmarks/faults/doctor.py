@@ -13,7 +13,7 @@ TERM = 6.0
 
 @contextmanager
 def visit_runs(scratch: Path) -> Iterator[Run]:
-    """Cases of 22 mixed runs (benchmarks/faults/doctor_cases.py) and one visit of doctor."""
+    """Cases of 44 mixed runs (benchmarks/faults/doctor_cases.py) and one visit of doctor."""
     from benchmarks.faults.doctor_cases import BATCH, REAL, batch
     from skinml.tracking.lease import TERM_VARIABLE
 
