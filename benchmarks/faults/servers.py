@@ -307,8 +307,12 @@ def _kind(name: str) -> str:
     return "SIGKILL of the database" if name in DATABASE else "SIGKILL of a server's worker"
 
 
-def insist(kill: Kill, variables: dict[str, str], seconds: float = 120) -> None:
-    """Kill what may be gone for a moment: a worker that starts, a connection that nobody needs."""
+def insist(kill: Kill, variables: dict[str, str], seconds: float = 300) -> None:
+    """Kill what may be gone for a moment: a worker that starts, a connection that nobody needs.
+
+    Longer than the two minutes for which uvicorn waits for the answer of a worker that was killed
+    before it could give one; until then it starts none again.
+    """
     import psutil
     import psycopg
     import requests
