@@ -49,8 +49,8 @@ class Trainer:
         self._log = log
         self.expected = 0.0
 
-    def run(self, folder: RunFolder, outage: str = "") -> tuple[float, int]:
-        """One run: seconds between its first step and its last, and records not sent at its end."""
+    def run(self, folder: RunFolder, outage: str = "") -> tuple[float, float, int]:
+        """One run: (seconds from its first step to its last, those for tracking, records left)."""
         mode, begin, end = OUTAGES.get(outage, ("pass", 0.0, NEVER))
         if begin == 0:
             self._proxy.mode = mode
@@ -62,12 +62,12 @@ class Trainer:
             self._later(begin * self.expected, mode)
         if end < 1:
             self._later(end * self.expected, "pass")
-        seconds = float(self._line("last"))
+        seconds, waited = map(float, self._line("last").split())
         if 1 < end < NEVER:
             self._later(end - 1, "pass")
         left = int(self._line("end"))
         self._proxy.mode = "pass"
-        return seconds, left
+        return seconds, waited, left
 
     def _later(self, seconds: float, mode: str) -> None:
         def change() -> None:
@@ -100,11 +100,11 @@ def cut_network(scratch: Path) -> Iterator[Run]:
         trainer = Trainer(proxy, scratch / "trainer.log")
         client = MlflowClient(server.address)
 
-        def one(case: Case, outage: str, outcome: Outcome) -> float:
+        def one(case: Case, outage: str, outcome: Outcome) -> tuple[float, float]:
             folder = make_folder(
                 case.folder / (outage.replace(" ", "-") or "undisturbed"), case.chance
             )
-            seconds, left = trainer.run(folder, outage)
+            seconds, waited, left = trainer.run(folder, outage)
             if outage and OUTAGES[outage][2] == NEVER:
                 if not left:
                     outcome.problems.append("all was sent though the server was away")
@@ -112,15 +112,17 @@ def cut_network(scratch: Path) -> Iterator[Run]:
             elif left:
                 outcome.problems.append(f"{left} records left at the end")
             outcome.add(compare_kept(client, folder))
-            return seconds
+            return seconds, waited
 
         def run(case: Case) -> Outcome:
             outcome = Outcome()
             if not trainer.expected:  # Imports and traces, once.
-                trainer.expected = one(Case(-1, case.folder / "first", case.chance), "", outcome)
+                first = Case(-1, case.folder / "first", case.chance)
+                trainer.expected, _ = one(first, "", outcome)
             outage = list(OUTAGES)[case.number % len(OUTAGES)]
             turns = ["", outage] if case.number // len(OUTAGES) % 2 == 0 else [outage, ""]
-            seconds = {turn: one(case, turn, outcome) for turn in turns}
+            times = {turn: one(case, turn, outcome) for turn in turns}
+            seconds = {turn: own[0] for turn, own in times.items()}
             trainer.expected = seconds[""]
             outcome.fault(f"server {outage}" if "network" not in outage else outage)
             outcome.details = {
@@ -128,6 +130,9 @@ def cut_network(scratch: Path) -> Iterator[Run]:
                 "undisturbed": seconds[""],
                 "disturbed": seconds[outage],
                 "ratio": round(seconds[outage] / seconds[""], 4),
+                "waited": [
+                    round(waited / all_of_it, 5) for all_of_it, waited in (times[""], times[outage])
+                ],
             }
             return outcome
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.faults.trainer EPOCHS
 
-Reads "FOLDER DRAIN_LIMIT" a line a run. Prints "first" at a run's first optimizer step, "last S"
-at its last, S seconds after the first, and "end N" with the number of records not sent yet.
+Reads "FOLDER DRAIN_LIMIT" a line a run. Prints "first" at a run's first optimizer step, "last S W"
+at its last, S seconds after the first, W of which went to the records of its epochs, and "end N"
+with the number of records not sent yet.
 """
 
 import gc
@@ -58,6 +59,7 @@ def _run(folder: RunFolder, limit: float, monkeypatch: pytest.MonkeyPatch) -> No
         epochs_finetune=int(sys.argv[1]), device="cpu",
     ).resolved()  # fmt: skip
     times: list[float] = []
+    waited: list[float] = []
     epoch = Steps.epoch
 
     def watched(steps: Steps, groups: Any) -> Iterator[Any]:
@@ -72,13 +74,15 @@ def _run(folder: RunFolder, limit: float, monkeypatch: pytest.MonkeyPatch) -> No
         with track(folder, folder.read_description(), drain_limit=limit) as tracked:
 
             def on_epoch(row: Any) -> None:
+                began = time.perf_counter()
                 tracked.log_epoch(row)
+                waited.append(time.perf_counter() - began)
                 folder.append_epoch(row)
 
             classifier = build_classifier(config, len(CLASSES))
             tracked.raise_if_refused()
             train(classifier, config, data, epoch_metrics, on_epoch)
-            print(f"last {times[-1] - times[0]:.4f}", flush=True)
+            print(f"last {times[-1] - times[0]:.4f} {sum(waited):.4f}", flush=True)
             folder.finish()
             tracked.log_results()
     assert tracked.forwarder
