@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -546,3 +547,37 @@ def test_an_experiment_that_is_deleted_is_a_users_error(
     store.delete_experiment(store.create_experiment("skinml"))
     with pytest.raises(UserError, match="experiment 'skinml' is deleted; restore it"):
         _send_all(started)
+
+
+def test_a_server_that_is_away_for_a_day_costs_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the run's process, which writes, nor in the forwarder's, which tries to send.
+
+    Ten seconds between two samples of the machine's load are 8,640 a day.
+    """
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("mlflow.get_tracking_uri", lambda: "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    folder = RunFolder(tmp_path)
+    folder.write_description(DESCRIPTION)
+    journal = Journal(folder.journal)
+    record_start(journal, DESCRIPTION)
+    forwarder = Forwarder(folder, live=True)
+    with pytest.raises(MlflowException):  # Imports what it needs.
+        forwarder.step()
+    values = {f"system/number_{number}": number / 7 for number in range(12)}
+    tracemalloc.start()
+    try:
+        for step in range(8640):
+            journal.append("metrics", step=step, time=step * 10_000, values=values)
+        for _ in range(3):
+            with pytest.raises(MlflowException):
+                forwarder.step()
+        assert forwarder.unsent == journal.sequence > 8640
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        journal.close()
+    assert folder.journal.stat().st_size > 3e6
+    assert peak < 1.5e6, f"{peak:,} bytes"
