@@ -106,6 +106,8 @@ class Writer:
                 env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
                 stdout=log,
                 stderr=log,
+                # Tests in the background of a shell's script inherit that Ctrl-C is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     def until(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
