@@ -10,8 +10,8 @@ it: before its first step and after its last. Target: at most 1.01.
 
 A machine whose speed varies by more than that cannot show it. So what tracking takes away from the
 training is measured as well: the seconds that the training waits for it (a record of an epoch, on
-the disk), and the forwarder's seconds of CPU. Together, as if every one of the forwarder's were
-missing to the training, they are an upper bound.
+the disk), and the forwarder's seconds of CPU. `taken` is the share of both in the time of all
+cores; had each second of the forwarder's held up every core, it would be so many times as much.
 """
 
 import argparse
@@ -197,7 +197,7 @@ def main() -> None:
             "after_last_step": spread(parts[name]["after"]),
             "waited_for_tracking": spread(parts[name]["waited"]),
             "cpu_of_the_forwarder": spread(parts[name]["forwarder"]),
-            "at_most": spread(parts[name]["share"]),
+            "taken": spread(parts[name]["share"]),
         }
         for name, own in values.items()
     }
@@ -208,12 +208,12 @@ def main() -> None:
             [name, shown(own["seconds"]), shown(own["ratio"], 3) if tracked else "",
              verdict(own["ratio"]["median"] <= TARGET) if tracked else "",
              shown(own["waited_for_tracking"], 3), shown(own["cpu_of_the_forwarder"]),
-             f"{own['at_most']['median']:.2%}",
+             f"{own['taken']['median']:.2%}",
              shown(own["before_first_step"], 1), shown(own["after_last_step"], 1)]
         )  # fmt: skip
     heading = [
         "seconds", "first to last step", "over without", "≤ 1.01", "waited for tracking",
-        "forwarder's CPU", "at most", "before", "after the last step",
+        "forwarder's CPU", "taken", "before", "after the last step",
     ]  # fmt: skip
     report(options, result, table(heading, rows))
 

@@ -31,16 +31,15 @@ def times_table(lines: Lines) -> str:
     """Between first and last step, disturbed over undisturbed: medians with their range."""
     from benchmarks.harness import shown, spread, table
 
+    rows = [[name, str(len(own)), shown(spread(own), 3)] for name, own in ratios(lines).items()]
+    if not rows:
+        return ""
+    text = table(("server or network", "pairs", "first to last step, over undisturbed"), rows)
     waited = [line["details"]["waited"] for line in lines if "waited" in line["details"]]
-    undisturbed, disturbed = (sorted(100 * own[side] for own in waited) for side in (0, 1))
-    rows = [[name, str(len(own)), shown(spread(own), 3), ""] for name, own in ratios(lines).items()]
-    if rows:
-        rows[-1][-1] = f"{shown(spread(disturbed))}; undisturbed {shown(spread(undisturbed))}"
-    heading = (
-        "server or network", "pairs", "first to last step, over undisturbed",
-        "% of it waiting for tracking",
-    )  # fmt: skip
-    return table(heading, rows) if rows else ""
+    if waited:
+        undisturbed, disturbed = (shown(spread([100 * w[side] for w in waited])) for side in (0, 1))
+        text += f"\n\nWaiting for tracking: {disturbed} % of it; undisturbed {undisturbed} %."
+    return text
 
 
 def draw(lines: Lines, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.faults.campaign import Case, Outcome, Run
 from benchmarks.faults.kept import compare_kept
-from benchmarks.faults.processes import environment, make_folder
+from benchmarks.faults.processes import environment, make_folder, run_sync
 from benchmarks.faults.servers import URI, as_client, sqlite_server
 from skinml.tracking.folder import RunFolder
 from tests.tracking.proxy import Proxy, faulty
@@ -108,7 +108,7 @@ def cut_network(scratch: Path) -> Iterator[Run]:
             if outage and OUTAGES[outage][2] == NEVER:
                 if not left:
                     outcome.problems.append("all was sent though the server was away")
-                _sync(folder, server.address)
+                run_sync(folder, **{URI: server.address}).check_returncode()
             elif left:
                 outcome.problems.append(f"{left} records left at the end")
             outcome.add(compare_kept(client, folder))
@@ -122,16 +122,16 @@ def cut_network(scratch: Path) -> Iterator[Run]:
             outage = list(OUTAGES)[case.number % len(OUTAGES)]
             turns = ["", outage] if case.number // len(OUTAGES) % 2 == 0 else [outage, ""]
             times = {turn: one(case, turn, outcome) for turn in turns}
-            seconds = {turn: own[0] for turn, own in times.items()}
-            trainer.expected = seconds[""]
+            undisturbed, disturbed = times[""], times[outage]
+            trainer.expected = undisturbed[0]
             outcome.fault(f"server {outage}" if "network" not in outage else outage)
             outcome.details = {
                 "outage": outage,
-                "undisturbed": seconds[""],
-                "disturbed": seconds[outage],
-                "ratio": round(seconds[outage] / seconds[""], 4),
+                "undisturbed": undisturbed[0],
+                "disturbed": disturbed[0],
+                "ratio": round(disturbed[0] / undisturbed[0], 4),
                 "waited": [
-                    round(waited / all_of_it, 5) for all_of_it, waited in (times[""], times[outage])
+                    round(waited / seconds, 5) for seconds, waited in (undisturbed, disturbed)
                 ],
             }
             return outcome
@@ -140,8 +140,3 @@ def cut_network(scratch: Path) -> Iterator[Run]:
             yield run
         finally:
             trainer.close()
-
-
-def _sync(folder: RunFolder, address: str) -> None:
-    command = [sys.executable, "-m", "skinml.sync", str(folder.path)]
-    subprocess.run(command, env=environment(**{URI: address}), check=True, capture_output=True)

@@ -138,6 +138,16 @@ def start_forwarder(folder: RunFolder, uri: str) -> "subprocess.Popen[bytes]":
         )
 
 
+def run_sync(folder: RunFolder, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m skinml.sync` of a folder, as a person runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "skinml.sync", str(folder.path)],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+    )
+
+
 def acknowledged(folder: RunFolder) -> int:
     """The number of the last record that a server has acknowledged."""
     return State.load(folder.path / STATE).sequence

@@ -23,6 +23,7 @@ from benchmarks.faults.processes import (
     acknowledged,
     environment,
     make_folder,
+    run_sync,
     start_forwarder,
     wait_until,
 )
@@ -358,8 +359,7 @@ def disturb(
             outcome.fault(kind)
         code = writer.end(240)
         if code == UNSENT:  # A slow machine: what is left is sent as a person would.
-            command = [sys.executable, "-m", "skinml.sync", str(folder.path)]
-            code = subprocess.run(command, env=environment(**variables)).returncode
+            code = run_sync(folder, **variables).returncode
             outcome.details["synced"] = 1
         if code != 0:
             outcome.problems.append(f"exit code {code}: {writer.said()}")

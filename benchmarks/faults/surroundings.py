@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,8 +12,8 @@ from benchmarks.faults.processes import (
     ROOT,
     RunWriter,
     acknowledged,
-    environment,
     make_folder,
+    run_sync,
     wait_until,
 )
 from benchmarks.faults.servers import URI, as_client, compare_runs, sqlite_server
@@ -99,12 +98,7 @@ def read_only(case: Case, uri: str) -> Outcome:
         outcome.fault("read-only folder")
         again = RunWriter(other, uri=uri, log=case.folder / "other.log")
         _expect_error(outcome, again.process.wait(60), again.text(), "can be written to")
-        done = subprocess.run(
-            [sys.executable, "-m", "skinml.sync", str(writer.folder.path)],
-            env=environment(**{URI: uri}),
-            capture_output=True,
-            text=True,
-        )
+        done = run_sync(writer.folder, **{URI: uri})
         _expect_error(outcome, done.returncode, done.stderr, "can be written to")
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         sync(writer.folder.path)

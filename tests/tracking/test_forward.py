@@ -21,7 +21,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.faults.processes import forwarders
+from benchmarks.faults.processes import acknowledged, forwarders
 from skinml.errors import UserError
 from skinml.history import Row
 from skinml.sync import sync
@@ -129,10 +129,7 @@ class Writer:
         return len(self.folder.read_history())
 
     def sent(self) -> int:
-        try:
-            return int(json.loads((self.folder.path / "forward.json").read_text())["sequence"])
-        except (OSError, ValueError):
-            return 0
+        return acknowledged(self.folder)
 
     def sends_more(self) -> None:
         reached = self.sent()
