@@ -13,6 +13,7 @@ around it. They take turns, epoch by epoch, in one process. Target: 0.97 on a CP
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import tempfile
 import time
@@ -32,6 +33,9 @@ from skinml.training import train
 
 TARGETS = {"cpu": 0.97, "gpu": 0.90}
 
+# A lent machine may lack it: then tracking ends in the run's journal, without a forwarder.
+HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
+
 
 class Enough(Exception):
     """All epochs are measured: what follows the training is not needed."""
@@ -40,8 +44,13 @@ class Enough(Exception):
 class Turns:
     """Stands in for `training.train`: after each epoch of it the bare loop gets its turn."""
 
-    def __init__(self, images: int, validation: int, repeats: int, advance: Callable[[], None]):
-        self._images, self._validation, self._repeats = images, validation, repeats
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        advance: Callable[[], None],
+    ) -> None:
+        self._images, self._validation = options.train, options.validation
+        self._repeats, self._wait_in = options.repeats, options.wait_in
         self._advance = advance
         self._original = train
         self.product: list[float] = []
@@ -86,6 +95,8 @@ class Turns:
                 self.product.append(self._images / seconds)
                 self.outside.append(1 - float(row["seconds"]) / seconds)
                 self.bare.append(loop())
+            elif self._wait_in:
+                wait_for_go(self._wait_in)
             self._advance()
             if len(self.product) == self._repeats:
                 raise Enough
@@ -126,12 +137,19 @@ class Turns:
         return loop
 
 
+def wait_for_go(folder: Path) -> None:
+    """Say in a folder that all is compiled, and wait there for the file `go`."""
+    (folder / "compiled").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.1)
+
+
 def measure(options: argparse.Namespace, name: str, advance: Callable[[], None]) -> dict[str, Any]:
     """One network; the product's whole run, in a store and an output folder of its own."""
     from skinml import training
     from skinml.training_run import run
 
-    turns = Turns(options.train, options.validation, options.repeats, advance)
+    turns = Turns(options, advance)
     with tempfile.TemporaryDirectory() as scratch:
         config = material.config(
             options,
@@ -148,7 +166,7 @@ def measure(options: argparse.Namespace, name: str, advance: Callable[[], None])
             mock.patch.object(training, "train", turns.train),
             contextlib.suppress(Enough),
         ):
-            run(config)
+            run(config, offline=not HAS_MLFLOW)
     import keras
 
     keras.backend.clear_session()
@@ -164,6 +182,12 @@ def main() -> None:
     options_parser.add_argument("--models", default="mobilenet,mobilenetv2,nasnetmobile")
     options_parser.add_argument("--batch_size", type=int, default=16)
     options_parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    options_parser.add_argument(
+        "--wait_in",
+        type=Path,
+        help="folder in which to say `compiled`, and to wait for `go` before measuring: several "
+        "networks compile side by side and are measured one after the other",
+    )
     material.add_options(options_parser, train=480, validation=16)
     options = options_parser.parse_args()
     around = surroundings()
@@ -189,6 +213,7 @@ def main() -> None:
         "device": device._asdict(),
         "batch_size": options.batch_size,
         "images": options.train,
+        "forwarder": HAS_MLFLOW,
         "networks": found,
     }
     report(options, result, table(heading, rows), lambda path: draw(path, found, target))
