@@ -61,7 +61,8 @@ def words(state: State) -> str:
     if state.status == "running":
         return f"{stage(state)} on {state.host}" if state.host else stage(state)
     if state.status == "waiting" and state.losses:
-        return f"waiting (lost {state.losses} times: {state.reason})"
+        often = "once" if state.losses == 1 else f"{state.losses} times"
+        return f"waiting (lost {often}: {state.reason})"
     if state.status == "waiting":
         return f"waiting (failed before: {state.reason})" if state.reason else "waiting"
     return f"{state.status}: {state.reason}" if state.reason else state.status
