@@ -162,11 +162,19 @@ def main(argv: list[str] | None = None, command: "Command | None" = None) -> int
 
 def _placement(options: argparse.Namespace) -> Placement:
     """Where the cells are to train."""
-    for name, engine in (("address", "ray"), ("slurm", "slurm")):
-        if getattr(options, name) not in ("", [], [""]) and options.engine != engine:
+    # A share that nobody looks at would be a promise.
+    for name, engine, instead in (
+        ("address", "ray", ""),
+        ("cpus", "ray", " (under SLURM: --slurm cpus-per-task=2)"),
+        ("gpus", "ray", " (under SLURM: --slurm gres=gpu:1)"),
+        ("slurm", "slurm", ""),
+        ("executor", "slurm", ""),
+    ):
+        given = getattr(options, name)
+        if given not in (PLACEMENT[name], [], [""]) and options.engine != engine:
             raise UserError(
-                f"{name}={getattr(options, name)!r} with engine={options.engine}: expected "
-                f"--engine {engine}, or no --{name}"
+                f"{name}={given!r} with engine={options.engine}: expected --engine {engine}, or no "
+                f"--{name}{instead}"
             )
     shares = {
         name: None

@@ -32,7 +32,7 @@ def minutes_of(time_limit: str) -> int:
     days, dash, rest = time_limit.rpartition("-")
     try:
         numbers = [int(part) for part in rest.split(":")]
-        if len(numbers) > 3 or min(numbers) < 0:
+        if len(numbers) > 3 or min(numbers) < 0 or (dash and not days):
             raise ValueError
         # Without days the first number is hours only where there are three.
         if not dash and len(numbers) < 3:
