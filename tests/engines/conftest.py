@@ -171,5 +171,3 @@ def assert_each_finished_once() -> None:
         statuses = [run.info.status for run in cell_runs()[model]]
         assert statuses.count("FINISHED") == 1, (model, statuses)
         assert "RUNNING" not in statuses, (model, statuses)
-
-

@@ -6,6 +6,7 @@ outward address, and listen everywhere: `NODE` starts it as a machine without a 
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.engines.conftest import ROOT, Start, assert_each_finished_once, cell_runs
 
 pytest.importorskip("ray", reason="no ray here: pip install 'skinml[ray]'")
@@ -34,13 +36,18 @@ main()
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 class Cluster:
     """Ray's processes of this test module: a head without CPUs, and nodes of one CPU each."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path) -> None:
+        port, clients = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self._folder = folder
-        self._port = port
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text("0123456789abcdef" * 4)
@@ -58,9 +65,8 @@ class Cluster:
             "SKINML_TEST_EPOCH": "0.4",
             "PYTHONPATH": str(ROOT),
         }
-        self._mark = f"SKINML_TEST_CLUSTER={folder}"
         self._ray("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
-                  "--ray-client-server-port=0", f"--temp-dir={folder}/s")  # fmt: skip
+                  f"--ray-client-server-port={clients}", f"--temp-dir={folder}/s")  # fmt: skip
 
     def add_node(self) -> int:
         """Start a node; returns the process of its raylet."""
@@ -112,7 +118,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = Path(os.path.realpath(tmp_path_factory.mktemp("r")))
     made = None
     try:
-        made = Cluster(folder, 6473)
+        made = Cluster(folder)
         made.add_node()
         made.add_node()
         yield made
