@@ -34,7 +34,8 @@ def train(config, setup, on_epoch, ready, checkpoint, save):
     for epoch in range(len(history) + 1, 4):
         time.sleep(float(os.environ.get("SKINML_TEST_EPOCH", "0.2")))
         with (Path(os.environ["SKINML_TEST_TRACE"])).open("a") as trace:
-            trace.write(f"{config.model}-{config.batch_size} {epoch} {os.getpid()} {os.getppid()}\\n")
+            name = f"{config.model}-{config.batch_size}"
+            trace.write(f"{name} {epoch} {os.getpid()} {os.getppid()}\\n")
         numbers = {f"{part}_{name}": 0.5 for part in ("train", "val")
                    for name in ("loss", "accuracy", "auc_macro")}
         row = {"epoch": epoch, "step": "finetune", **numbers, "learning_rate": 1e-3,
