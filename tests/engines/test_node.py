@@ -72,7 +72,7 @@ def test_a_machine_that_sees_the_drivers_storage_takes_all_as_it_is(
 
 
 def test_a_folder_of_the_same_name_is_not_the_drivers(order: Order, source: Source) -> None:
-    """Every node has a /home/you/runs; what tells them apart is what stands in the token."""
+    """Nodes have homes of the same name: what stands in the token tells them apart."""
     for token in ("another", None):
         (order.folder.parent / TOKEN).unlink()
         if token:
