@@ -7,6 +7,7 @@ again by itself: that is for the sweep, which looks first whether the cell is do
 import logging
 import os
 import platform
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ POLL, PATIENCE = 0.25, 15.0
 
 # How long the driver waits for something that has been told, whose machine may be gone.
 FETCH_LIMIT = 60.0
+
+# How long a machine may take to answer at all.
+CONNECT_LIMIT = 10.0
 
 # Bytes of a file that are sent at a time.
 PIECE = 64 * 2**20
@@ -271,8 +275,9 @@ def connect(address: str) -> Any:
             f"address={address!r}: a Ray Client cannot follow what its tasks tell; expected the "
             "address of the cluster itself (host:6379) on a machine that has joined it"
         )
+    if address != "auto":
+        _check_that_somebody_listens(address)
     try:
-        # Ray would wait five minutes for an address where nobody answers.
         ray.init(
             address=address,
             namespace="skinml",
@@ -284,6 +289,16 @@ def connect(address: str) -> Any:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"address={address!r}: {said}; {REMEDY}") from None
     return ray
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Ray would wait for minutes where nobody answers, and start a cluster for `local`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_LIMIT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        said = "not host:port" if isinstance(error, ValueError) else f"nobody answers ({error})"
+        raise UserError(f"address={address!r}: {said}; {REMEDY}") from None
 
 
 def _passed_on() -> dict[str, str]:

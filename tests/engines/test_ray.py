@@ -210,7 +210,8 @@ def test_a_driver_that_is_killed_and_started_again_doubles_nothing(
     [
         (["--cpus=64"], "cpus=64, gpus=0: no node of the cluster has as many"),
         (["--gpus=1"], "cpus=1, gpus=1: no node of the cluster has as many"),
-        (["--address=127.0.0.1:9"], "address='127.0.0.1:9': "),
+        (["--address=127.0.0.1:9"], "address='127.0.0.1:9': nobody answers ("),
+        (["--address=local"], "address='local': not host:port; expected a running Ray cluster"),
         (["--address=ray://127.0.0.1:9"], "a Ray Client cannot follow"),
     ],
 )
@@ -221,4 +222,15 @@ def test_a_mistake_is_one_line(
     assert sweep.wait() == 2
     errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
     assert len(errors) == 1 and message in errors[0], sweep.log.read_text()
+    assert not sweep.epochs()
+
+
+@pytest.mark.parametrize("change", [{"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}])
+def test_without_the_clusters_token_nobody_joins(
+    cluster: Cluster, start: Start, change: dict[str, str]
+) -> None:
+    sweep = start("--engine=ray", f"--address={cluster.address}", **{**cluster.variables, **change})
+    assert sweep.wait(60) == 2, sweep.log.read_text()
+    errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
+    assert len(errors) == 1 and "docs/cluster.md" in errors[0], sweep.log.read_text()
     assert not sweep.epochs()
