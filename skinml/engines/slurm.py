@@ -116,8 +116,11 @@ def _fetch_nothing(what: str, name: str) -> Iterable[bytes]:
 class SlurmJob:
     """A cell that SLURM has taken."""
 
-    def __init__(self, state: State, job: Any, number: str, folder: Path) -> None:
+    def __init__(
+        self, state: State, job: Any, number: str, folder: Path, in_slurm: bool = True
+    ) -> None:
         self.state = state
+        self._cancels_by_itself = in_slurm
         self._job = job
         self._number = number
         self._folder = folder
@@ -142,9 +145,15 @@ class SlurmJob:
                 show(self.state, Progress(**(values | {"text": b""})))
 
     def stop(self) -> None:
+        """Cancel it, once: SLURM kills by itself what does not end, and is not asked again."""
+        if self._stopped:
+            return
         self._stopped = True
         with suppress(Exception):
             self._job.cancel()
+        if self._cancels_by_itself:
+            # Its accounting says so later than anybody wants to wait.
+            self._outcome = self._result()
 
     def kill(self) -> None:
         self.stop()
@@ -210,6 +219,8 @@ class SlurmEngine:
         if self._kind == "slurm":
             try:
                 self._executor.update_parameters(**slurm_parameters(self._options, name))
+                # submitit would put its own name there, and drops a None among the above.
+                self._executor._executor.parameters["wckey"] = None
             except (ValueError, TypeError) as error:
                 said = str(error).splitlines()[0]
                 raise UserError(
@@ -234,7 +245,7 @@ class SlurmEngine:
         job = self._executor.submit(CellJob(order, source, number))
         noted = {"job": job.job_id, "number": number}
         (order.folder / JOB).write_text(json.dumps(noted))
-        return SlurmJob(state, job, number, order.folder)
+        return SlurmJob(state, job, number, order.folder, self._kind == "slurm")
 
     def _submitted_before(self, order: Order) -> tuple[Any, str] | None:
         """The job of an earlier start of the sweep that has not ended, and its number."""
@@ -262,12 +273,13 @@ def slurm_parameters(options: dict[str, str], name: str) -> dict[str, Any]:
 
     The job's name is the cell's. USR2 comes 90 s before the end of a job, time enough for PATIENCE.
     """
-    more = {key.replace("_", "-"): value for key, value in options.items()}
+    more: dict[str, Any] = {key.replace("_", "-"): value for key, value in options.items()}
     minutes = minutes_of(more.pop("time", TIME))
+    # Whatever the site's default is: a job that is preempted or loses its node comes back.
+    more.setdefault("requeue", True)
     return {
         "timeout_min": minutes,
         "slurm_job_name": name,
         "slurm_signal_delay_s": 90,
-        "slurm_wckey": None,  # submitit would put its own name there.
         "slurm_additional_parameters": more,
     }

@@ -123,7 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.add_node()
         yield made
     finally:
-        if made:
+        if made is not None:
             made.stop()
 
 

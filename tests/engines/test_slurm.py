@@ -77,7 +77,8 @@ def test_the_script_says_what_sbatch_documents(slurm: Path, tmp_path: Path) -> N
     name, seconds = options["signal"].split("@")
     assert name == "USR2" and int(seconds) > PATIENCE
     assert options["open-mode"] == "append", "a job that is requeued would empty its log"
-    assert "wckey" not in options
+    assert options["requeue"] == ""
+    assert "wckey" not in options, "submitit's own name would be refused where such keys are kept"
     # It is found by the name of the job, which SLURM puts in.
     assert options["output"].endswith("%j/%j_0_log.out") or "%j" in options["output"]
 
