@@ -89,8 +89,8 @@ ui: $(STAMP)  ## look at the runs in mlflow.db, on this machine only (PORT=5000)
 
 # The images' locks hold no more than what runs in them; the service's has no TensorFlow.
 lock: $(STAMP)  ## write the locks from pyproject.toml (ARGS=--upgrade for newer versions)
-	$(LOCK) --extra cpu --extra jax --extra service --extra dev --universal \
-	  --output-file requirements.lock $(ARGS)
+	$(LOCK) --extra cpu --extra jax --extra service --extra ray --extra slurm --extra dev \
+	  --universal --output-file requirements.lock $(ARGS)
 	$(LOCK) --extra service $(IMAGE) --output-file deploy/mlflow/requirements.lock $(ARGS)
 	$(LOCK) --extra gpu $(IMAGE) --output-file deploy/train/requirements.lock $(ARGS)
 

@@ -25,6 +25,7 @@ from skinml.tracking.lease import LEASE, grace, renew, renewal, renewed, reopen
 from skinml.tracking.publish import (
     ACKNOWLEDGED,
     GONE,
+    SUPERSEDED,
     close_run,
     drop_doubles,
     find_or_make_run,
@@ -48,6 +49,10 @@ FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 
 # Values sent at a time, and what a record that is none counts as.
 PIECE, OTHER = 800, 25
+
+
+class Superseded(UserError):
+    """Nothing is sent to this run any more."""
 
 
 class Forwarder:
@@ -166,6 +171,13 @@ class Forwarder:
                 f"run {run.info.run_id} is deleted; restore it (`mlflow runs restore --run-id "
                 f"{run.info.run_id}`), or remove {self._path} for another"
             )
+        if SUPERSEDED in run.data.tags:
+            self.state.refused = (
+                f"run {run.info.run_id} is closed: another attempt at its cell of a sweep has "
+                "taken its place; expected nothing more of it"
+            )
+            self._save()
+            raise Superseded(self.state.refused)
         goes_on = self._live and not self.state.ended and not begins
         if goes_on and run.info.status != "RUNNING":
             self._reopen(run)
@@ -325,6 +337,9 @@ def follow(folder: RunFolder) -> int:
                 return 0
             pause = 0 if busy else POLL
             attempts.succeeded()
+        except Superseded as error:
+            forwarder.say(f"warning: {error}")
+            return UNSENT
         except Exception as error:  # Of any kind: there is nobody who could do better than go on.
             pause = attempts.failed(error)
         if not alive and time.monotonic() - gone > patience:

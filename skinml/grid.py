@@ -7,15 +7,15 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from skinml.config import Config, config_from_strings
-from skinml.data.prepared import PreparedSet
-from skinml.data.protocols import assign_parts
 from skinml.errors import UserError
 from skinml.history import Row
 from skinml.models.weights import check_weights
-from skinml.training_run import identity, split_of
+
+if TYPE_CHECKING:
+    from skinml.data.prepared import PreparedSet
 
 # The fields of `Config` that a sweep varies, and its options for them.
 AXES = {
@@ -71,6 +71,20 @@ class State:
     """The last epoch of a running cell."""
     accuracy: float | None = None
     auc: float | None = None
+    queued: bool = False
+    """Of a running cell: whether a cluster has taken it, and not begun with it."""
+    waits: bool = False
+    """Of a running cell: whether a process of an earlier attempt has not ended yet."""
+    host: str = ""
+    """The machine of a cluster that trains it."""
+    losses: int = 0
+    """How often a machine or process of it was lost."""
+    reached: int = 0
+    """The epoch that it was at when it was lost last."""
+    in_vain: int = 0
+    """How often, since then, what may be its own fault has ended it before one more epoch."""
+    retry_at: float = 0.0
+    """When a lost cell may be tried again, in seconds of the monotonic clock."""
 
     @property
     def is_done(self) -> bool:
@@ -147,8 +161,12 @@ def _all(attempts: Sequence[Callable[[], object]]) -> None:
         raise UserError("; ".join(problems))
 
 
-def make_cells(configs: Sequence[Config], data: PreparedSet) -> list[Cell]:
+def make_cells(configs: Sequence[Config], data: "PreparedSet") -> list[Cell]:
     """The cells of a grid on its data; a split that cannot be, or two equal cells, `UserError`."""
+    # What answers `--help` and a mistyped option does without these.
+    from skinml.data.protocols import assign_parts
+    from skinml.training_run import identity, split_of
+
     splits = {split_of(config) for config in configs}
     _all([partial(assign_parts, data, *split) for split in sorted(splits)])
     cells = [Cell(config, identity(config, data.digest)) for config in configs]

@@ -233,6 +233,23 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def own_cores() -> list[int]:
+    """The cores that this process may use; none where the system does not let us choose."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def cores_of(slot: int, threads: int) -> frozenset[int]:
+    """The cores for the cell in a slot where each has so many threads; empty: leave it all.
+
+    `skinml.run --threads N` keeps the first N of the cores that it may use: cells side by side
+    would all choose the same ones.
+    """
+    cores = own_cores()
+    if not threads or threads > len(cores):
+        return frozenset()
+    return frozenset(cores[(slot * threads + index) % len(cores)] for index in range(threads))
+
+
 @contextmanager
 def exclusive(path: Path, notice: str | None) -> Iterator[bool]:
     """Hold the lock file `path` (its folder is made); the value says whether another held it.
@@ -241,7 +258,7 @@ def exclusive(path: Path, notice: str | None) -> Iterator[bool]:
     releases the lock of a process that dies. The file may be removed by its holder. Where the
     system has no such locks (Windows, some network file systems), everyone is taken to be alone.
     """
-    descriptor, waited = _lock(path, notice)
+    descriptor, waited = lock_file(path, notice)
     try:
         yield waited
     finally:
@@ -270,7 +287,12 @@ def is_locked(path: Path) -> bool | None:
     return False
 
 
-def _lock(path: Path, notice: str | None) -> tuple[int | None, bool]:
+def lock_file(path: Path, notice: str | None) -> tuple[int | None, bool]:
+    """The descriptor that holds a lock as `exclusive` does, and whether another held it.
+
+    None where nothing is locked. Closed by every process that has it, it lifts the lock: a child
+    that inherits it holds the lock too.
+    """
     try:
         import fcntl
     except ImportError:

@@ -21,6 +21,9 @@ _STYLES = {
     "stopped": "yellow",
 }
 
+# In a sweep's line, beside those that are done.
+SHOWN = ("running", "queued", "failed", "stopped")
+
 Show = Callable[[Sequence[State]], None]
 
 
@@ -37,6 +40,10 @@ def duration(seconds: float | None) -> str:
 def stage(state: State) -> str:
     """What a running cell is doing, as its folder tells: the step and its epochs done of all."""
     config = state.cell.config.resolved()
+    if state.queued:
+        return "queued"
+    if state.waits:
+        return "waiting for its last process to end"
     if state.row is None:
         if not state.begun:
             return "starting"
@@ -52,7 +59,10 @@ def stage(state: State) -> str:
 def words(state: State) -> str:
     """The state of a cell and, where it failed, the reason."""
     if state.status == "running":
-        return stage(state)
+        return f"{stage(state)} on {state.host}" if state.host else stage(state)
+    if state.status == "waiting" and state.losses:
+        often = "once" if state.losses == 1 else f"{state.losses} times"
+        return f"waiting (lost {often}: {state.reason})"
     if state.status == "waiting":
         return f"waiting (failed before: {state.reason})" if state.reason else "waiting"
     return f"{state.status}: {state.reason}" if state.reason else state.status
@@ -60,13 +70,13 @@ def words(state: State) -> str:
 
 def summary(states: Sequence[State], jobs: int) -> str:
     """The whole sweep in a line: how many are done and failed, and the time left."""
-    counts = Counter(state.status for state in states)
+    counts = Counter("queued" if state.queued else state.status for state in states)
     parts = [f"{counts['done'] + counts['done before']} of {len(states)} done"]
     if counts["done before"]:
         parts[0] += f" ({counts['done before']} before)"
-    parts += [f"{counts[name]} {name}" for name in ("running", "failed", "stopped") if counts[name]]
+    parts += [f"{counts[name]} {name}" for name in SHOWN if counts[name]]
     left = sweep_left(states, jobs)
-    if left and (counts["waiting"] or counts["running"]):
+    if left and (counts["waiting"] or counts["queued"] or counts["running"]):
         parts.append(f"about {duration(left)} left")
     return ", ".join(parts)
 
@@ -184,9 +194,13 @@ def _lines(jobs: int) -> Show:
 
     def show(states: Sequence[State]) -> None:
         for state in states:
-            if state.status in ("waiting", known.get(state.cell.name)):
+            status = "queued" if state.queued else state.status
+            if status in ("queued", "waiting"):
+                known.pop(state.cell.name, None)
                 continue
-            known[state.cell.name] = state.status
+            if status == known.get(state.cell.name) or (status == "running" and not state.log):
+                continue
+            known[state.cell.name] = status
             line = f"{state.cell.name} {_change(state)} [{summary(states, jobs)}]"
             print(f"skinml: {line}", file=sys.stderr, flush=True)
 
@@ -197,7 +211,8 @@ def _change(state: State) -> str:
     if state.status == "failed":
         return failure(state).removeprefix(state.cell.name + " ")
     if state.status == "running":
-        return f"started; its log: {state.log}"
+        place = f" on {state.host}" if state.host else ""
+        return f"started{place}; its log: {state.log}"
     facts = [f"run {state.run_id}"] if state.run_id else []
     if state.is_done:
         facts += [f"test accuracy {_number(state.accuracy)}", f"macro AUC {_number(state.auc)}"]

@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from skinml import doctor, sweep
+from skinml import doctor, sweep_run
 from skinml.errors import UserError
 from skinml.processes import is_dead, process_lives, process_name
 from skinml.tracking.folder import RunFolder
@@ -435,7 +435,7 @@ def test_a_sweep_does_the_same_for_its_own_cells_before_it_starts(
     not_its_own = world.run(process=ended_process())
     world.moving[alive], world.term = name, 0.5
     with world.leases():
-        sweep._end_leftovers(run, world.here)
+        sweep_run._end_leftovers(run, world.here)
     said = capsys.readouterr().err
     assert f"{gone}: {GONE}: closed as KILLED" in said
     assert f"{far}: its lease did not move for 0.5 s" in said

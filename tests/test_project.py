@@ -16,7 +16,7 @@ from skinml.compare import _parser as compare_parser
 from skinml.compare import _without_empty as without_empty
 from skinml.config import Config
 from skinml.grid import AXES
-from skinml.sweep import PAPER, parser
+from skinml.sweep import PAPER, PLACEMENT, parser
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,7 +94,8 @@ def test_mlproject_sweep_has_the_options_of_the_command_with_their_defaults() ->
     parameters = read_yaml("MLproject")["entry_points"]["sweep"]["parameters"]
     declared = {name: (row["type"], str(row["default"])) for name, row in parameters.items()}
     own = {name: ("string", default) for name, default in PAPER.items()}
-    own |= {"set": ("string", ""), "jobs": ("float", "1"), "rerun": ("string", "False")}
+    own |= {"set": ("string", ""), "jobs": ("string", "auto"), "rerun": ("string", "False")}
+    own |= {name: ("string", default) for name, default in PLACEMENT.items()}
     main = read_yaml("MLproject")["entry_points"]["main"]["parameters"]
     shared = {name: (row["type"], str(row["default"])) for name, row in main.items()}
     assert declared == own | {name: row for name, row in shared.items() if name not in AXES}

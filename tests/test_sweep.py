@@ -26,8 +26,11 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet
+from skinml.engines.local import LocalEngine, visible_gpus
 from skinml.errors import UserError
-from skinml.sweep import cell_command, cores_of, main, only_one, visible_gpus
+from skinml.processes import cores_of
+from skinml.sweep import main
+from skinml.sweep_run import cell_command, only_one
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal
 from skinml.tracking.record import record_end, record_start
@@ -115,7 +118,8 @@ sys.exit(code)
 DRIVER = """
 import sys
 from skinml.errors import run_command
-from skinml.sweep import cell_command, main
+from skinml.sweep import main
+from skinml.sweep_run import cell_command
 
 def command(config):
     return [sys.executable, sys.argv[1], *cell_command(config)[3:]]
@@ -266,7 +270,7 @@ def test_gpus_are_those_that_are_there_and_visible() -> None:
 
 
 def test_each_job_has_one_of_several_gpus(sweep: Sweep, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr("skinml.sweep.visible_gpus", lambda variables: ["4", "7"])
+    monkeypatch.setattr("skinml.sweep_run.visible_gpus", lambda variables: ["4", "7"])
     assert sweep("--jobs=2") == 0
     times: dict[str, list[tuple[float, float]]] = {}
     for cell in seen().values():
@@ -428,9 +432,7 @@ def test_a_cell_that_someone_else_finishes_meanwhile_is_not_trained_again(
     store: "MlflowClient",
     monkeypatch: MonkeyPatch,
 ) -> None:
-    from skinml import sweep as module
-
-    start = module.Worker.start
+    start = LocalEngine.start
 
     def start_and_finish_another(*given: Any) -> Any:
         worker = start(*given)
@@ -439,7 +441,7 @@ def test_a_cell_that_someone_else_finishes_meanwhile_is_not_trained_again(
         return worker
 
     seen_by_others: list[str] = []
-    monkeypatch.setattr(module.Worker, "start", start_and_finish_another)
+    monkeypatch.setattr(LocalEngine, "start", start_and_finish_another)
     assert sweep() == 0
     assert set(seen()) == ALL - {"mobilenetv2-32"}
 
@@ -520,7 +522,7 @@ def test_a_cell_goes_on_in_the_folder_of_its_own_that_was_interrupted(
 def test_a_server_that_does_not_answer_is_one_line(sweep: Sweep, monkeypatch: MonkeyPatch) -> None:
     from mlflow import MlflowException
 
-    from skinml import sweep as module
+    from skinml import sweep_run as module
 
     def fail(*_: Any) -> None:
         raise MlflowException("no connection\nand more")
@@ -534,7 +536,7 @@ def test_output_that_nobody_reads_any_more_ends_no_cell(
     sweep: Sweep, monkeypatch: MonkeyPatch
 ) -> None:
     """`python -m skinml.sweep | tee log` and Ctrl-C: rich turns a broken pipe into SystemExit."""
-    from skinml import sweep as module
+    from skinml import sweep_run as module
 
     def broken(*_: Any) -> None:
         raise SystemExit(1)

@@ -20,6 +20,7 @@ from skinml.sweep_table import (
     print_closing,
     stage,
     summary,
+    words,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -135,9 +136,12 @@ def test_of_more_cells_than_lines_those_that_move_are_shown() -> None:
 def test_in_a_log_every_change_of_state_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     [done, _, running, _, failed, *_] = example()
     states = [State(cell()), State(cell(batch_size=64)), State(cell("mobilenetv2", 32))]
+    running.queued, running.log = True, Path("runs/log-9.txt")
     with display(jobs=2) as show:
         show(states)
-        assert capsys.readouterr().err == ""
+        show([states[0], running, states[2]])
+        assert capsys.readouterr().err == "", "a cluster has taken it, and not begun with it"
+        running.queued, running.host = False, "node2"
         show([states[0], running, states[2]])
         running.row = row(32)
         show([states[0], running, states[2]])
@@ -145,12 +149,32 @@ def test_in_a_log_every_change_of_state_is_one_line(capsys: pytest.CaptureFixtur
         show([done, running, failed])
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" [")[0] for line in lines] == [
-        "skinml: mobilenet-64-seed0-split0 started; its log: None",
+        "skinml: mobilenet-64-seed0-split0 started on node2; its log: runs/log-9.txt",
         "skinml: mobilenet-16-seed0-split0 done; run 0123456789; test accuracy 0.789; "
         "macro AUC 0.861; 1 h 04",
         "skinml: mobilenetv2-32-seed0-split0 failed: ValueError: no",
     ]
     assert "left; its log: runs/log-1.txt [1 of 3 done, 1 running, 1 failed" in lines[2]
+
+
+def test_a_lost_cell_is_told_again_when_another_machine_has_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = State(cell(), "running", log=Path("log-1.txt"), host="node1")
+    with display(jobs=1) as show:
+        show([state])
+        state.status, state.losses, state.reason = "waiting", 1, "its node died"
+        show([state])
+        assert words(state) == "waiting (lost once: its node died)"
+        state.losses = 3
+        assert words(state) == "waiting (lost 3 times: its node died)"
+        state.status, state.host = "running", "node2"
+        assert words(state).endswith(" on node2")
+        show([state])
+        state.queued = True
+        assert summary([state], 1) == "0 of 1 done, 1 queued"
+    lines = capsys.readouterr().err.splitlines()
+    assert ["node1" in lines[0], "node2" in lines[1]] == [True, True] and len(lines) == 2
 
 
 ON_A_TERMINAL = """

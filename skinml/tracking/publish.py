@@ -30,6 +30,9 @@ JOURNAL = "skinml.journal"
 ACKNOWLEDGED = "skinml.acknowledged"
 REASON = "skinml.reason"
 
+# Tag of a run that another one has taken the place of: nothing is sent to it any more.
+SUPERSEDED = "skinml.superseded"
+
 # Why a run is closed whose process had no time to say so itself.
 GONE = "its process is gone, without a word"
 

@@ -1,7 +1,7 @@
 """The run that stands for a sweep in MLflow, above the runs of its cells."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from skinml.errors import UserError
 from skinml.processes import process_lives, process_name
 from skinml.tracking.lease import OPEN, PROCESS, close_dead, renew, reopen
-from skinml.tracking.publish import GONE, REASON, is_generated
+from skinml.tracking.publish import (
+    GONE,
+    REASON,
+    SUPERSEDED,
+    close_run,
+    is_generated,
+    is_gone,
+    set_tags,
+)
 from skinml.tracking.record import default_experiment
 from skinml.tracking.store import store_is_needed
 
@@ -174,6 +182,52 @@ class SweepRun:
             elif REASON in client.get_run(run_id).data.tags:
                 client.delete_tag(run_id, REASON)  # That of an earlier start.
             client.set_terminated(run_id, status)
+
+
+def supersede(
+    experiment: str, sweep: str, identity: dict[str, str], keep: Collection[str] = (),
+    done_before: Collection[str] = (),
+) -> bool:  # fmt: skip
+    """Close a cell's runs below a sweep for good, but for those to `keep`; whether one is finished.
+
+    Of machines that cannot see each other none knows whether the other's process has died. First
+    the run is marked, then looked at: its forwarder looks at the mark before it says that the run
+    is finished, and one that did so between the two is undone by `undo_superseded`.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    for run in runs_with(experiment, {**identity, "mlflow.parentRunId": sweep}):
+        if run.info.run_id in (*keep, *done_before) or SUPERSEDED in run.data.tags:
+            continue
+        if run.info.status != "FINISHED":
+            set_tags(run, {SUPERSEDED: "true"})
+            run = client.get_run(run.info.run_id)
+        if run.info.status == "FINISHED":
+            if SUPERSEDED in run.data.tags:
+                client.delete_tag(run.info.run_id, SUPERSEDED)
+            return True
+        close_run(run, "KILLED", "another attempt at its cell has taken its place")
+    return False
+
+
+def is_superseded(run_id: str) -> bool:
+    """Whether another run has taken the place of this one."""
+    from mlflow import MlflowClient, MlflowException
+
+    try:
+        return SUPERSEDED in MlflowClient().get_run(run_id).data.tags
+    except MlflowException as error:
+        if is_gone(error):
+            return False
+        raise
+
+
+def undo_superseded(experiment: str, sweep: str) -> None:
+    """Close runs below a sweep that finished in the instant in which they were superseded."""
+    tags = {SUPERSEDED: "true", "mlflow.parentRunId": sweep}
+    for run in runs_with(experiment, tags, "FINISHED"):
+        close_run(run, "KILLED", "another attempt at its cell has taken its place")
 
 
 def run_link(experiment: str, run_id: str) -> str:

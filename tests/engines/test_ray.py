@@ -1,0 +1,237 @@
+"""Cells on a real Ray cluster of two nodes, in processes of their own, with token authentication.
+
+All of it listens on the loopback interface alone. Ray itself would make 127.0.0.1 the machine's
+outward address, and listen everywhere: `NODE` starts it as a machine without a network would.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.engines.conftest import ROOT, Start, assert_each_finished_once, cell_runs
+
+# A skip of each test, not of the module: in CI that is a failure.
+pytestmark = [
+    pytest.mark.skipif(not find_spec("ray"), reason="no ray here: pip install 'skinml[ray]'"),
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="nodes are found by Linux's /proc"),
+]
+
+NODE = """
+import sys
+from ray._private import ray_constants, services
+ray_constants.ENABLE_RAY_CLUSTER = True
+services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray.scripts.scripts import main
+sys.argv[0] = "ray"
+main()
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Cluster:
+    """Ray's processes of this test module: a head without CPUs, and nodes of one CPU each."""
+
+    def __init__(self, folder: Path) -> None:
+        port, clients = free_port(), free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._folder = folder
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text("0123456789abcdef" * 4)
+        self.variables = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # As where Ray takes a machine to have no cluster: 127.0.0.1 stays what it is.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            # A node that is gone is noticed sooner.
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "500",
+            "RAY_health_check_failure_threshold": "3",
+            "SKINML_LEASE_TERM": "8",
+            "SKINML_TEST_EPOCH": "0.4",
+            "PYTHONPATH": str(ROOT),
+        }
+        self._ray("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
+                  f"--ray-client-server-port={clients}", f"--temp-dir={folder}/s")  # fmt: skip
+
+    def add_node(self) -> int:
+        """Start a node; returns the process of its raylet."""
+        before = set(self.raylets())
+        self._ray(f"--address={self.address}", "--num-cpus=1")
+        [new] = set(self.raylets()) - before
+        return new
+
+    def _ray(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", NODE, "start", *arguments, "--object-store-memory=100000000"],
+            env={**os.environ, **self.variables, "SKINML_TEST_CLUSTER": str(self._folder)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belongs to it, by a variable that children inherit."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("SKINML_TEST_CLUSTER") == str(self._folder):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def raylets(self) -> list[int]:
+        return [p.pid for p in self.processes() if p.name() == "raylet"]
+
+    def stop(self) -> None:
+        deadline = time.monotonic() + 30
+        while (left := self.processes()) and time.monotonic() < deadline:
+            for process in left:
+                try:
+                    process.kill()
+                except psutil.Error:
+                    continue
+            psutil.wait_procs(left, 5)
+        assert not left, left
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    # Ray's sockets need a short path.
+    folder = Path(os.path.realpath(tmp_path_factory.mktemp("r")))
+    made = None
+    try:
+        made = Cluster(folder)
+        made.add_node()
+        made.add_node()
+        yield made
+    finally:
+        if made is not None:
+            made.stop()
+
+
+def test_nothing_of_the_cluster_listens_beyond_loopback(cluster: Cluster) -> None:
+    """What the page says of one machine, and these tests keep to."""
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in cluster.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_cells_are_trained_on_the_cluster_and_their_logs_are_here(
+    cluster: Cluster, start: Start, tmp_path: Path
+) -> None:
+    sweep = start("--engine=ray", f"--address={cluster.address}", **cluster.variables)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert_each_finished_once()
+    assert sorted(row[:2] for row in sweep.epochs()) == [
+        (name, epoch) for name in ("mobilenet-16", "mobilenetv2-16") for epoch in (1, 2, 3)
+    ]
+    assert len(list(tmp_path.glob("runs/sweep-*/*/log-*.txt"))) == 2
+    assert "2 of 2 done" in sweep.log.read_text()
+    # Given again, it finds them done.
+    again = start("--engine=ray", f"--address={cluster.address}", **cluster.variables)
+    assert again.wait() == 0
+    assert len(again.epochs()) == 6
+    assert "2 of 2 done (2 before)" in again.log.read_text()
+
+
+def worker_of(training: int) -> int:
+    """Ray's process that has started a training."""
+    return psutil.Process(training).ppid()
+
+
+def test_a_worker_that_is_killed_costs_one_epoch_at_most(cluster: Cluster, start: Start) -> None:
+    sweep = start("--engine=ray", f"--address={cluster.address}",
+                  **cluster.variables | {"SKINML_TEST_EPOCH": "2"})  # fmt: skip
+    name, _, _, parent = sweep.until(sweep.epochs)[0]
+    os.kill(parent, signal.SIGKILL)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert "its worker died: it is tried again" in sweep.log.read_text()
+    assert_each_finished_once()
+    trained = [epoch for cell, epoch, *_ in sweep.epochs() if cell == name]
+    assert set(trained) == {1, 2, 3} and len(trained) <= 4
+    # The same run went on.
+    assert [len(runs) for runs in cell_runs().values()] == [1, 1]
+
+
+def test_a_node_that_dies_costs_its_cells_one_epoch_at_most(cluster: Cluster, start: Start) -> None:
+    sweep = start("--engine=ray", f"--address={cluster.address}",
+                  **cluster.variables | {"SKINML_TEST_EPOCH": "2"})  # fmt: skip
+    name, _, _, parent = sweep.until(sweep.epochs)[0]
+    raylet = psutil.Process(parent).ppid()
+    assert raylet in cluster.raylets()
+    os.kill(raylet, signal.SIGKILL)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    cluster.add_node()
+    assert_each_finished_once()
+    trained = [epoch for cell, epoch, *_ in sweep.epochs() if cell == name]
+    assert set(trained) == {1, 2, 3} and len(trained) <= 4
+
+
+def test_a_driver_that_is_killed_and_started_again_doubles_nothing(
+    cluster: Cluster, start: Start
+) -> None:
+    variables = cluster.variables | {"SKINML_TEST_EPOCH": "2"}
+    sweep = start("--engine=ray", f"--address={cluster.address}", **variables)
+    sweep.until(sweep.epochs)
+    sweep.process.kill()
+    sweep.process.wait()
+    again = start("--engine=ray", f"--address={cluster.address}", **variables)
+    assert again.wait() == 0, again.log.read_text()
+    assert_each_finished_once()
+    for name in ("mobilenet-16", "mobilenetv2-16"):
+        trained = [epoch for cell, epoch, *_ in again.epochs() if cell == name]
+        assert set(trained) == {1, 2, 3} and len(trained) <= 4, again.epochs()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--cpus=64"], "cpus=64, gpus=0: no node of the cluster has as many"),
+        (["--gpus=1"], "cpus=1, gpus=1: no node of the cluster has as many"),
+        (["--address=127.0.0.1:9"], "address='127.0.0.1:9': nobody answers ("),
+        (["--address=local"], "address='local': not host:port; expected a running Ray cluster"),
+        (["--address=ray://127.0.0.1:9"], "a Ray Client cannot follow"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    cluster: Cluster, start: Start, more: list[str], message: str
+) -> None:
+    sweep = start("--engine=ray", f"--address={cluster.address}", *more, **cluster.variables)
+    assert sweep.wait() == 2
+    errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
+    assert len(errors) == 1 and message in errors[0], sweep.log.read_text()
+    assert not sweep.epochs()
+
+
+@pytest.mark.parametrize("change", [{"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}])
+def test_without_the_clusters_token_nobody_joins(
+    cluster: Cluster, start: Start, change: dict[str, str]
+) -> None:
+    sweep = start("--engine=ray", f"--address={cluster.address}", **{**cluster.variables, **change})
+    assert sweep.wait(60) == 2, sweep.log.read_text()
+    errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
+    assert len(errors) == 1 and "docs/cluster.md" in errors[0], sweep.log.read_text()
+    assert not sweep.epochs()

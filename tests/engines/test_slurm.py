@@ -1,0 +1,169 @@
+"""Cells as SLURM's jobs: submitit's own executors for real, and the script that SLURM would get.
+
+No SLURM is here. What sbatch takes is checked against sbatch(1); `sbatch` and `sacct` of FAKE stand
+for a SLURM that keeps a job pending for ever.
+"""
+
+import json
+import os
+import re
+import signal
+import stat
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pytest import MonkeyPatch
+
+from skinml.engines.slurm import PATIENCE, SlurmEngine, slurm_parameters
+from skinml.errors import UserError
+from tests.engines.conftest import Start, assert_each_finished_once, cell_runs
+
+# A skip of each test, not of the module: in CI that is a failure.
+pytestmark = [
+    pytest.mark.skipif(
+        not find_spec("submitit"), reason="no submitit here: pip install 'skinml[slurm]'"
+    ),
+    pytest.mark.skipif(os.name == "nt", reason="SLURM is not for Windows"),
+]
+
+# Long options of sbatch(1) that a script of ours may hold.
+OF_SBATCH = {
+    "account", "comment", "constraint", "cpus-per-task", "error", "exclude", "exclusive", "gpus",
+    "gres", "job-name", "mem", "nodelist", "nodes", "open-mode", "output", "partition", "qos",
+    "requeue", "signal", "time",
+}  # fmt: skip
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
+    """A PATH with commands that look like SLURM's; returns where the submitted script is kept."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    commands = {
+        "sbatch": f'cp "$1" {tmp_path}/submitted.sh; echo "Submitted batch job 4711"',
+        "srun": "exit 1",
+        "sacct": 'echo "JobID|State|NodeList"; echo "4711|PENDING|"',
+        "scancel": f'echo "$@" >> {tmp_path}/cancelled',
+    }
+    for name, text in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path / "submitted.sh"
+
+
+def options_of(script: str) -> dict[str, str]:
+    found = re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", script, re.MULTILINE)
+    assert len(found) == script.count("#SBATCH")
+    return dict(found)
+
+
+def test_the_script_says_what_sbatch_documents(slurm: Path, tmp_path: Path) -> None:
+    given = {"partition": "gpu", "gres": "gpu:1", "cpus_per_task": "4", "time": "1-00:30:00"}
+    engine: Any = SlurmEngine(tmp_path / "sweep", given)
+    engine._set_parameters("mobilenet-16-seed0-split0")
+    job = engine._executor.submit(print, 1)
+    assert job.job_id == "4711"
+    options = options_of(slurm.read_text())
+    assert options.keys() <= OF_SBATCH
+    assert options["job-name"] == "mobilenet-16-seed0-split0"
+    assert options["time"] == str(24 * 60 + 30)
+    assert (options["partition"], options["gres"], options["cpus-per-task"]) == (
+        "gpu",
+        "gpu:1",
+        "4",
+    )
+    # SLURM's name without SIG, @ seconds before the end; no B:, so that the job's steps get it.
+    name, seconds = options["signal"].split("@")
+    assert name == "USR2" and int(seconds) > PATIENCE
+    assert options["open-mode"] == "append", "a job that is requeued would empty its log"
+    assert options["requeue"] == ""
+    assert "wckey" not in options, "submitit's own name would be refused where such keys are kept"
+    # It is found by the name of the job, which SLURM puts in.
+    assert options["output"].endswith("%j/%j_0_log.out") or "%j" in options["output"]
+
+
+def test_a_job_has_a_time_limit_even_if_nobody_says_one() -> None:
+    assert slurm_parameters({}, "a")["timeout_min"] == 24 * 60
+
+
+def test_what_is_submitted_is_for_its_owner_alone(slurm: Path, tmp_path: Path) -> None:
+    SlurmEngine(tmp_path / "sweep")
+    assert stat.S_IMODE((tmp_path / "sweep" / "slurm").stat().st_mode) == 0o700
+
+
+def test_without_slurm_the_error_says_so(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        UserError, match="engine=slurm: no sbatch and srun here; expected"
+    ) as caught:
+        SlurmEngine(tmp_path / "sweep")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_submitit_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'skinml\[slurm\]'"):
+        SlurmEngine(tmp_path / "sweep", executor="local")
+
+
+@pytest.mark.slow
+def test_jobs_of_a_driver_that_was_killed_are_found_again(
+    slurm: Path, start: Start, tmp_path: Path
+) -> None:
+    """They are pending: neither start may submit a cell twice, and a stop cancels them."""
+    first = start("--engine=slurm")
+    noted = first.until(lambda: list(tmp_path.glob("runs/sweep-*/mobilenetv2*/slurm-job.json")))
+    first.process.kill()
+    first.process.wait()
+    number = json.loads(noted[0].read_text())["number"]
+    again = start("--engine=slurm")
+    again.until(lambda: again.log.read_text().count("its job 4711 goes on (PENDING)") == 2)
+    assert json.loads(noted[0].read_text())["number"] == number
+    again.process.send_signal(signal.SIGINT)
+    assert again.wait() == 130
+    assert (tmp_path / "cancelled").read_text().split() == ["4711", "4711"]
+
+
+@pytest.mark.slow
+def test_a_preempted_job_goes_on_from_its_checkpoint(start: Start, tmp_path: Path) -> None:
+    """Submitit's local executor; its job gets the signal that SLURM would send."""
+    sweep = start("--engine=slurm", "--executor=local", SKINML_TEST_EPOCH="1.5")
+    _, _, _, parent = sweep.until(sweep.epochs)[0]
+    os.kill(parent, signal.SIGUSR2)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert_each_finished_once()
+    trained = [epoch for cell, epoch, *_ in sweep.epochs() if cell == "mobilenet-16"]
+    assert set(trained) == {1, 2, 3} and len(trained) <= 4
+    assert len({pid for cell, _, pid, _ in sweep.epochs() if cell == "mobilenet-16"}) == 2
+    assert len(cell_runs()["mobilenet"]) == 1, "another run was begun"
+    assert not [p for p in psutil.Process().children(recursive=True) if "submitit" in p.name()]
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_is_tried_again(start: Start) -> None:
+    sweep = start("--engine=slurm", "--executor=local", SKINML_TEST_EPOCH="1.5")
+    _, _, _, parent = sweep.until(sweep.epochs)[0]
+    os.kill(parent, signal.SIGKILL)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert "it is tried again" in sweep.log.read_text()
+    assert_each_finished_once()
+    trained = [epoch for cell, epoch, *_ in sweep.epochs() if cell == "mobilenet-16"]
+    assert set(trained) == {1, 2, 3} and len(trained) <= 4
+
+
+@pytest.mark.slow
+def test_the_debug_executor_trains_the_same_cells(start: Start) -> None:
+    begun = time.monotonic()
+    sweep = start("--engine=slurm", "--executor=debug")
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert_each_finished_once()
+    assert len(sweep.epochs()) == 6
+    assert time.monotonic() - begun < 100
