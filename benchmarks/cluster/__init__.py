@@ -1,0 +1,1 @@
+"""The proof of sweeps on several machines: a real cluster, killed at random."""
