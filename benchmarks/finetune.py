@@ -233,7 +233,11 @@ def draw(path: Path, found: dict[str, dict[str, Any]], target: float) -> None:
             axes.plot([middle["low"], middle["high"]], [place, place], color="black")
             axes.plot(middle["median"], place, "o", color="black")
         axes.axvline(target, color=GREY, linestyle="--")
-        axes.text(target, -0.7, f"target {target} ", color=GREY, ha="right", va="center")
+        label = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(
+            target, -0.7, f"target {target}", color=GREY, ha="center", va="center", bbox=label
+        )
+        axes.margins(x=0.15)
         axes.set_yticks(range(len(found)), list(found))
         axes.set(ylim=(len(found) - 0.5, -1), xlabel="images a second over the bare loop's")
         save(figure, path)

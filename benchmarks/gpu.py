@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skinml.config import Config, config_from_strings
+from skinml.config import Config
 from skinml.data.prepare import open_data
 from skinml.grid import grid_configs, settings_of
 from skinml.provenance import code_digest, git_state, library_versions
