@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        # Of another start than the one that was seen: not running.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 class Cluster:
     """Ray's processes of this test module: a head without CPUs, and nodes of one CPU each."""
 
@@ -56,6 +65,7 @@ class Cluster:
         port, clients = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self._folder = folder
+        self._seen: set[psutil.Process] = set()
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text("0123456789abcdef" * 4)
@@ -100,20 +110,33 @@ class Cluster:
 
     def processes(self) -> list[psutil.Process]:
         """All that belongs to it, by a variable that children inherit."""
-        found = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("SKINML_TEST_CLUSTER") == str(self._folder):
-                    found.append(process)
+                    # Ray's agents write over their environment, and may outlive their raylet.
+                    self._seen.update((process, *process.children()))
             except (psutil.Error, OSError):
                 continue
-        return found
+        return [process for process in self._seen if _lives(process)]
 
     def raylets(self) -> list[int]:
-        return [p.pid for p in self.processes() if p.name() == "raylet"]
+        return [process.pid for process in self._named("raylet")]
+
+    def head(self) -> psutil.Process:
+        [process] = self._named("gcs_server")
+        return process
+
+    def _named(self, name: str) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            # One that has ended meanwhile has no name.
+            with suppress(psutil.Error):
+                if process.name() == name:
+                    found.append(process)
+        return found
 
     def stop(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:
                 try:
@@ -141,12 +164,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def test_nothing_of_the_cluster_listens_beyond_loopback(cluster: Cluster) -> None:
     """What the page says of one machine, and these tests keep to."""
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:")
-        for process in cluster.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    listening = set()
+    for process in cluster.processes():
+        # Some of them have ended meanwhile.
+        with suppress(psutil.Error):
+            listening |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
     assert listening == {"127.0.0.1"}
 
 
@@ -236,8 +262,7 @@ def test_a_head_that_dies_ends_the_sweep_with_a_line(cluster: Cluster, start: St
     sweep = start("--engine=ray", f"--address={cluster.address}",
                   **cluster.variables | {"SKINML_TEST_EPOCH": "600"})  # fmt: skip
     sweep.until(lambda: " started on " in sweep.log.read_text())
-    [head] = [process for process in cluster.processes() if process.name() == "gcs_server"]
-    head.kill()
+    cluster.head().kill()
     assert sweep.wait(120) == 2, sweep.log.read_text()
     errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
     assert len(errors) == 1 and "go on with the same command" in errors[0], errors
