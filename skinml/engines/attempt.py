@@ -7,6 +7,7 @@ folder begins when the process of the first is gone.
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -121,7 +122,7 @@ class Attempt:
     ) -> None:
         self.order = order
         self.outcome: Outcome | None = None
-        self.log = order.folder / time.strftime("log-%Y%m%d-%H%M%S.txt")
+        self.log = new_log(order.folder)
         self._cores = cores
         self._variables = {**order.variables, **(variables or {})}
         self._without = without
@@ -305,6 +306,12 @@ class Attempt:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def new_log(folder: Path) -> Path:
+    """A file for an attempt's log: named after the time, and of no other attempt's."""
+    # Two attempts may begin in the same second, on two machines too.
+    return folder / f"{time.strftime('log-%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.txt"
 
 
 def sync_arguments(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skinml.engines.attempt import Order, Outcome, Progress
+from skinml.engines.attempt import Order, Outcome, Progress, new_log
 from skinml.engines.engine import show
 from skinml.engines.node import Missing, Source, Unclaimed, carry_out, cores_here, make_ready
 from skinml.errors import UserError
@@ -29,6 +29,10 @@ FETCH_LIMIT = 60.0
 
 # How long a machine may take to answer at all.
 CONNECT_LIMIT = 10.0
+
+# How long the cluster's head may be away, and between two looks for it. After 60 s Ray ends the
+# process that asks: a sweep could not even close its run.
+HEAD_LIMIT, HEAD_LOOK = 20.0, 1.0
 
 # Bytes of a file that are sent at a time.
 PIECE = 64 * 2**20
@@ -95,16 +99,60 @@ def train_cell(order: Order, source: Source, sent: _Sent) -> Iterator[Progress |
                 attempt.end(PATIENCE)
 
 
+class Head:
+    """The head of a cluster, at `address`, as the driver sees it: whether somebody listens there.
+
+    Ray would ask for a minute in vain, and then end the process without an exception.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.is_away = self.is_lost = False
+        """Not there by now; and for so long that nothing is asked of the cluster any more."""
+        self._address = address
+        self._looked = self._since = time.monotonic()
+
+    def look(self) -> None:
+        """See whether it answers, now and then; raises a `UserError` once, when it is lost."""
+        now = time.monotonic()
+        if self.is_lost or now - self._looked < HEAD_LOOK:
+            return
+        try:
+            _connect_to(self._address, HEAD_LOOK)
+            self.is_away = False
+        except OSError as error:
+            if not self.is_away:
+                self.is_away, self._since = True, now
+            if now - self._since > HEAD_LIMIT:
+                self.is_lost = True
+                raise UserError(
+                    f"the head of the Ray cluster, {self._address}, has not answered for "
+                    f"{HEAD_LIMIT:.0f} s ({error}); expected a running cluster: start it again, "
+                    "then go on with the same command (what is done stays done)"
+                ) from None
+        finally:
+            self._looked = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        self.look()
+        while self.is_away and not self.is_lost:
+            time.sleep(HEAD_LOOK / 4)
+            self.look()
+
+
 class RayJob:
     """A cell that a cluster has taken."""
 
-    def __init__(self, state: State, start: Callable[[], Any], send: Callable[[str], None]) -> None:
+    def __init__(
+        self, state: State, start: Callable[[], Any], send: Callable[[str], None], head: Head
+    ) -> None:
         self.state = state
+        self._head = head
         self._begin = start
         self._send = send
         self._outcome: Outcome | None = None
         self._stopped = False
-        self._log = state.cell.folder / time.strftime("log-%Y%m%d-%H%M%S.txt")
+        self._log = new_log(state.cell.folder)
         self._told = time.monotonic()
         self._task = start()
         state.queued = True
@@ -112,6 +160,10 @@ class RayJob:
     def poll(self) -> Outcome | None:
         import ray
 
+        if self._outcome is None:
+            self._head.look()
+            if self._head.is_lost:
+                self._outcome = Outcome("lost", "the head of its cluster is gone")
         while self._outcome is None:
             ready, _ = ray.wait([self._task], timeout=0)
             if not ready:
@@ -195,6 +247,8 @@ class RayEngine:
         self._cpus = cpus
         self._gpus = float(there.get("GPU", 0) > 0) if gpus is None else gpus
         self._check_room(there)
+        self._head = Head(ray.get_runtime_context().gcs_address)
+        self._room = 1
         self._pieces: dict[tuple[str, str], list[Any]] = {}
         # Without retries: the sweep sees what was lost.
         self._remote = ray.remote(num_cpus=cpus, max_retries=0)(train_cell)
@@ -223,11 +277,13 @@ class RayEngine:
         """As many as have room, and some that wait for it: nodes come and go."""
         import ray
 
-        there = ray.cluster_resources()
-        rooms = [there.get("CPU", 0) / self._cpus] if self._cpus else []
-        rooms += [there.get("GPU", 0) / self._gpus] if self._gpus else []
-        room = int(min(rooms, default=1)) + 2
-        return min(room, jobs) if jobs else room
+        self._head.look()
+        if not self._head.is_away:
+            there = ray.cluster_resources()
+            rooms = [there.get("CPU", 0) / self._cpus] if self._cpus else []
+            rooms += [there.get("GPU", 0) / self._gpus] if self._gpus else []
+            self._room = int(min(rooms, default=1)) + 2
+        return min(self._room, jobs) if jobs else self._room
 
     def start(self, state: State, order: Order, source: Source | None) -> RayJob:
         import ray
@@ -236,11 +292,13 @@ class RayEngine:
         gpus = self._gpus if order.config.device != "cpu" else 0.0
         task = self._remote.options(num_gpus=gpus, name=order.name)
         order = replace(order, variables=_passed_on() | order.variables)
+        self._head.wait()
         there = ray.put(source)
         return RayJob(
             state,
             lambda: task.remote(order, there, _Sent(self._pieces)),
             lambda what: self._send(source, what),
+            self._head,
         )
 
     def _send(self, source: Source, what: str) -> None:
@@ -293,12 +351,16 @@ def connect(address: str) -> Any:
 
 def _check_that_somebody_listens(address: str) -> None:
     """Ray would wait for minutes where nobody answers, and start a cluster for `local`."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_LIMIT).close()
+        _connect_to(address, CONNECT_LIMIT)
     except (OSError, ValueError, OverflowError) as error:
         said = "not host:port" if isinstance(error, ValueError) else f"nobody answers ({error})"
         raise UserError(f"address={address!r}: {said}; {REMEDY}") from None
+
+
+def _connect_to(address: str, limit: float) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), limit).close()
 
 
 def _passed_on() -> dict[str, str]:

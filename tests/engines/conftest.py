@@ -59,6 +59,10 @@ sys.exit(run_command(run.main))
 
 DRIVER = """
 import sys
+if "--engine=slurm" in sys.argv:
+    from submitit.core.core import Job
+    # A job that was killed leaves no result, however long one waits for a slow disk.
+    Job._results_timeout_s = 2
 from skinml.errors import run_command
 from skinml.sweep import main
 from skinml.sweep_run import cell_command
@@ -88,7 +92,7 @@ class Started:
                 start_new_session=True,
             )
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -96,7 +100,7 @@ class Started:
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
         return code
 
-    def until(self, condition: Callable[[], Any], seconds: float = 90) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 180) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert self.process.poll() is None, self.log.read_text()
@@ -114,8 +118,10 @@ class Started:
 
 def environment(folder: Path) -> dict[str, str]:
     """That of drivers and of the machines of a cluster."""
+    # Each of many processes would compile MLflow anew, which takes longer than all it does.
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         "PYTHONPATH": str(ROOT),
         "SKINML_TEST_TRACE": str(folder / "trace"),
         # A shorter one than a person's, so that what died is seen within the test.
@@ -153,22 +159,32 @@ def start(store: "MlflowClient", toy_set: PreparedSet, tmp_path: Path) -> Iterat
         one.process.wait()
 
 
-def cell_runs() -> dict[str, "list[Run]"]:
-    """The runs of cells by their model, oldest first."""
+def _runs() -> "list[Run]":
+    """All runs, oldest first."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
     experiment = client.get_experiment_by_name("skinml-demo")
     assert experiment
+    return list(client.search_runs([experiment.experiment_id], order_by=["start_time ASC"]))
+
+
+def cell_runs() -> dict[str, "list[Run]"]:
+    """The runs of cells by their model, oldest first."""
     found: dict[str, list[Run]] = {}
-    for run in client.search_runs([experiment.experiment_id], order_by=["start_time ASC"]):
+    for run in _runs():
         if model := run.data.tags.get("model"):
             found.setdefault(model, []).append(run)
     return found
 
 
-def assert_each_finished_once() -> None:
-    for model in ("mobilenet", "mobilenetv2"):
+def sweep_runs() -> "list[Run]":
+    """The runs of sweeps themselves."""
+    return [run for run in _runs() if "model" not in run.data.tags]
+
+
+def assert_each_finished_once(*models: str) -> None:
+    for model in models or ("mobilenet", "mobilenetv2"):
         statuses = [run.info.status for run in cell_runs()[model]]
         assert statuses.count("FINISHED") == 1, (model, statuses)
         assert "RUNNING" not in statuses, (model, statuses)

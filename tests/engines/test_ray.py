@@ -11,13 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.engines.conftest import ROOT, Start, assert_each_finished_once, cell_runs
+from tests.engines.conftest import (
+    ROOT,
+    Start,
+    assert_each_finished_once,
+    cell_runs,
+    environment,
+    sweep_runs,
+)
 
 # A skip of each test, not of the module: in CI that is a failure.
 pytestmark = [
@@ -42,6 +50,14 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        # Of another start than the one that was seen: not running.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 class Cluster:
     """Ray's processes of this test module: a head without CPUs, and nodes of one CPU each."""
 
@@ -49,6 +65,7 @@ class Cluster:
         port, clients = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self._folder = folder
+        self._seen: set[psutil.Process] = set()
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text("0123456789abcdef" * 4)
@@ -79,30 +96,47 @@ class Cluster:
     def _ray(self, *arguments: str) -> None:
         done = subprocess.run(
             [sys.executable, "-c", NODE, "start", *arguments, "--object-store-memory=100000000"],
-            env={**os.environ, **self.variables, "SKINML_TEST_CLUSTER": str(self._folder)},
+            env={
+                **environment(self._folder),
+                **self.variables,
+                "SKINML_TEST_CLUSTER": str(self._folder),
+            },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def processes(self) -> list[psutil.Process]:
         """All that belongs to it, by a variable that children inherit."""
-        found = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("SKINML_TEST_CLUSTER") == str(self._folder):
-                    found.append(process)
+                    # Ray's agents write over their environment, and may outlive their raylet.
+                    self._seen.update((process, *process.children()))
             except (psutil.Error, OSError):
                 continue
-        return found
+        return [process for process in self._seen if _lives(process)]
 
     def raylets(self) -> list[int]:
-        return [p.pid for p in self.processes() if p.name() == "raylet"]
+        return [process.pid for process in self._named("raylet")]
+
+    def head(self) -> psutil.Process:
+        [process] = self._named("gcs_server")
+        return process
+
+    def _named(self, name: str) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            # One that has ended meanwhile has no name.
+            with suppress(psutil.Error):
+                if process.name() == name:
+                    found.append(process)
+        return found
 
     def stop(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:
                 try:
@@ -130,12 +164,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def test_nothing_of_the_cluster_listens_beyond_loopback(cluster: Cluster) -> None:
     """What the page says of one machine, and these tests keep to."""
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:")
-        for process in cluster.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    listening = set()
+    for process in cluster.processes():
+        # Some of them have ended meanwhile.
+        with suppress(psutil.Error):
+            listening |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
     assert listening == {"127.0.0.1"}
 
 
@@ -157,39 +194,6 @@ def test_cells_are_trained_on_the_cluster_and_their_logs_are_here(
     assert "2 of 2 done (2 before)" in again.log.read_text()
 
 
-def worker_of(training: int) -> int:
-    """Ray's process that has started a training."""
-    return psutil.Process(training).ppid()
-
-
-def test_a_worker_that_is_killed_costs_one_epoch_at_most(cluster: Cluster, start: Start) -> None:
-    sweep = start("--engine=ray", f"--address={cluster.address}",
-                  **cluster.variables | {"SKINML_TEST_EPOCH": "2"})  # fmt: skip
-    name, _, _, parent = sweep.until(sweep.epochs)[0]
-    os.kill(parent, signal.SIGKILL)
-    assert sweep.wait() == 0, sweep.log.read_text()
-    assert "its worker died: it is tried again" in sweep.log.read_text()
-    assert_each_finished_once()
-    trained = [epoch for cell, epoch, *_ in sweep.epochs() if cell == name]
-    assert set(trained) == {1, 2, 3} and len(trained) <= 4
-    # The same run went on.
-    assert [len(runs) for runs in cell_runs().values()] == [1, 1]
-
-
-def test_a_node_that_dies_costs_its_cells_one_epoch_at_most(cluster: Cluster, start: Start) -> None:
-    sweep = start("--engine=ray", f"--address={cluster.address}",
-                  **cluster.variables | {"SKINML_TEST_EPOCH": "2"})  # fmt: skip
-    name, _, _, parent = sweep.until(sweep.epochs)[0]
-    raylet = psutil.Process(parent).ppid()
-    assert raylet in cluster.raylets()
-    os.kill(raylet, signal.SIGKILL)
-    assert sweep.wait() == 0, sweep.log.read_text()
-    cluster.add_node()
-    assert_each_finished_once()
-    trained = [epoch for cell, epoch, *_ in sweep.epochs() if cell == name]
-    assert set(trained) == {1, 2, 3} and len(trained) <= 4
-
-
 def test_a_driver_that_is_killed_and_started_again_doubles_nothing(
     cluster: Cluster, start: Start
 ) -> None:
@@ -206,32 +210,62 @@ def test_a_driver_that_is_killed_and_started_again_doubles_nothing(
         assert set(trained) == {1, 2, 3} and len(trained) <= 4, again.epochs()
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--cpus=64"], "cpus=64, gpus=0: no node of the cluster has as many"),
-        (["--gpus=1"], "cpus=1, gpus=1: no node of the cluster has as many"),
-        (["--address=127.0.0.1:9"], "address='127.0.0.1:9': nobody answers ("),
-        (["--address=local"], "address='local': not host:port; expected a running Ray cluster"),
-        (["--address=ray://127.0.0.1:9"], "a Ray Client cannot follow"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    cluster: Cluster, start: Start, more: list[str], message: str
-) -> None:
-    sweep = start("--engine=ray", f"--address={cluster.address}", *more, **cluster.variables)
-    assert sweep.wait() == 2
-    errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
-    assert len(errors) == 1 and message in errors[0], sweep.log.read_text()
-    assert not sweep.epochs()
+def test_a_mistake_is_one_line(cluster: Cluster, start: Start) -> None:
+    """Of the command, or the token: side by side, each as a sweep of other cells."""
+    token = "docs/cluster.md"
+    mistakes: list[tuple[str, dict[str, str], str]] = [
+        ("--cpus=64", {}, "cpus=64, gpus=0: no node of the cluster has as many"),
+        ("--gpus=1", {}, "cpus=1, gpus=1: no node of the cluster has as many"),
+        ("--address=127.0.0.1:9", {}, "address='127.0.0.1:9': nobody answers ("),
+        ("--address=local", {}, "address='local': not host:port; expected a running Ray cluster"),
+        ("--address=ray://127.0.0.1:9", {}, "a Ray Client cannot follow"),
+        ("--jobs=1", {"RAY_AUTH_TOKEN": "f" * 64}, token),
+        ("--jobs=1", {"RAY_AUTH_MODE": "disabled"}, token),
+    ]
+    sweeps = [
+        start("--engine=ray", f"--address={cluster.address}", more, f"--seeds={seed}",
+              **cluster.variables | change)
+        for seed, (more, change, _) in enumerate(mistakes)
+    ]  # fmt: skip
+    for sweep, (_, _, message) in zip(sweeps, mistakes, strict=True):
+        assert sweep.wait() == 2, sweep.log.read_text()
+        errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
+        assert len(errors) == 1 and message in errors[0], sweep.log.read_text()
+        assert not sweep.epochs()
 
 
-@pytest.mark.parametrize("change", [{"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}])
-def test_without_the_clusters_token_nobody_joins(
-    cluster: Cluster, start: Start, change: dict[str, str]
+def test_a_worker_and_a_node_that_die_cost_one_epoch_at_most(
+    cluster: Cluster, start: Start
 ) -> None:
-    sweep = start("--engine=ray", f"--address={cluster.address}", **{**cluster.variables, **change})
-    assert sweep.wait(60) == 2, sweep.log.read_text()
+    sweep = start("--engine=ray", f"--address={cluster.address}",
+                  **cluster.variables | {"SKINML_TEST_EPOCH": "2"})  # fmt: skip
+    name, _, _, worker = sweep.until(sweep.epochs)[0]
+    os.kill(worker, signal.SIGKILL)
+    other, _, _, worker = sweep.until(lambda: [row for row in sweep.epochs() if row[0] != name])[0]
+    raylet = psutil.Process(worker).ppid()
+    assert raylet in cluster.raylets()
+    os.kill(raylet, signal.SIGKILL)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    text = sweep.log.read_text()
+    assert f"{name}-seed0-split0: its worker died: it is tried again" in text, text
+    assert text.count("it is tried again") == 2 and f"{other}-seed0-split0: its " in text, text
+    assert_each_finished_once()
+    for cell in (name, other):
+        trained = [epoch for one, epoch, *_ in sweep.epochs() if one == cell]
+        assert set(trained) == {1, 2, 3} and len(trained) <= 4, sweep.epochs()
+    # The same runs went on.
+    assert [len(runs) for runs in cell_runs().values()] == [1, 1]
+
+
+def test_a_head_that_dies_ends_the_sweep_with_a_line(cluster: Cluster, start: Start) -> None:
+    """The last one here: nothing is left of the cluster. Its other node has died above."""
+    sweep = start("--engine=ray", f"--address={cluster.address}",
+                  **cluster.variables | {"SKINML_TEST_EPOCH": "600"})  # fmt: skip
+    sweep.until(lambda: " started on " in sweep.log.read_text())
+    cluster.head().kill()
+    assert sweep.wait(120) == 2, sweep.log.read_text()
     errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
-    assert len(errors) == 1 and "docs/cluster.md" in errors[0], sweep.log.read_text()
-    assert not sweep.epochs()
+    assert len(errors) == 1 and "go on with the same command" in errors[0], errors
+    assert cluster.address in errors[0]
+    [run] = sweep_runs()
+    assert run.info.status == "FAILED", "the sweep's own run is left open"
