@@ -22,6 +22,7 @@ from skinml.cache import cached_array
 from skinml.checkpoint import Checkpoint
 from skinml.config import Config
 from skinml.data.pipeline import SYMMETRIES, EpochPlan, plan_epoch, prefetch, slices, transform
+from skinml.errors import UserError
 from skinml.history import Row
 from skinml.models.classifier import Classifier, unfreeze
 from skinml.models.inference import INFERENCE_BATCH, answer, infer
@@ -174,6 +175,7 @@ def train(
                     "images_per_second": len(data.train) / seconds,
                     "time": int(time.time() * 1000),
                 }
+                _refuse_what_is_not_finite(row, config, execution, float(learning_rate))
                 best.offer(row, classifier.model)
                 result.history.append(row)
                 if save:
@@ -183,6 +185,22 @@ def train(
     best.restore(classifier.model)
     result.best_epoch = best.epoch
     return result
+
+
+def _refuse_what_is_not_finite(
+    row: Row, config: Config, execution: Execution, learning_rate: float
+) -> None:
+    """End a training whose weights or scores are no numbers any more: nothing brings them back."""
+    values = {name: float(row[name]) for name in ("train_loss", "val_loss")}
+    if all(map(math.isfinite, values.values())):
+        return
+    told = ", ".join(f"{name} {value}" for name, value in values.items())
+    remedies = [] if execution.precision == "float32" else ["--precision float32"]
+    remedies.append(f"a learning_rate_{row['step']} below {learning_rate:g}")
+    raise UserError(
+        f"epoch {row['epoch']} ({row['step']}, {execution.precision}): {told}; expected finite "
+        f"losses: train {config.model} anew with {' or '.join(remedies)}"
+    )
 
 
 def _checkpoint(

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from skinml import backend, training
+from skinml.backend import Execution
 from skinml.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet
+from skinml.errors import UserError
 from skinml.evaluation.metrics import epoch_metrics
 from skinml.history import Row
 from skinml.models.classifier import Classifier, batch_norm_layers, build_classifier
@@ -467,3 +469,32 @@ def test_a_loss_that_is_not_finite_is_never_the_best_epoch() -> None:
     for epoch, value in enumerate([np.nan, 2.0, np.nan, 3.0, np.inf], start=1):
         best.offer({"epoch": epoch, "val_loss": value}, model)
     assert best.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [
+        ("float32", "a learning_rate_finetune below"),
+        ("mixed_bfloat16", "--precision float32 or"),
+    ],
+)
+def test_a_training_whose_loss_is_no_number_ends_with_the_remedy(
+    fit: Fit, precision: str, remedy: str
+) -> None:
+    """Seen on a GPU: what would follow costs hours, and no later step makes a number of it."""
+    trained = fit(epochs_frozen=0, epochs_finetune=1)
+    told: list[Row] = []
+    saved: list[Checkpoint] = []
+    model = trained.classifier.model
+    model.set_weights([np.full_like(values, np.nan) for values in model.get_weights()])
+    with pytest.raises(UserError, match=rf"^epoch 1 .*train_loss nan.*{remedy}"):
+        train(
+            trained.classifier,
+            trained.config,
+            trained.data,
+            epoch_metrics,
+            told.append,
+            Execution(precision),
+            save=saved.append,
+        )
+    assert not told and not saved
