@@ -6,7 +6,9 @@
 one epoch to the end of the next, with augmentation, batching, the epoch's metrics, the best
 weights, the checkpoint, the run folder and tracking; the validation images' way through the network
 is taken off. *Outside the steps* is the share of it after the last step: on a machine whose speed
-varies it tells what the epoch's end costs.
+varies it tells what the epoch's end costs. *Work* is the processor's time for an image over that of
+the bare loop, and *system* the share of it that the kernel takes, of both sides: what is slower
+without more work has waited, for other processes as well.
 *Bare*: as many `train_on_batch` of the same network on one fixed batch of full size, with nothing
 around it. They take turns, epoch by epoch, in one process. Target: 0.97 on a CPU, 0.90 on a GPU.
 """
@@ -56,6 +58,8 @@ class Turns:
         self.product: list[float] = []
         self.bare: list[float] = []
         self.outside: list[float] = []
+        self.work: dict[str, list[float]] = {"skinml": [], "bare": []}
+        self.system: dict[str, list[float]] = {"skinml": [], "bare": []}
 
     def train(
         self,
@@ -85,27 +89,36 @@ class Turns:
             return scores
 
         loop = self._bare_loop(config, few, execution)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), os.times()
 
         def on_epoch_then_bare(row: Row) -> None:
-            nonlocal began, validating
+            nonlocal began, used, validating
             on_epoch(row)
             seconds = time.perf_counter() - began - validating
             if row["epoch"] != 1:  # The first one compiles.
                 self.product.append(self._images / seconds)
                 self.outside.append(1 - float(row["seconds"]) / seconds)
+                self._note_work("skinml", used)
+                used = os.times()
                 self.bare.append(loop())
+                self._note_work("bare", used)
             elif self._wait_in:
                 wait_for_go(self._wait_in)
             self._advance()
             if len(self.product) == self._repeats:
                 raise Enough
-            validating, began = 0.0, time.perf_counter()
+            validating, began, used = 0.0, time.perf_counter(), os.times()
 
         with mock.patch.object(training, "infer", timed):
             self._original(
                 classifier, config, few, score, on_epoch_then_bare, execution, *checkpoints
             )
+
+    def _note_work(self, side: str, before: os.times_result) -> None:
+        """What of the processor a side has used since `before`; validation is in it."""
+        user, system, *_ = (b - a for a, b in zip(before, os.times(), strict=True))
+        self.work[side].append((user + system) / self._images)
+        self.system[side].append(system / (user + system))
 
     def _bare_loop(self, config: Config, data: Any, execution: Any) -> Callable[[], float]:
         """The usual loop over a network of its own, already traced; images a second."""
@@ -174,6 +187,8 @@ def measure(options: argparse.Namespace, name: str, advance: Callable[[], None])
         "images_per_second": {"skinml": spread(turns.product), "bare": spread(turns.bare)},
         "ratio": ratio(turns.product, turns.bare),
         "outside_the_steps": spread(turns.outside),
+        "work": ratio(turns.work["skinml"], turns.work["bare"]),
+        "system": {side: spread(values) for side, values in turns.system.items()},
     }
 
 
@@ -201,12 +216,13 @@ def main() -> None:
     rows = [
         [name, *(shown(own["images_per_second"][side], 1) for side in ("skinml", "bare")),
          shown(own["ratio"], 3), f"≥ {target}", verdict(own["ratio"]["median"] >= target),
-         f"{own['outside_the_steps']['median']:.1%}"]
+         f"{own['outside_the_steps']['median']:.1%}", shown(own["work"]),
+         " and ".join(f"{own['system'][side]['median']:.1%}" for side in ("skinml", "bare"))]
         for name, own in found.items()
     ]  # fmt: skip
     heading = [
         "images a second", "skinml, all of it", "bare train_on_batch", "ratio", "target", "",
-        "outside the steps",
+        "outside the steps", "work", "system",
     ]  # fmt: skip
     result = {
         **around,
