@@ -1,6 +1,7 @@
 """Device, threads and backend: what is asked for is what one gets, or one clear line."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ def in_a_process(code: str, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
+# A line of the logging library of TensorFlow and XLA.
+ABSEIL = re.compile(r"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
+
 GPU = """
 from skinml import backend
 from skinml.backend import Device, Execution, choose_execution
@@ -43,8 +47,10 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(framework: str) -> None:
     result = in_a_process(GPU, KERAS_BACKEND=framework, **hidden)
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
-    [line] = result.stderr.splitlines()
-    assert line.startswith(f"skinml: error: device=gpu: {framework} finds no GPU")
+    # Of TensorFlow's C++ part a notice may still come, once in many runs on a busy machine.
+    lines = [line for line in result.stderr.splitlines() if not ABSEIL.match(line)]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith(f"skinml: error: device=gpu: {framework} finds no GPU")
 
 
 @pytest.mark.parametrize("framework", ["torch", "numpy", ""])
