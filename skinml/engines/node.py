@@ -125,6 +125,7 @@ def claim(order: Order, source: Source, folder: RunFolder | None) -> bool:
     if not source.again:
         return True
     from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     ids = run_ids(folder) if folder else []
     try:
@@ -132,7 +133,8 @@ def claim(order: Order, source: Source, folder: RunFolder | None) -> bool:
             return False
         if supersede(source.experiment, source.sweep, order.identity, ids, source.done_before):
             raise Unclaimed("an earlier attempt has finished it")
-    except MlflowException as error:
+    # A SQLite file that another process holds for long is told by SQLAlchemy itself.
+    except (MlflowException, SQLAlchemyError) as error:
         raise Unclaimed(f"MLflow does not answer ({first_line(error)[:200]})") from None
     return True
 

@@ -613,6 +613,7 @@ def test_a_terminal_without_a_network_is_told_what_is_missing(server: Server, fo
 
 def test_run_and_sweep_pass_their_yes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from skinml import run, sweep, training_run
+    from skinml.data import prepare
 
     given: list[bool] = []
 
@@ -620,7 +621,7 @@ def test_run_and_sweep_pass_their_yes_on(monkeypatch: pytest.MonkeyPatch) -> Non
         given.append(yes)
         raise UserError("far enough")
 
-    for module, opener in ((run, training_run), (sweep, sweep)):
+    for module, opener in ((run, training_run), (sweep, prepare)):
         monkeypatch.setattr(opener, "open_data", stop)
         for flags in ([], ["--yes"]):
             with pytest.raises(UserError, match="far enough"):
