@@ -38,7 +38,7 @@ from skinml.sweep_table import Show, display, failure, markdown, print_closing, 
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.lease import PROCESS, renewed
 from skinml.tracking.record import PARENT_RUN_VARIABLE
-from skinml.tracking.store import store_is_needed
+from skinml.tracking.store import store_errors, store_is_needed
 from skinml.tracking.sweeps import (
     NOTE_LENGTH,
     SweepRun,
@@ -483,11 +483,9 @@ def _shown(show: Show, states: Sequence[State]) -> None:
 @contextmanager
 def _mlflow_may_fail() -> Iterator[None]:
     """A server that fails for a while does not end the cells that train."""
-    from mlflow import MlflowException
-
     try:
         yield
-    except MlflowException as error:
+    except store_errors() as error:
         print(f"skinml: warning: MLflow: {str(error).splitlines()[0][:200]}", file=sys.stderr)
 
 

@@ -23,6 +23,7 @@ from skinml.provenance import code_digest
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.publish import first_line
+from skinml.tracking.store import store_errors
 from skinml.tracking.sweeps import is_superseded, supersede
 
 # The file in a sweep's folder by which a machine knows that it sees the driver's storage.
@@ -124,17 +125,13 @@ def claim(order: Order, source: Source, folder: RunFolder | None) -> bool:
     """
     if not source.again:
         return True
-    from mlflow import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     ids = run_ids(folder) if folder else []
     try:
         if any(map(is_superseded, ids)):
             return False
         if supersede(source.experiment, source.sweep, order.identity, ids, source.done_before):
             raise Unclaimed("an earlier attempt has finished it")
-    # A SQLite file that another process holds for long is told by SQLAlchemy itself.
-    except (MlflowException, SQLAlchemyError) as error:
+    except store_errors() as error:
         raise Unclaimed(f"MLflow does not answer ({first_line(error)[:200]})") from None
     return True
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from skinml.errors import UserError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowException
+    pass
 
 _REMEDIES = {
     401: "the name and password of a user of it (MLFLOW_TRACKING_USERNAME, "
@@ -18,15 +18,26 @@ _REMEDIES = {
 }
 
 
-def refusal(doing: str, error: "MlflowException", otherwise: str = "") -> UserError:
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a store that fails raises: MLflow's exceptions, and SQLAlchemy's own.
+
+    A SQLite file that another process holds while MLflow opens it is told by the second.
+    """
+    from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError
+
+
+def refusal(doing: str, error: Exception, otherwise: str = "") -> UserError:
     """The error for a user whose tracking server does not answer, or refuses.
 
     `doing` says what could not be done, `otherwise` what else would do.
     """
-    from mlflow import get_tracking_uri
+    from mlflow import MlflowException, get_tracking_uri
 
     remedy = _REMEDIES.get(
-        error.get_http_status_code(),
+        error.get_http_status_code() if isinstance(error, MlflowException) else 0,
         "a tracking server or store that answers (MLFLOW_TRACKING_URI)",
     )
     said = str(error).splitlines()[0][:200]
@@ -39,11 +50,9 @@ def refusal(doing: str, error: "MlflowException", otherwise: str = "") -> UserEr
 @contextmanager
 def store_is_needed() -> Iterator[None]:
     """A store that fails while nothing can be done without it is a `UserError`."""
-    from mlflow import MlflowException
-
     try:
         yield
-    except MlflowException as error:
+    except store_errors() as error:
         raise refusal("use", error) from None
 
 
