@@ -3,12 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from skinml.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 _REMEDIES = {
     401: "the name and password of a user of it (MLFLOW_TRACKING_USERNAME, "
