@@ -10,7 +10,9 @@ varies it tells what the epoch's end costs. *Work* is the processor's time for a
 the bare loop, and *system* the share of it that the kernel takes, of both sides: what is slower
 without more work has waited, for other processes as well.
 *Bare*: as many `train_on_batch` of the same network on one fixed batch of full size, with nothing
-around it. They take turns, epoch by epoch, in one process. Target: 0.97 on a CPU, 0.90 on a GPU.
+around it. They take turns in one process: on a CPU every few steps of an epoch (`--piece`), because
+a machine's speed may change by tens of per cent from one minute to the next; on a GPU, whose work
+the host runs ahead of, epoch by epoch. Target: 0.97 on a CPU, 0.90 on a GPU.
 """
 
 import argparse
@@ -19,7 +21,8 @@ import importlib.util
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -53,8 +56,10 @@ class Turns:
     ) -> None:
         self._images, self._validation = options.train, options.validation
         self._repeats, self._wait_in = options.repeats, options.wait_in
+        self._batch_size, self._piece = options.batch_size, options.piece
         self._advance = advance
         self._original = train
+        self._measuring = False
         self.product: list[float] = []
         self.bare: list[float] = []
         self.outside: list[float] = []
@@ -89,39 +94,56 @@ class Turns:
             return scores
 
         loop = self._bare_loop(config, few, execution)
-        began, used = time.perf_counter(), os.times()
+        turn = _Turn()
+
+        def pieces(steps: Any, groups: Any) -> Iterator[Any]:
+            """An epoch's steps; after each piece of them the bare loop has as many."""
+            for number, outcome in enumerate(epoch(steps, groups), 1):
+                yield outcome
+                if self._measuring and self._piece and number % self._piece == 0:
+                    turn.give(loop, self._piece)
 
         def on_epoch_then_bare(row: Row) -> None:
-            nonlocal began, used, validating
+            nonlocal validating
             on_epoch(row)
-            seconds = time.perf_counter() - began - validating
-            if row["epoch"] != 1:  # The first one compiles.
+            seconds = turn.product() - validating
+            if self._measuring:
                 self.product.append(self._images / seconds)
-                self.outside.append(1 - float(row["seconds"]) / seconds)
-                self._note_work("skinml", used)
-                used = os.times()
-                self.bare.append(loop())
-                self._note_work("bare", used)
-            elif self._wait_in:
+                in_steps = float(row["seconds"]) - turn.bare.seconds
+                self.outside.append(1 - in_steps / seconds)
+                turn.give(loop, self._steps - turn.given)
+                self.bare.append(self._steps * self._batch_size / turn.bare.seconds)
+                self._note_work("skinml", turn.own, self._images)
+                self._note_work("bare", turn.bare, self._steps * self._batch_size)
+            elif self._wait_in:  # The first epoch has compiled.
                 wait_for_go(self._wait_in)
+            self._measuring = True
             self._advance()
             if len(self.product) == self._repeats:
                 raise Enough
-            validating, began, used = 0.0, time.perf_counter(), os.times()
+            validating = 0.0
+            turn.begin()
 
-        with mock.patch.object(training, "infer", timed):
+        epoch = training.Steps.epoch
+        with (
+            mock.patch.object(training, "infer", timed),
+            mock.patch.object(training.Steps, "epoch", pieces),
+        ):
             self._original(
                 classifier, config, few, score, on_epoch_then_bare, execution, *checkpoints
             )
 
-    def _note_work(self, side: str, before: os.times_result) -> None:
-        """What of the processor a side has used since `before`; validation is in it."""
-        user, system, *_ = (b - a for a, b in zip(before, os.times(), strict=True))
-        self.work[side].append((user + system) / self._images)
-        self.system[side].append(system / (user + system))
+    @property
+    def _steps(self) -> int:
+        return -(-self._images // self._batch_size)
 
-    def _bare_loop(self, config: Config, data: Any, execution: Any) -> Callable[[], float]:
-        """The usual loop over a network of its own, already traced; images a second."""
+    def _note_work(self, side: str, used: "_Used", images: int) -> None:
+        """What of the processor a side has used in an epoch; validation is in it."""
+        self.work[side].append((used.user + used.system) / images)
+        self.system[side].append(used.system / (used.user + used.system))
+
+    def _bare_loop(self, config: Config, data: Any, execution: Any) -> Callable[[int], None]:
+        """The usual loop of so many steps over a network of its own, already traced."""
         import keras
 
         from skinml.models.classifier import build_classifier, unfreeze
@@ -140,14 +162,57 @@ class Turns:
         for _ in range(2):
             model.train_on_batch(*batch)
 
-        def loop() -> float:
-            steps = -(-self._images // config.batch_size)
-            started = time.perf_counter()
+        def loop(steps: int) -> None:
             for _ in range(steps):
                 model.train_on_batch(*batch)
-            return steps * config.batch_size / (time.perf_counter() - started)
 
         return loop
+
+
+@dataclass
+class _Used:
+    """Seconds by the clock, and of the processor."""
+
+    seconds: float = 0.0
+    user: float = 0.0
+    system: float = 0.0
+
+    @classmethod
+    def now(cls) -> "_Used":
+        times = os.times()
+        return cls(time.perf_counter(), times.user, times.system)
+
+    def add(self, since: "_Used", until: "_Used") -> None:
+        self.seconds += until.seconds - since.seconds
+        self.user += until.user - since.user
+        self.system += until.system - since.system
+
+
+class _Turn:
+    """What each side has used since `begin`: what the bare loop was not given is the product's."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.own, self.bare, self.given = _Used(), _Used(), 0
+        self._since = _Used.now()
+
+    def product(self) -> float:
+        """Seconds of the product until now."""
+        now = _Used.now()
+        self.own.add(self._since, now)
+        self._since = now
+        return self.own.seconds
+
+    def give(self, loop: Callable[[int], None], steps: int) -> None:
+        """Let the bare loop have its turn."""
+        self.product()
+        loop(steps)
+        now = _Used.now()
+        self.bare.add(self._since, now)
+        self._since = now
+        self.given += steps
 
 
 def wait_for_go(folder: Path) -> None:
@@ -196,6 +261,11 @@ def main() -> None:
     options_parser = parser(__doc__, repeats=5)
     options_parser.add_argument("--models", default="mobilenet,mobilenetv2,nasnetmobile")
     options_parser.add_argument("--batch_size", type=int, default=16)
+    options_parser.add_argument(
+        "--piece",
+        type=int,
+        help="steps between two turns (default: 5 on a CPU, 0, whole epochs, on a GPU)",
+    )
     options_parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     options_parser.add_argument(
         "--wait_in",
@@ -211,6 +281,8 @@ def main() -> None:
 
     device = backend.configure(options.device)
     target = TARGETS[device.kind]
+    if options.piece is None:
+        options.piece = 5 if device.kind == "cpu" else 0
     with progress_bar("fine-tuning", len(models) * (options.repeats + 1)) as advance:
         found = {name: measure(options, name, advance) for name in models}
     rows = [
@@ -229,6 +301,7 @@ def main() -> None:
         "device": device._asdict(),
         "batch_size": options.batch_size,
         "images": options.train,
+        "piece": options.piece,
         "forwarder": HAS_MLFLOW,
         "networks": found,
     }

@@ -1,8 +1,8 @@
 """A sweep: which cells it trains, in what processes, and what stands when it is stopped.
 
-Three kinds of cells. QUICK ones, a script without any library, for how they are scheduled. HONEST
-ones, the real `skinml.run` with its MLflow run but no network to train, for what is left of a
-sweep that is stopped or killed. And one that trains a real network, started by `mlflow run`.
+Three kinds of cells. QUICK ones, a script without any library, for how they are scheduled. Those of
+stand_in_training.py, with a real MLflow run but no network to train, for what is left of a sweep
+that is stopped or killed. And one that trains a real network, started by `mlflow run`.
 """
 
 import itertools
@@ -34,12 +34,11 @@ from skinml.sweep_run import cell_command, only_one
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal
 from skinml.tracking.record import record_end, record_start
+from tests.sweeps import ROOT, StartedSweep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-ROOT = Path(__file__).parent.parent
 
 needs_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="this system cannot choose cores"
@@ -82,51 +81,6 @@ row = {"epoch": 1, "step": "finetune", "val_auc_macro": 0.9, "time": int(time.ti
 (folder / "metrics.json").write_text('{"test_accuracy": 0.75, "test_auc_macro": 0.875}')
 (folder / "mlflow_run_id").write_text("f" * 32)
 (folder / "FINISHED").touch()
-"""
-
-# The real command with a made-up network: SLOW is the model whose epochs never end.
-HONEST = """
-import json, os, sys, time
-from skinml import backend, run, training_run
-from skinml.errors import run_command
-
-def train(config, setup, on_epoch, ready, checkpoint, save):
-    ready()
-    for epoch in range(1, 4):
-        if config.model == os.environ.get("SLOW") and epoch == 2:
-            time.sleep(600)
-        numbers = {f"{part}_{name}": 0.5 for part in ("train", "val")
-                   for name in ("loss", "accuracy", "auc_macro")}
-        on_epoch({"epoch": epoch, "step": "finetune", **numbers, "learning_rate": 1e-3,
-                  "seconds": 0.1, "images_per_second": 9.0, "time": int(time.time() * 1000)})
-    return None, None, 0.1
-
-def evaluate(folder, *others):
-    folder.write_metrics({"test_accuracy": 0.75, "test_auc_macro": 0.875})
-    folder.write_text("note.md", "a note")
-    folder.finish()
-
-backend.configure = lambda *given: backend.Device("none", "cpu", "none", 1)
-backend.choose_execution = lambda *given: backend.PLAIN
-training_run._train, training_run._evaluate = train, evaluate
-code = run_command(run.main)
-assert "mlflow" not in sys.modules, "a training waits for no server: its forwarder does"
-sys.exit(code)
-"""
-
-# A sweep in a process of its own, with the cells of a script.
-DRIVER = """
-import sys
-from skinml.errors import run_command
-from skinml.sweep import main
-from skinml.sweep_run import cell_command
-
-def command(config):
-    return [sys.executable, sys.argv[1], *cell_command(config)[3:]]
-
-code = run_command(lambda: main(sys.argv[2:], command))
-assert not {"tensorflow", "keras", "jax", "torch"} & set(sys.modules)
-sys.exit(code)
 """
 
 
@@ -612,53 +566,21 @@ def test_the_words_to_go_on_are_of_mlflow_run_where_that_started_it(
 # Stopped and killed: real processes, honest runs
 
 
-class Started:
-    """A sweep of HONEST cells in a process and a terminal group of its own."""
-
-    def __init__(self, options: list[str], folder: Path, **variables: str) -> None:
-        (folder / "honest.py").write_text(HONEST)
-        (folder / "driver.py").write_text(DRIVER)
-        self.log = folder / f"sweep-{time.time_ns()}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "driver.py", "honest.py", *options],
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def wait(self, seconds: float = 300) -> int:
-        code = self.process.wait(seconds)
-        assert "Traceback" not in self.log.read_text()
-        return code
-
-    def until(self, condition: Callable[[], Any], seconds: float = 300) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(1)  # Looking into the store costs what the cells need.
-        return found
-
-
 @pytest.fixture
 def start(
     store: "MlflowClient", options: list[str], tmp_path: Path
-) -> Iterator[Callable[..., Started]]:
-    """Starts sweeps of two cells; the epochs of MobileNetV2, the second, never end if SLOW."""
-    started: list[Started] = []
+) -> Iterator[Callable[..., StartedSweep]]:
+    """Starts sweeps of two cells; $SKINML_TEST_SLOW may be the second one, MobileNetV2."""
+    started: list[StartedSweep] = []
     few = [*options, "--batch_sizes=16"]
 
-    def start(*more: str, **variables: str) -> Started:
-        started.append(Started([*few, *more], tmp_path, **variables))
+    def start(*more: str, **variables: str) -> StartedSweep:
+        started.append(StartedSweep([*few, *more], tmp_path, variables))
         return started[-1]
 
     yield start
     for one in started:
-        one.process.kill()
-        one.process.wait()
+        one.kill()
 
 
 def slow_run() -> "Run | None":
@@ -715,10 +637,10 @@ def assert_went_on(child: "Run") -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_sweep_that_is_stopped_stops_its_cells_and_goes_on_later(
-    start: Callable[..., Started], signum: int, code: int
+    start: Callable[..., StartedSweep], signum: int, code: int
 ) -> None:
-    first = start(SLOW="mobilenetv2")
-    child = first.until(slow_run)
+    first = start(SKINML_TEST_SLOW="mobilenetv2")
+    child = first.until(slow_run, pause=1)
     # As a terminal does with Ctrl-C: to the whole group.
     os.killpg(first.process.pid, signum)
     assert first.wait() == code
@@ -747,10 +669,10 @@ def test_a_sweep_that_is_stopped_stops_its_cells_and_goes_on_later(
 
 @needs_signals
 @pytest.mark.slow
-def test_a_second_ctrl_c_kills_at_once(start: Callable[..., Started], tmp_path: Path) -> None:
+def test_a_second_ctrl_c_kills_at_once(start: Callable[..., StartedSweep], tmp_path: Path) -> None:
     """A cell that does not react to SIGTERM is given 20 seconds, but not after a second Ctrl-C."""
-    first = start(SLOW="mobilenetv2")
-    child = psutil.Process(pid_of(first.until(slow_run)))
+    first = start(SKINML_TEST_SLOW="mobilenetv2")
+    child = psutil.Process(pid_of(first.until(slow_run, pause=1)))
     child.suspend()
     first.process.send_signal(signal.SIGINT)
     time.sleep(2)
@@ -770,11 +692,11 @@ def test_a_second_ctrl_c_kills_at_once(start: Callable[..., Started], tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_its_cells", [False, True])
 def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_later(
-    start: Callable[..., Started], with_its_cells: bool
+    start: Callable[..., StartedSweep], with_its_cells: bool
 ) -> None:
     """SIGKILL of the sweep alone, and of all its cells too, as when the machine goes down."""
-    first = start(SLOW="mobilenetv2")
-    child = first.until(slow_run)
+    first = start(SKINML_TEST_SLOW="mobilenetv2")
+    child = first.until(slow_run, pause=1)
     process = psutil.Process(pid_of(child))
     if with_its_cells:
         process.suspend()  # It cannot close its run.
@@ -804,10 +726,10 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_later(
 @needs_signals
 @pytest.mark.slow
 def test_a_cell_that_is_killed_is_closed_and_the_sweep_goes_on(
-    start: Callable[..., Started],
+    start: Callable[..., StartedSweep],
 ) -> None:
-    first = start(SLOW="mobilenetv2")
-    os.kill(pid_of(first.until(slow_run)), signal.SIGKILL)
+    first = start(SKINML_TEST_SLOW="mobilenetv2")
+    os.kill(pid_of(first.until(slow_run, pause=1)), signal.SIGKILL)
     assert first.wait() == 1
     assert "mobilenetv2-16-seed0-split0 failed: killed by SIGKILL" in first.log.read_text()
     assert statuses() == {

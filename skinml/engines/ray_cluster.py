@@ -5,6 +5,7 @@ again by itself: that is for the sweep, which looks first whether the cell is do
 """
 
 import logging
+import math
 import os
 import platform
 import socket
@@ -33,6 +34,9 @@ CONNECT_LIMIT = 10.0
 # How long the cluster's head may be away, and between two looks for it. After 60 s Ray ends the
 # process that asks: a sweep could not even close its run.
 HEAD_LIMIT, HEAD_LOOK = 20.0, 1.0
+
+# Seconds between two looks at how much the cluster has: nodes come and go, but not that often.
+ROOM_LOOK = 2.0
 
 # Bytes of a file that are sent at a time.
 PIECE = 64 * 2**20
@@ -249,6 +253,7 @@ class RayEngine:
         self._check_room(there)
         self._head = Head(ray.get_runtime_context().gcs_address)
         self._room = 1
+        self._looked = -math.inf
         self._pieces: dict[tuple[str, str], list[Any]] = {}
         # Without retries: the sweep sees what was lost.
         self._remote = ray.remote(num_cpus=cpus, max_retries=0)(train_cell)
@@ -278,7 +283,8 @@ class RayEngine:
         import ray
 
         self._head.look()
-        if not self._head.is_away:
+        if not self._head.is_away and time.monotonic() - self._looked > ROOM_LOOK:
+            self._looked = time.monotonic()
             there = ray.cluster_resources()
             rooms = [there.get("CPU", 0) / self._cpus] if self._cpus else []
             rooms += [there.get("GPU", 0) / self._gpus] if self._gpus else []

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,13 +20,13 @@ import psutil
 import pytest
 
 from tests.engines.conftest import (
-    ROOT,
     Start,
     assert_each_finished_once,
     cell_runs,
     environment,
     sweep_runs,
 )
+from tests.sweeps import ROOT
 
 # A skip of each test, not of the module: in CI that is a failure.
 pytestmark = [
@@ -64,7 +65,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         port, clients = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
-        self._folder = folder
+        self.folder = folder
         self._seen: set[psutil.Process] = set()
         token = folder / "token"
         token.touch(mode=0o600)
@@ -97,9 +98,9 @@ class Cluster:
         done = subprocess.run(
             [sys.executable, "-c", NODE, "start", *arguments, "--object-store-memory=100000000"],
             env={
-                **environment(self._folder),
+                **environment(self.folder),
                 **self.variables,
-                "SKINML_TEST_CLUSTER": str(self._folder),
+                "SKINML_TEST_CLUSTER": str(self.folder),
             },
             capture_output=True,
             text=True,
@@ -112,7 +113,7 @@ class Cluster:
         """All that belongs to it, by a variable that children inherit."""
         for process in psutil.process_iter():
             try:
-                if process.environ().get("SKINML_TEST_CLUSTER") == str(self._folder):
+                if process.environ().get("SKINML_TEST_CLUSTER") == str(self.folder):
                     # Ray's agents write over their environment, and may outlive their raylet.
                     self._seen.update((process, *process.children()))
             except (psutil.Error, OSError):
@@ -148,18 +149,18 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    # Ray's sockets need a short path.
-    folder = Path(os.path.realpath(tmp_path_factory.mktemp("r")))
-    made = None
-    try:
-        made = Cluster(folder)
-        made.add_node()
-        made.add_node()
-        yield made
-    finally:
-        if made is not None:
-            made.stop()
+def cluster() -> Iterator[Cluster]:
+    # Ray's sockets need a path that is shorter than that of pytest's folders.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        made = None
+        try:
+            made = Cluster(Path(os.path.realpath(folder)))
+            made.add_node()
+            made.add_node()
+            yield made
+        finally:
+            if made is not None:
+                made.stop()
 
 
 def test_nothing_of_the_cluster_listens_beyond_loopback(cluster: Cluster) -> None:
@@ -208,6 +209,48 @@ def test_a_driver_that_is_killed_and_started_again_doubles_nothing(
     for name in ("mobilenet-16", "mobilenetv2-16"):
         trained = [epoch for cell, epoch, *_ in again.epochs() if cell == name]
         assert set(trained) == {1, 2, 3} and len(trained) <= 4, again.epochs()
+
+
+def test_a_sweep_that_is_stopped_stops_its_cells_on_the_cluster(
+    cluster: Cluster, start: Start
+) -> None:
+    """As on one machine: nothing trains on, no run is left open, and it goes on later."""
+    variables = cluster.variables | {"SKINML_TEST_EPOCH": "2"}
+    sweep = start("--engine=ray", f"--address={cluster.address}", **variables)
+    trainings = sweep.until(
+        lambda: {pid for _, _, pid, _ in sweep.epochs()} if len(sweep.epochs()) > 1 else None
+    )
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert sweep.wait(120) == 130, sweep.log.read_text()
+    assert "what is done stays done" in sweep.log.read_text()
+    psutil.wait_procs([psutil.Process(pid) for pid in trainings if psutil.pid_exists(pid)], 30)
+    assert not any(map(psutil.pid_exists, trainings))
+    assert [run.info.status for run in sweep_runs()] == ["KILLED"]
+    statuses = {run.info.status for runs in cell_runs().values() for run in runs}
+    assert statuses <= {"KILLED", "FINISHED"}, statuses
+
+    again = start("--engine=ray", f"--address={cluster.address}", **variables)
+    assert again.wait() == 0, again.log.read_text()
+    assert_each_finished_once()
+
+
+def test_a_password_reaches_the_training_and_no_file_of_the_cluster(
+    cluster: Cluster, start: Start
+) -> None:
+    """The store's password goes to each machine by Ray's own channel, not by a log or argument."""
+    secret = "a-pass-word-that-no-log-may-hold"
+    variables = cluster.variables | {"MLFLOW_TRACKING_PASSWORD": secret, "SKINML_TEST_EPOCH": "2"}
+    sweep = start("--engine=ray", f"--address={cluster.address}", **variables)
+    _, _, pid, _ = sweep.until(sweep.epochs)[0]
+    assert psutil.Process(pid).environ()["MLFLOW_TRACKING_PASSWORD"] == secret
+    seen = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert not any(secret in words for words in seen)
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert len(files) > 10, "Ray's logs lie elsewhere"
+    files += [path for path in sweep.log.parent.rglob("*") if path.is_file()]
+    telling = [str(path) for path in files if secret.encode() in path.read_bytes()]
+    assert not telling
 
 
 def test_a_mistake_is_one_line(cluster: Cluster, start: Start) -> None:
