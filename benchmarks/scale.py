@@ -4,13 +4,17 @@
 
 Each size in a process of its own: a zip archive of so many pictures (those of FOLDER, or of the
 demo set, repeated) to the prepared set; and the frozen step's features of so many training images,
-one view each, as the product computes and keeps them. Memory is the peak of what is anonymous, that
-is, of no file and not to be dropped; Python, Pillow and TensorFlow themselves are in it. Targets:
-linear in time, flat in memory.
+one view each, as the product computes and keeps them. A size that is given several times is
+measured so often. Memory is the peak of what is anonymous, that is, of no file and not to be
+dropped; Python, Pillow and TensorFlow themselves are in it. Beside it stands what of the heap was
+in use at most, as the C library tells it: the rest was used before, and is kept because giving it
+back costs time with every step (skinml/backend.py). Targets: linear in time, flat in memory.
 """
 
 import argparse
+import ctypes
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -18,15 +22,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks import material
-from benchmarks.harness import parser, report, surroundings, table, verdict
+from benchmarks.harness import parser, report, shown, spread, surroundings, table, verdict
 from skinml.progress import progress_bar
 
 WORKS = ("preparation", "frozen features")
+
+# What is told of each process.
+KEYS = ("seconds", "peak_mb", "in_use_mb")
 
 # The time of an image may grow by so much from the smallest to the largest set, and memory by so
 # many MB, before it is called anything but linear and flat.
@@ -41,14 +49,37 @@ def anonymous_mb() -> float:
     raise SystemExit("benchmarks.scale needs Linux, which tells anonymous memory apart")
 
 
+class _Mallinfo(ctypes.Structure):
+    """What `mallinfo2` of glibc 2.33 and later returns, see mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+            "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def in_use_mb() -> float:
+    """What the C library has given out of its heap and of mappings; nan where it does not tell."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return math.nan
+    mallinfo2.restype = _Mallinfo
+    told = mallinfo2()
+    return float(told.uordblks + told.hblkhd) / 2**20
+
+
 def watch(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds of some work, and the process's peak of anonymous memory in MB during it."""
-    peak, done = 0.0, threading.Event()
+    """Seconds of some work; peaks in MB of its process's anonymous memory and what was in use."""
+    peak, in_use, done = 0.0, 0.0, threading.Event()
 
     def sample() -> None:
-        nonlocal peak
+        nonlocal peak, in_use
         while not done.wait(0.02):
-            peak = max(peak, anonymous_mb())
+            peak, in_use = max(peak, anonymous_mb()), max(in_use, in_use_mb())
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -57,7 +88,7 @@ def watch(work: Callable[[], object]) -> dict[str, float]:
     seconds = time.perf_counter() - started
     done.set()
     thread.join()
-    return {"seconds": seconds, "peak_mb": peak}
+    return {"seconds": seconds, "peak_mb": peak, "in_use_mb": in_use}
 
 
 def preparation(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
@@ -127,31 +158,41 @@ def main() -> None:
         return
     around = surroundings()
     sizes = [int(size) for size in options.sizes.split(",")]
-    found: dict[str, dict[int, dict[str, float]]] = {work: {} for work in WORKS}
+    found: dict[str, dict[int, dict[str, list[float]]]] = {work: {} for work in WORKS}
     with progress_bar("measuring", 2 * sum(sizes)) as advance:
         for work in WORKS:
             for size in sizes:
                 advance(0, f"{work}, {size} images")
-                found[work][size] = in_a_process(work, size)
+                own = found[work].setdefault(size, {key: [] for key in KEYS})
+                for key, value in in_a_process(work, size).items():
+                    own[key].append(value)
                 advance(size)
     rows, growth = [], {}
-    for work, own in found.items():
-        per_image = [one["seconds"] / size for size, one in own.items()]
+    for work, by_size in found.items():
+        few, many = min(sizes), max(sizes)
+        medians = {
+            size: {key: median(values) for key, values in own.items()}
+            for size, own in by_size.items()
+        }
         growth[work] = {
-            "seconds_an_image": per_image[-1] / per_image[0],
-            "mb": own[sizes[-1]]["peak_mb"] - own[sizes[0]]["peak_mb"],
+            "seconds_an_image": medians[many]["seconds"] * few / (medians[few]["seconds"] * many),
+            "mb": medians[many]["peak_mb"] - medians[few]["peak_mb"],
+            "in_use_mb": medians[many]["in_use_mb"] - medians[few]["in_use_mb"],
         }
         rows += [
-            [work, f"{size:,}", f"{one['seconds']:.1f}", f"{1000 * one['seconds'] / size:.2f}",
-             f"{one['peak_mb']:.0f}", ""]
-            for size, one in own.items()
+            [work, f"{size:,}", str(len(own["seconds"])), shown(spread(own["seconds"]), 1),
+             f"{1000 * medians[size]['seconds'] / size:.2f}", shown(spread(own["peak_mb"]), 0),
+             shown(spread(own["in_use_mb"]), 0), ""]
+            for size, own in by_size.items()
         ]  # fmt: skip
-        linear, flat = growth[work]["seconds_an_image"], growth[work]["mb"]
+        linear, flat, used = growth[work].values()
         rows.append(
-            [work, "largest beside smallest", "", f"{linear:.2f}×", f"{flat:+.0f}",
+            [work, "largest beside smallest", "", "", f"{linear:.2f}×", f"{flat:+.0f}",
+             f"{used:+.0f}",
              f"linear {verdict(linear <= TARGET_GROWTH)}, flat {verdict(flat <= TARGET_MB)}"]
         )  # fmt: skip
-    heading = ["work", "images", "seconds", "ms an image", "peak anonymous MB", "target"]
+    heading = ["work", "images", "times", "seconds", "ms an image", "peak anonymous MB",
+               "in use, MB", "target"]  # fmt: skip
     result: dict[str, Any] = {**around, "model": options.model, "found": found, "growth": growth}
     report(options, result, table(heading, rows), lambda path: draw(path, found))
 
@@ -164,8 +205,8 @@ def in_a_process(work: str, size: int) -> dict[str, float]:
     return answer
 
 
-def draw(path: Path, found: dict[str, dict[int, dict[str, float]]]) -> None:
-    """Time and memory over the number of images."""
+def draw(path: Path, found: dict[str, dict[int, dict[str, list[float]]]]) -> None:
+    """Time and memory over the number of images: a mark a process, a line through medians."""
     from matplotlib.figure import Figure
 
     from skinml.evaluation.drawing import GREY, PAGE, drawing, save
@@ -177,11 +218,17 @@ def draw(path: Path, found: dict[str, dict[int, dict[str, float]]]) -> None:
             panels, ("seconds", "peak_mb"), ("seconds", "peak anonymous memory, MB"), strict=True
         ):
             for (work, own), style in zip(found.items(), ("o-", "s--"), strict=True):
-                values = [one[key] for one in own.values()]
-                axes.plot(list(own), values, style, color="black", label=work)
+                sizes = sorted(own)
+                middle = {size: median(own[size][key]) for size in sizes}
+                marker, line = style[0], style[1:]
+                axes.plot(sizes, list(middle.values()), line, color="black")
+                for size in sizes:
+                    values = own[size][key]
+                    axes.plot([size] * len(values), values, marker, color="black", markersize=4)
+                axes.plot([], [], style, color="black", label=work)
                 if key == "seconds":
-                    last = max(own)
-                    axes.plot([0, last], [0, own[last][key]], color=GREY, linewidth=0.7, zorder=0)
+                    last = sizes[-1]
+                    axes.plot([0, last], [0, middle[last]], color=GREY, linewidth=0.7, zorder=0)
             axes.set(xlabel="images", ylabel=label, xlim=(0, None))
         panels[0].set_ylim(bottom=0)
         panels[1].set_ylim(bottom=0)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,19 +121,35 @@ def claim(order: Order, source: Source, folder: RunFolder | None) -> bool:
     """Make a run the only one of its cell that may finish; whether it may go on.
 
     `folder` is that of the run, None for one that is about to begin. Raises `Unclaimed` where
-    another one is finished in MLflow.
+    another one is finished in MLflow. `order` is one that is ready for this machine.
     """
     if not source.again:
         return True
     ids = run_ids(folder) if folder else []
     try:
-        if any(map(is_superseded, ids)):
-            return False
-        if supersede(source.experiment, source.sweep, order.identity, ids, source.done_before):
-            raise Unclaimed("an earlier attempt has finished it")
+        with _environment(order.variables):
+            if any(map(is_superseded, ids)):
+                return False
+            if supersede(source.experiment, source.sweep, order.identity, ids, source.done_before):
+                raise Unclaimed("an earlier attempt has finished it")
     except store_errors() as error:
         raise Unclaimed(f"MLflow does not answer ({first_line(error)[:200]})") from None
     return True
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """With these variables for a time: the driver's store is asked, not the machine's own."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def absolute_uri(uri: str) -> str:

@@ -1,6 +1,7 @@
 """A machine of a cluster: what it must have, what it fetches, and who may finish a cell."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +195,21 @@ def test_a_cell_that_is_finished_is_not_begun_again(cell: Cell) -> None:
     with pytest.raises(Unclaimed, match="an earlier attempt has finished it"):
         cell.claim()
     assert cell.status(before) == "FINISHED" and not is_superseded(before)
+
+
+def test_it_is_the_drivers_store_that_is_asked(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What joined a cluster hours ago knows of no store, or of another one."""
+    before = cell.run()
+    variables = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
+    cell.order = dataclasses.replace(cell.order, variables=variables)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+        assert cell.claim()
+        assert not (tmp_path / "another.db").exists()
+        assert os.environ["MLFLOW_TRACKING_URI"].endswith("another.db")
+    assert cell.status(before) == "KILLED"
 
 
 def test_runs_of_before_a_rerun_do_not_count(cell: Cell) -> None:

@@ -95,13 +95,12 @@ class Cluster:
         return new
 
     def _ray(self, *arguments: str) -> None:
+        # Which store a cell is tracked in, its node learns from the driver alone.
+        told = environment(self.folder)
+        own = {name: value for name, value in told.items() if not name.startswith("MLFLOW_")}
         done = subprocess.run(
             [sys.executable, "-c", NODE, "start", *arguments, "--object-store-memory=100000000"],
-            env={
-                **environment(self.folder),
-                **self.variables,
-                "SKINML_TEST_CLUSTER": str(self.folder),
-            },
+            env={**own, **self.variables, "SKINML_TEST_CLUSTER": str(self.folder)},
             capture_output=True,
             text=True,
             timeout=240,
