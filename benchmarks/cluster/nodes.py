@@ -22,7 +22,8 @@ from skinml.processes import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 
-MARK = "SKINML_PROOF_NODE"
+# Not named as skinml's own variables, which a driver hands on to every node.
+MARK = "PROOF_NODE"
 
 # Set in the process that has a network of its own.
 INSIDE = "SKINML_PROOF_NETWORK"
