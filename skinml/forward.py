@@ -94,6 +94,9 @@ class Forwarder:
         if self.state.ended:
             drop_doubles(run, self._journal_id())
             self.folder.mark_published(self.state.run_id)
+        else:
+            # The end of an interrupted attempt may have been sent after the run went on.
+            self.folder.mark_unpublished()
         self._save()
         return True
 

@@ -46,6 +46,12 @@ def model_name(description: Description, serving: bool = False) -> str:
     return f"skinml-{demo}{description.tags['model']}{'-serving' if serving else ''}"
 
 
+# MLflow's store takes a repeated request of a model's metrics for done, but fails where it has more
+# of them: it looks for 100 at a time among those that are there, and adds the rest once more
+# (SqlAlchemyStore._log_model_metrics, 3.17.2). A forwarder that was killed repeats its request.
+_METRICS_AT_ONCE = 100
+
+
 def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str, str]:
     """Log a run's two models to an MLflow run, register them, settle the champion.
 
@@ -214,14 +220,13 @@ def _log_model_metrics(run: "Run", model_id: str, metrics: dict[str, float]) -> 
     client = MlflowClient()
     noted = client.get_run(run.info.run_id).data._metric_objs
     times = {metric.key: metric.timestamp for metric in noted}
-    client.log_batch(
-        run.info.run_id,
-        [
-            Metric(key, value, times[key], 0, model_id=model_id)
-            for key, value in metrics.items()
-            if key in times
-        ],
-    )
+    points = [
+        Metric(key, value, times[key], 0, model_id=model_id)
+        for key, value in metrics.items()
+        if key in times
+    ]
+    for start in range(0, len(points), _METRICS_AT_ONCE):
+        client.log_batch(run.info.run_id, points[start : start + _METRICS_AT_ONCE])
 
 
 def _register_once(model_id: str, name: str, tags: dict[str, str]) -> str:

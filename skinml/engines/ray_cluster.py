@@ -341,6 +341,9 @@ def connect(address: str) -> Any:
         )
     if address != "auto":
         _check_that_somebody_listens(address)
+    # What dies, the sweep tells in a line of its own; Ray would print paragraphs to stdout as well,
+    # and has no setting for it: this is how its debugger silences it.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(
             address=address,

@@ -291,6 +291,8 @@ def test_a_worker_and_a_node_that_die_cost_one_epoch_at_most(
     text = sweep.log.read_text()
     assert f"{name}-seed0-split0: its worker died: it is tried again" in text, text
     assert text.count("it is tried again") == 2 and f"{other}-seed0-split0: its " in text, text
+    # Ray's own words would stand in the midst of the table, and on stdout.
+    assert "raylet" not in text, text
     assert_each_finished_once()
     for cell in (name, other):
         trained = [epoch for one, epoch, *_ in sweep.epochs() if one == cell]
