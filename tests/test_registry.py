@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient, MlflowException
 
 from skinml.errors import run_command
-from skinml.registry import CHAMPION, main, model_name, settle_champion
+from skinml.registry import CHAMPION, _log_model_metrics, main, model_name, settle_champion
 from skinml.tracking.folder import Description
 
 NAME = "skinml-mobilenetv2"
@@ -154,3 +154,17 @@ def test_a_server_that_does_not_answer_is_an_error_of_one_line(
     assert run_command(lambda: main(command)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "127.0.0.1" in line
+
+
+def test_a_models_metrics_can_be_sent_again_however_many(store: MlflowClient) -> None:
+    """A forwarder that was killed repeats its request; MLflow's store refuses it above 100."""
+    experiment = store.create_experiment("many")
+    run = store.create_run(experiment)
+    metrics = {f"test_{number}": 0.5 for number in range(110)}
+    for name, value in metrics.items():
+        store.log_metric(run.info.run_id, name, value, timestamp=1, step=0)
+    model = store.create_logged_model(experiment, "model", source_run_id=run.info.run_id)
+    for _ in range(2):
+        _log_model_metrics(run, model.model_id, metrics)
+    found = store.get_logged_model(model.model_id).metrics
+    assert sorted(metric.key for metric in found or []) == sorted(metrics)
