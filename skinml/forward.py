@@ -93,9 +93,10 @@ class Forwarder:
         self.state.refused = ""
         if self.state.ended:
             drop_doubles(run, self._journal_id())
+        # The end of an interrupted attempt may be sent when the run has gone on already.
+        if self.state.ended and not self.unsent:
             self.folder.mark_published(self.state.run_id)
         else:
-            # The end of an interrupted attempt may have been sent after the run went on.
             self.folder.mark_unpublished()
         self._save()
         return True

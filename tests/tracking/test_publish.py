@@ -29,6 +29,7 @@ from skinml.tracking.record import (
     record_start,
 )
 from skinml.tracking.state import State
+from tests.conftest import noted
 
 DESCRIPTION = Description(
     "mobilenetv2-16-seed3",
@@ -309,6 +310,31 @@ def test_attaches_to_the_run_that_mlflow_run_made(
     run = store.get_run(made)
     assert run.info.status == "RUNNING" and run.info.run_name == DESCRIPTION.name
     assert store.get_experiment_by_name("skinml") is None
+
+
+def test_the_end_of_an_attempt_that_was_gone_on_from_is_not_the_runs(
+    store: MlflowClient, finished_folder: RunFolder
+) -> None:
+    """A sweep takes a folder with FINISHED and this mark for one whose run MLflow has."""
+    folder = noted(finished_folder, KeyboardInterrupt())
+    known = read_noted(folder.journal)
+    assert known.ended == "KILLED"
+    journal = Journal(folder.journal)
+    record_start(journal, folder.read_description(), known)
+    forwarder = Forwarder(folder)
+    while forwarder.step():
+        assert folder.published == ""
+    run_id = forwarder.state.run_id
+    assert store.get_run(run_id).info.status == "RUNNING"
+    # The forwarder of the attempt of before looked at the journal just before that record came.
+    folder.mark_published(run_id)
+    record_epoch(journal, {**folder.read_history()[0], "epoch": 3})
+    _send_all(folder)
+    assert folder.published == ""
+    record_end(journal, "FINISHED")
+    journal.close()
+    assert _send_all(folder) == run_id == folder.published
+    assert store.get_run(run_id).info.status == "FINISHED"
 
 
 # A server that has lost what it had
