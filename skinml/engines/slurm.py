@@ -8,6 +8,8 @@ again when it is started anew.
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -33,8 +35,8 @@ PROGRESS, JOB = "progress.json", "slurm-job.json"
 # questions to SLURM's accounting; and that a process has to end before its job is requeued.
 POLL, LOOK, ASK, PATIENCE = 0.25, 1.0, 30, 45.0
 
-# Seconds that a job whose training was ended waits to be requeued.
-GRACE = 120.0
+# Seconds in which SLURM has to answer a job about itself.
+ANSWER = 30.0
 
 # How often a job that runs into its time limit is requeued: each time it goes on.
 REQUEUES = 1000
@@ -55,6 +57,7 @@ class CellJob:
     number: str
     """Of the order: what an earlier job noted is not taken for this one's."""
     _attempt: Attempt | None = None
+    _terminated: bool = False
 
     def __call__(self) -> Outcome:
         try:
@@ -75,6 +78,8 @@ class CellJob:
             return Outcome("lost", str(error))
 
     def _train(self, order: Order, cores: frozenset[int]) -> Outcome:
+        if _job_id():
+            self._note_termination()
         self._attempt = carry_out(order, self.source, cores, shared=True)
         told = 0.0
         while self._attempt.outcome is None:
@@ -84,10 +89,24 @@ class CellJob:
                 told = now
             time.sleep(POLL)
         self._note(order.folder, self._attempt.look())
-        if self._attempt.outcome.status == "lost" and os.environ.get("SLURM_JOB_ID"):
-            # SIGTERM comes first; why, the signal that asks for a checkpoint tells, or SIGKILL.
-            time.sleep(GRACE)
+        if self._attempt.outcome.status == "lost" and self._terminated and _is_running():
+            # A preemption that is announced by SIGTERM alone, which the training has got as well.
+            # To stay until SIGKILL would cost whom it makes room for the rest of the grace time.
+            from submitit.slurm.slurm import SlurmJobEnvironment
+
+            os.kill(os.getpid(), SlurmJobEnvironment._usr_sig())
         return self._attempt.outcome
+
+    def _note_termination(self) -> None:
+        """Note a SIGTERM; submitit, which passes it over, has set a handler already."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(signum: int, frame: Any) -> None:
+            self._terminated = True
+            if callable(before):
+                before(signum, frame)
+
+        signal.signal(signal.SIGTERM, note)
 
     def checkpoint(self, *given: Any, **named: Any) -> "DelayedSubmission":
         """Asked before a preemption or the time limit: end the training, and go on later.
@@ -107,6 +126,21 @@ class CellJob:
         with suppress(OSError):  # A full disk: the training says so itself.
             part.write_text(json.dumps(values))
             part.replace(folder / PROGRESS)
+
+
+def _job_id() -> str:
+    """The number of the job that this process is of, empty outside of SLURM."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def _is_running() -> bool:
+    """Whether this job goes on for SLURM: it is neither cancelled nor requeued already."""
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={_job_id()}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "RUNNING"
 
 
 def _fetch_nothing(what: str, name: str) -> Iterable[bytes]:

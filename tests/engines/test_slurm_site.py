@@ -1,0 +1,63 @@
+"""Sweeps on a real SLURM of one node with two CPUs, whose jobs are interrupted as a site does it."""
+
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cluster.slurm_site import SlurmSite, missing, slurm_site
+from tests.engines.conftest import Start, assert_each_finished_once, cell_runs, sweep_runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+
+CELLS = ("mobilenet-16", "mobilenetv2-16")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[SlurmSite]:
+    # Sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as name, slurm_site(Path(name)) as site:
+        yield site
+
+
+def test_an_interrupted_job_costs_an_epoch_at_most_and_a_dead_driver_nothing(
+    site: SlurmSite, start: Start
+) -> None:
+    """A preemption with and without the signal asked for, and a driver that is killed."""
+    variables = {**site.variables, "SKINML_TEST_EPOCH": "6"}
+    sweep = start("--engine=slurm", **variables)
+    sweep.until(lambda: {name for name, *_ in sweep.epochs()} == set(CELLS))
+    first, second = (f"{name}-seed0-split0" for name in CELLS)
+    assert site.jobs() == {first: "RUNNING", second: "RUNNING"}
+    # A site that does not send the signal: the job gets SIGTERM, and would be killed a minute later.
+    site.ask("scancel", "--signal=TERM", f"--name={first}")
+    sweep.until(lambda: site.jobs()[first] == "PENDING", 30)
+    site.ask("sbatch", "--partition=urgent", "--exclusive", "--wrap=sleep 1")
+    sweep.until(lambda: site.jobs()[second] == "PENDING", 30)
+    sweep.process.kill()
+    sweep.process.wait()
+    again = start("--engine=slurm", **variables)
+    assert again.wait() == 0, again.log.read_text()
+    assert again.log.read_text().count("goes on (") == 2, again.log.read_text()
+    assert_each_finished_once()
+    assert [len(runs) for runs in cell_runs().values()] == [1, 1], "another run was begun"
+    for name in CELLS:
+        trained = [row for row in again.epochs() if row[0] == name]
+        assert {epoch for _, epoch, *_ in trained} == {1, 2, 3} and len(trained) <= 4, trained
+        assert len({pid for _, _, pid, _ in trained}) == 2, trained
+    assert site.jobs() == {}
+
+
+def test_a_sweep_that_is_stopped_cancels_its_jobs(site: SlurmSite, start: Start) -> None:
+    sweep = start("--engine=slurm", **site.variables, SKINML_TEST_SLOW="mobilenet")
+    sweep.until(lambda: "mobilenetv2-16-seed0-split0 done" in sweep.log.read_text())
+    sweep.process.send_signal(signal.SIGINT)
+    assert sweep.wait() == 130
+    deadline = time.monotonic() + 30
+    while site.jobs() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert site.jobs() == {}
+    assert [run.info.status for run in sweep_runs()] == ["KILLED"]
