@@ -3,14 +3,16 @@
     python -m benchmarks.cluster [--seed N] [--kill-every S] [--unshared] [--out FOLDER]
 
 First the cells are trained one after the other, then the same cells on a cluster of three nodes
-whose trainings, workers and nodes are killed at random, and its driver twice; then a few of them
-through submitit's local and debug executors, each interrupted once. In the end every cell has to
+whose trainings, workers and nodes are killed at random, and its driver twice; then some of them
+under a SLURM of one node, which preempts, requeues and kills their jobs; then a few through
+submitit's local and debug executors, each interrupted once. In the end every cell has to
 have finished once, with the sequential sweep's results to the last bit. Stopped or killed, the same
 command goes on. As root each node has a network, processes and a host name of its own.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -35,10 +37,13 @@ from benchmarks.cluster.nodes import (
     MARK,
     Cluster,
     enter_network,
+    kill_all,
     make_network,
     namespaces_work,
     own_environment,
 )
+from benchmarks.cluster.slurm import SlurmCampaign, SlurmMachine
+from benchmarks.cluster.slurm_site import missing, slurm_site
 from benchmarks.harness import report, spread, surroundings, table, verdict
 from skinml.errors import UserError, run_command
 from skinml.processes import free_port
@@ -64,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=int, default=6, help="(default: %(default)s)")
     made.add_argument("--limit", type=float, default=90.0,
                       help="minutes for the cluster's part (default: %(default)s)")  # fmt: skip
-    made.add_argument("--only", default="sequential,ray,submitit", metavar="PART,…",
+    made.add_argument("--only", default="sequential,ray,slurm,submitit", metavar="PART,…",
                       help="(default: %(default)s)")  # fmt: skip
     made.add_argument("--plain", action="store_true",
                       help="nodes are processes on loopback alone, even as root")  # fmt: skip
@@ -131,10 +136,11 @@ class Proof:
 
     @property
     def cells(self) -> int:
-        count = 1
-        for values in self.grid.values():
-            count *= len(values.split(","))
-        return count
+        return self._count(self.grid)
+
+    @staticmethod
+    def _count(grid: dict[str, str]) -> int:
+        return math.prod(len(values.split(",")) for values in grid.values())
 
     def run(self) -> dict[str, Any]:
         parts: dict[str, Any] = {}
@@ -144,6 +150,10 @@ class Proof:
             parts["sequential"] = self._once("sequential", self._sequential)
         if "ray" in self.options.only:
             parts["ray"], events = self._ray()
+        if "slurm" in self.options.only:
+            if absent := missing():
+                raise UserError(f"--only: {absent}; or leave slurm out")
+            parts["slurm"] = self._once("slurm", self._slurm)
         if "submitit" in self.options.only:
             for executor in ("local", "debug"):
                 parts[f"submitit {executor}"] = self._submitit(executor)
@@ -225,26 +235,75 @@ class Proof:
                     campaign.end()
         finally:
             cluster.stop()
-        judged = judge(self._reference(), read_store(database, self.work / "server" / "artifacts"))
+        result = {
+            "seconds": time.time() - begun,
+            **self._judged(
+                campaign, database, code, self.cells, self.work / "server" / "artifacts"
+            ),
+        }
+        return result, campaign.events
+
+    def _judged(
+        self,
+        campaign: Campaign,
+        database: Path,
+        code: int,
+        cells: int,
+        artifacts: Path | None = None,
+    ) -> dict[str, Any]:
+        """What a campaign came to, beside the sequential sweep."""
+        runs = read_store(database, artifacts)
+        reference = self._reference()
+        if cells < self.cells:
+            digests = {run.digest for run in runs}
+            reference = [run for run in reference if run.digest in digests]
+        judged = judge(reference, runs)
         kills = [event for event in campaign.events if event["event"] == "kill"]
         rows = costs(kills, campaign.final_epochs())
         hosts = Counter(event["node"] for event in campaign.events if event["event"] == "attempt")
-        result = {
-            "seconds": time.time() - begun,
+        again = [row["again"] for row in rows if row["again"]]
+        # Where the storage is shared, no epoch that was told may be trained again.
+        kept = not again or (self.options.unshared and isinstance(campaign.cluster, Cluster))
+        return {
             "code": code,
             "kills": campaign.kills(),
             "attempts": sum(hosts.values()),
             "attempts_by_node": dict(sorted(hosts.items())),
             "driver_starts": sum(e["event"] == "driver started" for e in campaign.events),
             "hits": len(rows),
-            "again": [row["again"] for row in rows if row["again"]],
+            "again": again,
             "under_way": sum(row["under_way"] for row in rows),
             "lost_seconds": [round(r["lost_seconds"], 2) for r in rows if r["under_way"]],
             **_flat(judged),
+            "holds": judged.holds and judged.cells == cells and code == 0 and kept,
         }
-        # Where the storage is shared, no epoch that was told may be trained again.
-        result["holds"] = judged.holds and code == 0 and (options.unshared or not result["again"])
-        return result, campaign.events
+
+    # Under SLURM
+
+    def _slurm(self) -> dict[str, Any]:
+        options, folder = self.options, self.work / "slurm"
+        # The site that knew an earlier start's jobs is gone.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        database = folder / "mlflow.db"
+        few = {**self.grid, "seeds": self.grid["seeds"].split(",")[0]}
+        cells = self._count(few)
+        command = self.command("--engine=slurm", f"--output_dir={folder}/driver/runs", **few)
+        variables = self.variables(MLFLOW_TRACKING_URI=f"sqlite:///{database}")
+        # Sockets need a short path.
+        with tempfile.TemporaryDirectory(prefix="slurm-") as name, slurm_site(Path(name)) as site:
+            campaign = SlurmCampaign(
+                SlurmMachine(folder, site), command, variables, database, cells, options.epochs,
+                options.kill_every, random.Random(options.seed), _say,
+            )  # fmt: skip
+            begun = time.time()
+            _say(f"{cells} cells under SLURM, interrupted every {options.kill_every:g} s")
+            try:
+                code = campaign.run(options.limit * 60)
+            finally:
+                campaign.end()
+                kill_all(campaign.cluster.marks())
+        return {"seconds": time.time() - begun, **self._judged(campaign, database, code, cells)}
 
     # Through submitit
 
@@ -366,36 +425,38 @@ def text_of(result: dict[str, Any]) -> str:
          "metric values that differ", "prediction tables that differ", "minutes", ""],
         rows,
     )  # fmt: skip
-    if ray := parts.get("ray"):
-        text += "\n\n" + _costs_text(ray, result["options"])
+    for name, title in (("ray", "on the Ray cluster"), ("slurm", "under SLURM")):
+        if part := parts.get(name):
+            unshared = result["options"]["unshared"] and name == "ray"
+            text += "\n\n" + _costs_text(part, title, unshared)
     return text
 
 
-def _costs_text(ray: dict[str, Any], options: dict[str, Any]) -> str:
-    kills = ray["kills"]
-    lines = [
-        [f"kills: {kind}", str(kills.get(kind, 0)), "", ""]
-        for kind in ("training", "worker", "node", "cut", "driver")
-    ]
-    lines.append(["attempts at cells", str(ray["attempts"]), "", ""])
-    again = ray["again"]
-    target = ["", ""] if options["unshared"] else ["0", verdict(not again)]
+def _costs_text(part: dict[str, Any], title: str, unshared: bool) -> str:
+    lines = [[f"kills: {kind}", str(count), "", ""] for kind, count in part["kills"].items()]
+    lines.append(["attempts at cells", str(part["attempts"]), "", ""])
+    again = part["again"]
+    target = ["", ""] if unshared else ["0", verdict(not again)]
     lines.append(
-        ["ended epochs that were trained again", f"{sum(again)} in {ray['hits']} attempts", *target]
+        [
+            "ended epochs that were trained again",
+            f"{sum(again)} in {part['hits']} attempts",
+            *target,
+        ]
     )
-    lost = ray["lost_seconds"]
+    lost = part["lost_seconds"]
     if lost:
         values = spread(lost)
         lines.append(
             [
                 "seconds of an epoch under way, lost",
                 f"{values['median']:.1f} ({values['low']:.1f} to {values['high']:.1f}), "
-                f"{ray['under_way']} times",
+                f"{part['under_way']} times",
                 "",
                 "",
             ]
         )
-    return table(["on the cluster", "", "target", ""], lines)
+    return table([title, "", "target", ""], lines)
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.cluster.judging import count_finished
-from benchmarks.cluster.nodes import Cluster, Node, Training, Watch, kill_all
+from benchmarks.cluster.nodes import Node, Training, Watch, kill_all
 
 # Of the kills at random; `cut` is the network cable of a node, pulled and put back.
 KINDS = {"training": 5, "worker": 5, "node": 3, "cut": 1}
@@ -41,7 +41,7 @@ class Campaign:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: Any,
         command: Sequence[str],
         variables: dict[str, str],
         database: Path,
@@ -145,11 +145,8 @@ class Campaign:
     # Kills
 
     def _kill_something(self) -> None:
-        kills = self._count("kill", kind="driver")
-        done = count_finished(self._database) / self._cells
-        if kills < len(DRIVER_KILLS) and done >= DRIVER_KILLS[kills]:
-            if process := self._driver_process():
-                self._kill("driver", "", list(self._watch.live.values()), process.kill)
+        if self._driver_is_due():
+            self._kill_driver()
             return
         kinds = {k: w for k, w in KINDS.items() if k != "cut" or self.cluster.apart}
         [kind] = self._chance.choices(list(kinds), list(kinds.values()))
@@ -164,21 +161,31 @@ class Campaign:
         node = self._chance.choice(able)
         hit = [t for t in self._watch.live.values() if t.node == node.name]
         self._off.add(node.name)
-        now = time.monotonic()
         if kind == "node":
             self._kill(kind, node.name, hit, node.kill)
-            self._later.append(
-                (now + self._chance.uniform(*OFF), lambda: self._up(node, Node.start))
-            )
+            self._in(OFF, lambda: self._up(node, Node.start))
         else:
             self._kill(kind, node.name, hit, lambda: node.cut(True))
-            self._later.append((now + self._chance.uniform(*OUT), lambda: self._connect(node)))
+            self._in(OUT, lambda: self._connect(node))
+
+    def _driver_is_due(self) -> bool:
+        kills = self._count("kill", kind="driver")
+        done = count_finished(self._database) / self._cells
+        return kills < len(DRIVER_KILLS) and done >= DRIVER_KILLS[kills]
+
+    def _kill_driver(self) -> None:
+        if process := self._driver_process():
+            self._kill("driver", "", list(self._watch.live.values()), process.kill)
+
+    def _in(self, seconds: tuple[float, float], act: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + self._chance.uniform(*seconds), act))
 
     def _kill(
         self, kind: str, node: str, trainings: Sequence[Training], act: Callable[[], object]
     ) -> None:
         hit = [self._so_far(training) for training in trainings]
-        with suppress(psutil.Error):
+        # What ended in this moment cannot be killed any more.
+        with suppress(psutil.Error, RuntimeError):
             act()
             self._note("kill", kind=kind, node=node, hit=hit, epochs=self._epochs)
 

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from skinml.processes import free_port
 
@@ -24,8 +26,8 @@ REMEDY = (
 )
 
 # A job of the partition `urgent` takes the place of one of `main`, which is announced to it by the
-# signal that it asked for; a site's administrator has to allow that. A job that is requeued waits as
-# long as a credential lives, by default two minutes.
+# signal that it asked for; a site's administrator has to allow that. A job that is requeued waits
+# as long as a credential lives, by default two minutes.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -36,6 +38,7 @@ SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -67,6 +70,7 @@ AuthInfo=socket={folder}/munge.socket
 DbdHost=localhost
 DbdAddr=127.0.0.1
 DbdPort={accounting}
+CommunicationParameters=NoInAddrAny
 SlurmUser={user}
 PidFile={folder}/slurmdbd.pid
 StorageType=accounting_storage/mysql
@@ -94,7 +98,7 @@ class SlurmSite:
         self.folder = folder
         self.variables = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._cpus = cpus
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         for name in ("db", "state", "spool"):
@@ -119,10 +123,40 @@ class SlurmSite:
         self._start_database(str(given["user"]))
         self._run("slurmdbd", "-D")
         self._until("sacctmgr", "--noheader", "show", "cluster")
-        self._run("slurmctld", "-D", "-i")
-        self._until("scontrol", "ping")
-        self._run("slurmd", "-D")
+        self.start_controller()
+        self.start_node()
         self._until("srun", "--immediate=5", "true")
+
+    def start_controller(self) -> None:
+        self._run("slurmctld", "-D")
+        self._until("scontrol", "ping")
+
+    def start_node(self) -> None:
+        self._run("slurmd", "-D")
+
+    def kill_controller(self) -> None:
+        self._daemons["slurmctld"].kill()
+        self._daemons["slurmctld"].wait()
+
+    def kill_node(self) -> None:
+        """As when the power fails: its daemon, and all that runs in jobs."""
+        self._daemons["slurmd"].kill()
+        self._daemons["slurmd"].wait()
+        for process in self._of_jobs():
+            with suppress(psutil.Error):
+                for one in (*process.parents(), process):
+                    if one is process or one.name().startswith("slurmstepd"):
+                        one.kill()
+        # What the controller finds by itself after SlurmdTimeout, minutes later.
+        self.ask("scontrol", "update", f"NodeName={socket.gethostname()}", "State=DOWN",
+                 "Reason=power")  # fmt: skip
+
+    def _of_jobs(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                own = process.environ()
+                if own.get("SLURM_CONF") == self.variables["SLURM_CONF"] and "SLURM_JOB_ID" in own:
+                    yield process
 
     def _start_database(self, user: str) -> None:
         data = f"--datadir={self.folder}/db"
@@ -133,22 +167,21 @@ class SlurmSite:
         )  # fmt: skip
         where = f"--socket={self.folder}/db.socket"
         self._run("mariadbd", "--no-defaults", data, where, "--skip-networking", f"--user={user}",
-                  f"--pid-file={self.folder}/db.pid", "--innodb-flush-log-at-trx-commit=0")  # fmt: skip
+                  f"--pid-file={self.folder}/db.pid")  # fmt: skip
         self._until("mariadb", "--no-defaults", where, "-e", "CREATE DATABASE slurm")
 
     def _run(self, name: str, *options: str) -> None:
         # The client library of MariaDB takes the socket from there alone.
         more = {**self.variables, "MYSQL_UNIX_PORT": f"{self.folder}/db.socket"}
-        with (self.folder / f"{name}.out").open("wb") as out:
-            self._daemons.append(
-                subprocess.Popen(
-                    [_found(name) or name, *options],
-                    env={**os.environ, **more},
-                    stdout=out,
-                    stderr=out,
-                    # Ctrl-C in a terminal is for the test that it stops, which stops them.
-                    start_new_session=True,
-                )
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self._daemons[name] = subprocess.Popen(
+                [_found(name) or name, *options],
+                env={**os.environ, **more},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                # Ctrl-C in a terminal is for the test that it stops, which stops them.
+                start_new_session=True,
             )
 
     def _until(self, *command: str, seconds: float = 60) -> None:
@@ -177,7 +210,7 @@ class SlurmSite:
 
     def stop(self) -> None:
         """End all of it, last started first."""
-        for daemon in reversed(self._daemons):
+        for daemon in reversed(self._daemons.values()):
             daemon.send_signal(signal.SIGTERM)
             try:
                 daemon.wait(10)

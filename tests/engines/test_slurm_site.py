@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM of one node with two CPUs, whose jobs are interrupted as a site does it."""
+"""Sweeps on a real SLURM of one node with two CPUs, which interrupts jobs as a site does."""
 
 import signal
 import tempfile
@@ -32,7 +32,7 @@ def test_an_interrupted_job_costs_an_epoch_at_most_and_a_dead_driver_nothing(
     sweep.until(lambda: {name for name, *_ in sweep.epochs()} == set(CELLS))
     first, second = (f"{name}-seed0-split0" for name in CELLS)
     assert site.jobs() == {first: "RUNNING", second: "RUNNING"}
-    # A site that does not send the signal: the job gets SIGTERM, and would be killed a minute later.
+    # A site that sends no signal but SIGTERM: the job would be killed a minute later.
     site.ask("scancel", "--signal=TERM", f"--name={first}")
     sweep.until(lambda: site.jobs()[first] == "PENDING", 30)
     site.ask("sbatch", "--partition=urgent", "--exclusive", "--wrap=sleep 1")
