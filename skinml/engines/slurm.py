@@ -202,7 +202,7 @@ class SlurmJob:
         except Exception as error:
             from submitit.core.utils import FailedJobError
 
-            state = str(self._job.state).split()[0].rstrip("+")
+            state = _word(str(self._job.state))
             lines = str(error).strip().splitlines() or [type(error).__name__]
             if isinstance(error, FailedJobError):  # A defect: its traceback.
                 return Outcome("failed", lines[-1][:300])
@@ -246,7 +246,7 @@ class SlurmEngine:
         )
         self._options = options or {}
         if executor == "slurm":
-            submitit.SlurmJob.watcher = type(submitit.SlurmJob.watcher)(delay_s=ASK)
+            submitit.SlurmJob.watcher = _watcher()
         self._set_parameters("skinml")
 
     def _set_parameters(self, name: str) -> None:
@@ -290,7 +290,7 @@ class SlurmEngine:
         try:
             noted = json.loads((order.folder / JOB).read_text())
             job: Any = submitit.SlurmJob(self._folder, noted["job"])
-            state = job.watcher.get_state(noted["job"], mode="force").split()[0].rstrip("+")
+            state = _word(job.watcher.get_state(noted["job"], mode="force"))
         except (OSError, ValueError, KeyError):
             return None
         if state not in _GOES_ON:
@@ -300,6 +300,55 @@ class SlurmEngine:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _watcher() -> Any:
+    """What tells the states of jobs: SLURM's accounting, or its queue where none is kept."""
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    class Accounts(SlurmInfoWatcher):
+        """What sacct tells, by SLURM's words.
+
+        submitit takes some jobs that go on for done (SUSPENDED, CONFIGURING), and waits for ever
+        for one that was preempted where the site cancels instead of requeueing.
+        """
+
+        def __init__(self) -> None:
+            super().__init__(delay_s=ASK)
+            self._preempted: dict[str, float] = {}
+
+        def is_done(self, job_id: str, mode: str = "standard") -> bool:
+            state = _word(self.get_state(job_id, mode=mode))
+            if state == "PREEMPTED":
+                return time.monotonic() - self._preempted.setdefault(job_id, time.monotonic()) > ASK
+            return state not in (*_GOES_ON, "READY", "UNKNOWN")
+
+    class Queue(Accounts):
+        """All jobs of this user that SLURM has not forgotten, which it does after minutes."""
+
+        def _make_command(self) -> list[str] | None:
+            if not super()._make_command():
+                return None
+            return ["squeue", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%N"]
+
+        def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+            text = string if isinstance(string, str) else string.decode()
+            # The names of the columns are sacct's.
+            listed = "\n".join(["JobID|State|NodeList", *text.splitlines()[1:]])
+            forgotten: dict[str, dict[str, str]] = {
+                job: {"JobID": job, "State": "FORGOTTEN"} for job in self._registered
+            }
+            return forgotten | super().read_info(listed)
+
+    kept = subprocess.run(
+        ["sacct", "--noheader", "--starttime=now"], capture_output=True, check=False
+    ).returncode
+    return Queue() if kept else Accounts()
+
+
+def _word(state: str) -> str:
+    """A state without what sacct adds: `CANCELLED by 1000`, `NODE_FAIL+`."""
+    return state.split()[0].rstrip("+")
 
 
 def slurm_parameters(options: dict[str, str], name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Cells as SLURM's jobs: submitit's own executors for real, and the script that SLURM would get.
 
-No SLURM is here. What sbatch takes is checked against sbatch(1); `sbatch` and `sacct` of FAKE stand
-for a SLURM that keeps a job pending for ever.
+What sbatch takes is checked against sbatch(1); the commands of `slurm` stand for a SLURM that keeps
+a job pending for ever. A real one: test_slurm_site.py.
 """
 
 import json
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="SLURM is not for Windows"),
 ]
 
-# Long options of sbatch(1) that a script of ours may hold.
+# Long options of sbatch(1), SLURM 22.05, that a script of ours may hold.
 OF_SBATCH = {
     "account", "comment", "constraint", "cpus-per-task", "error", "exclude", "exclusive", "gpus",
     "gres", "job-name", "mem", "nodelist", "nodes", "open-mode", "output", "partition", "qos",
@@ -89,6 +89,48 @@ def test_the_script_says_what_sbatch_documents(slurm: Path, tmp_path: Path) -> N
 
 def test_a_job_has_a_time_limit_even_if_nobody_says_one() -> None:
     assert slurm_parameters({}, "a")["timeout_min"] == 24 * 60
+
+
+def test_where_a_site_keeps_no_accounts_its_queue_tells(slurm: Path, tmp_path: Path) -> None:
+    """Otherwise a job that dies without a result would be waited for until the end of days."""
+    (slurm.parent / "bin" / "sacct").write_text("#!/bin/sh\nexit 1\n")
+    queue = slurm.parent / "queue"
+    (slurm.parent / "bin" / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
+    (slurm.parent / "bin" / "squeue").chmod(0o755)
+    queue.write_text("JOBID|STATE|NODELIST\n4711|RUNNING|vm\n4712|PENDING|\n")
+    engine: Any = SlurmEngine(tmp_path / "sweep")
+    job = engine._executor.submit(print, 1)
+    assert (job.done(force_check=True), job.state) == (False, "RUNNING")
+    for listed, state in (("4711|NODE_FAIL|vm\n", "NODE_FAIL"), ("", "FORGOTTEN")):
+        job.watcher.clear()
+        job.watcher.register_job(job.job_id)
+        queue.write_text(f"JOBID|STATE|NODELIST\n{listed}")
+        assert (job.done(force_check=True), job.state) == (True, state)
+
+
+@pytest.mark.parametrize(
+    ("state", "done"),
+    [("SUSPENDED", False), ("CONFIGURING", False), ("CANCELLED by 1000", True), ("FAILED+", True)],
+)
+def test_a_job_is_done_when_slurm_says_so(
+    slurm: Path, tmp_path: Path, state: str, done: bool
+) -> None:
+    sacct = f'#!/bin/sh\necho "JobID|State|NodeList"; echo "4711|{state}|vm"\n'
+    (slurm.parent / "bin" / "sacct").write_text(sacct)
+    engine: Any = SlurmEngine(tmp_path / "sweep")
+    assert engine._executor.submit(print, 1).done(force_check=True) is done
+
+
+def test_a_preempted_job_is_waited_for_as_long_as_it_may_be_requeued(
+    slurm: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    sacct = '#!/bin/sh\necho "JobID|State|NodeList"; echo "4711|PREEMPTED|vm"\n'
+    (slurm.parent / "bin" / "sacct").write_text(sacct)
+    engine: Any = SlurmEngine(tmp_path / "sweep")
+    job = engine._executor.submit(print, 1)
+    assert not job.done(force_check=True)
+    monkeypatch.setattr("skinml.engines.slurm.ASK", 0.0)
+    assert job.done(force_check=True), "the site cancels what it preempts"
 
 
 def test_what_is_submitted_is_for_its_owner_alone(slurm: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ import pytest
 from benchmarks.cluster.slurm_site import SlurmSite, missing, slurm_site
 from tests.engines.conftest import Start, assert_each_finished_once, cell_runs, sweep_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+    pytest.mark.skipif(
+        not find_spec("submitit"), reason="no submitit here: pip install 'skinml[slurm]'"
+    ),
+]
 
 CELLS = ("mobilenet-16", "mobilenetv2-16")
 
