@@ -94,8 +94,9 @@ def _found(name: str) -> str | None:
 class SlurmSite:
     """The daemons of a site below a folder whose path is short: their sockets need that."""
 
-    def __init__(self, folder: Path, cpus: int = 2) -> None:
+    def __init__(self, folder: Path, cpus: int = 2, accounts: bool = True) -> None:
         self.folder = folder
+        self._accounts = accounts
         self.variables = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._cpus = cpus
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -113,16 +114,20 @@ class SlurmSite:
             "cpus": self._cpus,
             **ports,
         }
-        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**given))
+        lines = CONFIGURATION.format(**given).splitlines(keepends=True)
+        if not self._accounts:
+            lines = [line for line in lines if not line.startswith("Accounting")]
+        (self.folder / "slurm.conf").write_text("".join(lines))
         (self.folder / "slurmdbd.conf").write_text(ACCOUNTING.format(**given))
         (self.folder / "slurmdbd.conf").chmod(0o600)
         files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log",
                  "seed-file": "seed"}  # fmt: skip
         places = [f"--{name}={self.folder}/munge.{end}" for name, end in files.items()]
         self._run("munged", "--foreground", "--force", *places)
-        self._start_database(str(given["user"]))
-        self._run("slurmdbd", "-D")
-        self._until("sacctmgr", "--noheader", "show", "cluster")
+        if self._accounts:
+            self._start_database(str(given["user"]))
+            self._run("slurmdbd", "-D")
+            self._until("sacctmgr", "--noheader", "show", "cluster")
         self.start_controller()
         self.start_node()
         self._until("srun", "--immediate=5", "true")
@@ -220,9 +225,9 @@ class SlurmSite:
 
 
 @contextmanager
-def slurm_site(folder: Path, cpus: int = 2) -> Iterator[SlurmSite]:
+def slurm_site(folder: Path, cpus: int = 2, accounts: bool = True) -> Iterator[SlurmSite]:
     """A site below a folder, for as long as the block lasts."""
-    site = SlurmSite(folder, cpus)
+    site = SlurmSite(folder, cpus, accounts)
     try:
         site.start()
         yield site

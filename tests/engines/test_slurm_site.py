@@ -1,5 +1,6 @@
 """Sweeps on a real SLURM of one node with two CPUs, which interrupts jobs as a site does."""
 
+import os
 import signal
 import tempfile
 import time
@@ -56,6 +57,20 @@ def test_an_interrupted_job_costs_an_epoch_at_most_and_a_dead_driver_nothing(
         assert {epoch for _, epoch, *_ in trained} == {1, 2, 3} and len(trained) <= 4, trained
         assert len({pid for _, _, pid, _ in trained}) == 2, trained
     assert site.jobs() == {}
+
+
+def test_without_accounts_a_job_that_dies_is_noticed(start: Start) -> None:
+    """Small sites keep none: their queue is asked instead."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as name,
+        slurm_site(Path(name), accounts=False) as site,
+    ):
+        sweep = start("--engine=slurm", **site.variables, SKINML_TEST_EPOCH="3")
+        cell, _, _, job = sweep.until(sweep.epochs)[0]
+        os.kill(job, signal.SIGKILL)
+        assert sweep.wait() == 0, sweep.log.read_text()
+        assert f"{cell}-seed0-split0: its job" in sweep.log.read_text(), sweep.log.read_text()
+    assert_each_finished_once()
 
 
 def test_a_sweep_that_is_stopped_cancels_its_jobs(site: SlurmSite, start: Start) -> None:
