@@ -216,32 +216,30 @@ class Proof:
         cluster = Cluster(self.work, self.apart, hidden)
         database = self.work / "server" / "mlflow.db"
         host = ADDRESS.format(1) if self.apart else "127.0.0.1"
-        try:
-            with mlflow_server(self.work / "server", host) as uri:
-                cluster.start()
-                command = self.command("--engine=ray", f"--address={cluster.address}",
-                                       f"--output_dir={self.driver}/runs")  # fmt: skip
-                variables = {"MLFLOW_TRACKING_URI": uri}
-                variables["SKINML_CACHE_DIR"] = str(self.driver / "cache")
-                campaign = Campaign(
-                    cluster, command, variables, database, self.cells, options.epochs,
-                    options.kill_every, random.Random(options.seed), _say,
-                )  # fmt: skip
-                begun = time.time()
-                _say(f"{self.cells} cells on three nodes, killed every {options.kill_every:g} s")
-                try:
-                    code = campaign.run(options.limit * 60)
-                finally:
-                    campaign.end()
-        finally:
-            cluster.stop()
-        result = {
-            "seconds": time.time() - begun,
-            **self._judged(
-                campaign, database, code, self.cells, self.work / "server" / "artifacts"
-            ),
-        }
-        return result, campaign.events
+        command = self.command("--engine=ray", f"--address={cluster.address}",
+                               f"--output_dir={self.driver}/runs")  # fmt: skip
+        variables = {"SKINML_CACHE_DIR": str(self.driver / "cache")}
+        campaign = Campaign(
+            cluster, command, variables, database, self.cells, options.epochs, options.kill_every,
+            random.Random(options.seed), _say,
+        )  # fmt: skip
+        code = 0
+        if not campaign.is_over:
+            try:
+                with mlflow_server(self.work / "server", host) as uri:
+                    variables["MLFLOW_TRACKING_URI"] = uri
+                    cluster.start()
+                    _say(
+                        f"{self.cells} cells on three nodes, killed every {options.kill_every:g} s"
+                    )
+                    try:
+                        code = campaign.run(options.limit * 60)
+                    finally:
+                        campaign.end()
+            finally:
+                cluster.stop()
+        artifacts = self.work / "server" / "artifacts"
+        return self._judged(campaign, database, code, self.cells, artifacts), campaign.events
 
     def _judged(
         self,
@@ -265,6 +263,7 @@ class Proof:
         # Where the storage is shared, no epoch that was told may be trained again.
         kept = not again or (self.options.unshared and isinstance(campaign.cluster, Cluster))
         return {
+            "seconds": campaign.seconds,
             "code": code,
             "kills": campaign.kills(),
             "attempts": sum(hosts.values()),
@@ -296,14 +295,13 @@ class Proof:
                 SlurmMachine(folder, site), command, variables, database, cells, options.epochs,
                 options.kill_every, random.Random(options.seed), _say,
             )  # fmt: skip
-            begun = time.time()
             _say(f"{cells} cells under SLURM, interrupted every {options.kill_every:g} s")
             try:
                 code = campaign.run(options.limit * 60)
             finally:
                 campaign.end()
                 kill_all(campaign.cluster.marks())
-        return {"seconds": time.time() - begun, **self._judged(campaign, database, code, cells)}
+        return self._judged(campaign, database, code, cells)
 
     # Through submitit
 

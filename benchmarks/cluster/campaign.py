@@ -102,6 +102,17 @@ class Campaign:
                 self._say(f"{done} of {self._cells} cells done, {self._count('kill')} kills")
             time.sleep(TICK)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the sweep has ended well, perhaps in an earlier start."""
+        ends = [event for event in self.events if event["event"] == "driver ended"]
+        return bool(ends) and ends[-1]["code"] == 0
+
+    @property
+    def seconds(self) -> float:
+        """From the first start of the driver, pauses between this command's starts included."""
+        return float(self.events[-1]["time"] - self.events[0]["time"]) if self.events else 0.0
+
     def end(self) -> None:
         """Note what still lives, and end the driver."""
         for training in self._watch.live.values():

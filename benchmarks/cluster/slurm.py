@@ -1,4 +1,4 @@
-"""The sweep under a real SLURM, whose jobs, node and controller are killed at random."""
+"""The sweep under a real SLURM whose jobs and node are killed, and its controller stopped."""
 
 import subprocess
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ class SlurmCampaign(Campaign):
             ),
             "terminated": lambda: site.ask("scancel", "--signal=TERM", f"--name={target.cell}"),
             "node": site.kill_node,
-            "controller": site.kill_controller,
+            "controller": site.stop_controller,
         }  # fmt: skip
         starts = {"node": site.start_node, "controller": site.start_controller}
         if kind in starts and self._off:

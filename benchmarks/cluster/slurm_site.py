@@ -139,29 +139,27 @@ class SlurmSite:
     def start_node(self) -> None:
         self._run("slurmd", "-D")
 
-    def kill_controller(self) -> None:
-        self._daemons["slurmctld"].kill()
+    def stop_controller(self) -> None:
+        """As for an upgrade: killed, SLURM itself may forget what it has just started."""
+        self._daemons["slurmctld"].terminate()
         self._daemons["slurmctld"].wait()
 
     def kill_node(self) -> None:
         """As when the power fails: its daemon, and all that runs in jobs."""
         self._daemons["slurmd"].kill()
         self._daemons["slurmd"].wait()
-        for process in self._of_jobs():
-            with suppress(psutil.Error):
-                for one in (*process.parents(), process):
-                    if one is process or one.name().startswith("slurmstepd"):
-                        one.kill()
+        self._kill_jobs()
         # What the controller finds by itself after SlurmdTimeout, minutes later.
         self.ask("scontrol", "update", f"NodeName={socket.gethostname()}", "State=DOWN",
                  "Reason=power")  # fmt: skip
 
-    def _of_jobs(self) -> Iterator[psutil.Process]:
+    def _kill_jobs(self) -> None:
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 own = process.environ()
-                if own.get("SLURM_CONF") == self.variables["SLURM_CONF"] and "SLURM_JOB_ID" in own:
-                    yield process
+                of_job = "SLURM_JOB_ID" in own or process.name() == "slurmstepd"
+                if of_job and own.get("SLURM_CONF") == self.variables["SLURM_CONF"]:
+                    process.kill()
 
     def _start_database(self, user: str) -> None:
         data = f"--datadir={self.folder}/db"
@@ -222,6 +220,7 @@ class SlurmSite:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        self._kill_jobs()
 
 
 @contextmanager

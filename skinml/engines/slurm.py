@@ -89,13 +89,21 @@ class CellJob:
                 told = now
             time.sleep(POLL)
         self._note(order.folder, self._attempt.look())
-        if self._attempt.outcome.status == "lost" and self._terminated and _is_running():
-            # A preemption that is announced by SIGTERM alone, which the training has got as well.
-            # To stay until SIGKILL would cost whom it makes room for the rest of the grace time.
+        if self._attempt.outcome.status == "lost" and self._terminated:
+            self._make_room()
+        return self._attempt.outcome
+
+    def _make_room(self) -> None:
+        """End this process, which got SIGTERM as its training did, and does not know why.
+
+        To stay until SIGKILL would cost whom it makes room for the rest of the grace time. No
+        result is left behind: the job may be requeued, and would be taken for one that has ended.
+        """
+        if _is_running():  # A preemption that is announced by SIGTERM alone.
             from submitit.slurm.slurm import SlurmJobEnvironment
 
             os.kill(os.getpid(), SlurmJobEnvironment._usr_sig())
-        return self._attempt.outcome
+        sys.exit(1)
 
     def _note_termination(self) -> None:
         """Note a SIGTERM; submitit, which passes it over, has set a handler already."""
@@ -293,7 +301,7 @@ class SlurmEngine:
             state = _word(job.watcher.get_state(noted["job"], mode="force"))
         except (OSError, ValueError, KeyError):
             return None
-        if state not in _GOES_ON:
+        if state not in _GOES_ON or job.paths.result_pickle.exists():
             return None
         print(f"skinml: {order.name}: its job {noted['job']} goes on ({state})", file=sys.stderr)
         return job, str(noted["number"])

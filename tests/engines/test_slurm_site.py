@@ -73,9 +73,20 @@ def test_without_accounts_a_job_that_dies_is_noticed(start: Start) -> None:
     assert_each_finished_once()
 
 
-def test_a_sweep_that_is_stopped_cancels_its_jobs(site: SlurmSite, start: Start) -> None:
+def test_a_job_that_is_requeued_goes_on_and_is_cancelled_with_its_sweep(
+    site: SlurmSite, start: Start
+) -> None:
+    """A requeued job's SIGTERM ends its training: that is no result, and no attempt of the cell."""
     sweep = start("--engine=slurm", **site.variables, SKINML_TEST_SLOW="mobilenet")
     sweep.until(lambda: "mobilenetv2-16-seed0-split0 done" in sweep.log.read_text())
+    [name] = site.jobs()
+    number = site.ask("squeue", "--noheader", "--format=%i", f"--name={name}").strip()
+    for state in ("PENDING", "RUNNING"):
+        if state == "PENDING":
+            site.ask("scontrol", "requeue", number)
+        sweep.until(lambda: site.jobs() == {name: state}, 60)  # noqa: B023
+    time.sleep(2)
+    assert "tried again" not in sweep.log.read_text(), sweep.log.read_text()
     sweep.process.send_signal(signal.SIGINT)
     assert sweep.wait() == 130
     deadline = time.monotonic() + 30
