@@ -44,8 +44,9 @@ REQUEUES = 1000
 # States of a job that has not ended (sacct's words).
 _GOES_ON = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING", "COMPLETING", "RESIZING")
 
-# A job's time limit, as sbatch spells it, unless told otherwise.
-TIME = "24:00:00"
+# A job's time limit, as sbatch spells it, unless told otherwise; and the shortest, in minutes: an
+# epoch has to end before the signal, which may come 150 s before the limit (sbatch(1), --signal).
+TIME, SHORTEST = "24:00:00", 5
 
 
 @dataclass
@@ -366,6 +367,11 @@ def slurm_parameters(options: dict[str, str], name: str) -> dict[str, Any]:
     """
     more: dict[str, Any] = {key.replace("_", "-"): value for key, value in options.items()}
     minutes = minutes_of(more.pop("time", TIME))
+    if minutes < SHORTEST:
+        raise UserError(
+            f"slurm='time={options['time']}': expected {SHORTEST} minutes or more: a job is ended "
+            "up to 150 s before its limit, and goes on from its last epoch"
+        )
     # Whatever the site's default is: a job that is preempted or loses its node comes back.
     more.setdefault("requeue", True)
     return {

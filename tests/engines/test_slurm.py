@@ -133,6 +133,12 @@ def test_a_preempted_job_is_waited_for_as_long_as_it_may_be_requeued(
     assert job.done(force_check=True), "the site cancels what it preempts"
 
 
+def test_a_limit_in_which_no_epoch_would_end_is_refused() -> None:
+    with pytest.raises(UserError, match="time=2': expected 5 minutes or more"):
+        slurm_parameters({"time": "2"}, "a")
+    assert slurm_parameters({"time": "5"}, "a")["timeout_min"] == 5
+
+
 def test_what_is_submitted_is_for_its_owner_alone(slurm: Path, tmp_path: Path) -> None:
     SlurmEngine(tmp_path / "sweep")
     assert stat.S_IMODE((tmp_path / "sweep" / "slurm").stat().st_mode) == 0o700
