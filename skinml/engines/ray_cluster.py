@@ -38,6 +38,9 @@ HEAD_LIMIT, HEAD_LOOK = 20.0, 1.0
 # Seconds between two looks at how much the cluster has: nodes come and go, but not that often.
 ROOM_LOOK = 2.0
 
+# The smallest share of a CPU or GPU that Ray knows.
+SMALLEST = 1e-4
+
 # Bytes of a file that are sent at a time.
 PIECE = 64 * 2**20
 
@@ -174,6 +177,9 @@ class RayJob:
                 break
             try:
                 item = ray.get(next(self._task), timeout=FETCH_LIMIT)
+            except ray.exceptions.GetTimeoutError as error:
+                ray.cancel(self._task)
+                self._outcome = self._why(error)
             except StopIteration:
                 self._outcome = Outcome("lost", "ended without a word")
             except Exception as error:
@@ -267,6 +273,11 @@ class RayEngine:
     def _check_room(self, there: dict[str, float]) -> None:
         import ray
 
+        for name, value in (("cpus", self._cpus), ("gpus", self._gpus)):
+            if not (value == 0 or SMALLEST <= value <= 1 or value == int(value)) or value < 0:
+                raise UserError(
+                    f"{name}={value:g}: expected a whole number, or a share from {SMALLEST:g} to 1"
+                )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fits = any(
             node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in nodes
@@ -352,7 +363,7 @@ def connect(address: str) -> Any:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"address={address!r}: {said}; {REMEDY}") from None
     return ray

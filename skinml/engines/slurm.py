@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from skinml.engines.node import Missing, Source, Unclaimed, carry_out, cores_her
 from skinml.engines.placement import minutes_of
 from skinml.errors import UserError
 from skinml.grid import State
+from skinml.processes import lock_file
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -35,18 +36,31 @@ PROGRESS, JOB = "progress.json", "slurm-job.json"
 # questions to SLURM's accounting; and that a process has to end before its job is requeued.
 POLL, LOOK, ASK, PATIENCE = 0.25, 1.0, 30, 45.0
 
+# Seconds after which a job whose node failed, or that was preempted, will not be requeued any more.
+AWAY = 90.0
+
 # Seconds in which SLURM has to answer a job about itself.
 ANSWER = 30.0
 
 # How often a job that runs into its time limit is requeued: each time it goes on.
 REQUEUES = 1000
 
-# States of a job that has not ended (sacct's words).
-_GOES_ON = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING", "COMPLETING", "RESIZING")
+# How often without one more epoch: then its time limit, or what it is interrupted by, is too short.
+REQUEUES_IN_VAIN = 20
+
+# States of a job that has ended (squeue(1), JOB STATE CODES; FORGOTTEN is ours), and those of them
+# after which it may be back in the queue a moment later.
+_ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "FORGOTTEN", "NODE_FAIL",
+          "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")  # fmt: skip
+_MAY_COME_BACK = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")
 
 # A job's time limit, as sbatch spells it, unless told otherwise; and the shortest, in minutes: an
 # epoch has to end before the signal, which may come 150 s before the limit (sbatch(1), --signal).
 TIME, SHORTEST = "24:00:00", 5
+
+
+class InVain(Exception):
+    """A job is requeued again and again, and gets nowhere."""
 
 
 @dataclass
@@ -57,6 +71,9 @@ class CellJob:
     source: Source
     number: str
     """Of the order: what an earlier job noted is not taken for this one's."""
+    epoch: int = 0
+    """The last one that it had when it was requeued, and how often it had no further one then."""
+    in_vain: int = 0
     _attempt: Attempt | None = None
     _terminated: bool = False
 
@@ -77,6 +94,12 @@ class CellJob:
             return Outcome("failed", str(error)[:300])
         except Unclaimed as error:
             return Outcome("lost", str(error))
+        except InVain:
+            reason = f"requeued {REQUEUES_IN_VAIN} times before one more epoch had ended; expected "
+            return Outcome("failed", reason + "a longer time limit (--slurm time=…)")
+        except subprocess.SubprocessError as error:
+            # Of submitit, which was to requeue this job; its training has ended.
+            return Outcome("lost", f"could not be requeued: {error}"[:300])
 
     def _train(self, order: Order, cores: frozenset[int]) -> Outcome:
         if _job_id():
@@ -124,9 +147,16 @@ class CellJob:
         """
         from submitit.helpers import DelayedSubmission
 
+        epoch = self.epoch
         if self._attempt:
             self._attempt.end(PATIENCE)
-        return DelayedSubmission(CellJob(self.order, replace(self.source, again=True), self.number))
+            row = self._attempt.look().row
+            epoch = max(epoch, int(row["epoch"]) if row else 0)
+        in_vain = 0 if epoch > self.epoch else self.in_vain + 1
+        if in_vain >= REQUEUES_IN_VAIN:
+            raise InVain
+        source = replace(self.source, again=True)
+        return DelayedSubmission(CellJob(self.order, source, self.number, epoch, in_vain))
 
     def _note(self, folder: Path, progress: Progress) -> None:
         noted = replace(progress, host=os.uname().nodename, text=b"")
@@ -144,12 +174,7 @@ def _job_id() -> str:
 
 def _is_running() -> bool:
     """Whether this job goes on for SLURM: it is neither cancelled nor requeued already."""
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={_job_id()}"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.stdout.strip() == "RUNNING"
+    return _ask("squeue", "--noheader", "--format=%T", f"--jobs={_job_id()}") == "RUNNING"
 
 
 def _fetch_nothing(what: str, name: str) -> Iterable[bytes]:
@@ -192,11 +217,18 @@ class SlurmJob:
         if self._stopped:
             return
         self._stopped = True
-        with suppress(Exception):
-            self._job.cancel()
+        self._cancel("cannot be cancelled, and goes on")
         if self._cancels_by_itself:
             # Its accounting says so later than anybody wants to wait.
             self._outcome = self._result()
+
+    def _cancel(self, otherwise: str) -> None:
+        try:
+            self._job.cancel()
+        except (OSError, subprocess.SubprocessError) as error:
+            name, number = self.state.cell.name, self._job.job_id
+            print(f"skinml: warning: {name}: its job {number} {otherwise}: {error}; expected: "
+                  f"scancel {number}", file=sys.stderr)  # fmt: skip
 
     def kill(self) -> None:
         self.stop()
@@ -212,16 +244,42 @@ class SlurmJob:
             from submitit.core.utils import FailedJobError
 
             state = _word(str(self._job.state))
+            if isinstance(error, FailedJobError):  # A defect: its traceback, between two lines.
+                trace = str(error).split("-" * 22)
+                return Outcome(
+                    "failed", trace[min(1, len(trace) - 1)].strip()[-300:].splitlines()[-1]
+                )
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            if isinstance(error, FailedJobError):  # A defect: its traceback.
-                return Outcome("failed", lines[-1][:300])
+            if self._cancels_by_itself:
+                # Should SLURM have it still, or again: another takes its place.
+                self._cancel("may be there still")
             return Outcome(
                 "lost",
                 f"its job {self._job.job_id} ended as {state}: {lines[0]}"[:300],
                 # What ends every job of a cell may be the cell's own fault.
-                counts=state not in ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL"),
+                counts=state not in _MAY_COME_BACK,
             )
         return outcome
+
+
+@dataclass
+class Refused:
+    """A cell that SLURM does not take now, for instance because a limit of its user is reached."""
+
+    state: State
+    reason: str
+
+    def poll(self) -> Outcome:
+        return Outcome("lost", self.reason)
+
+    def look(self) -> None:
+        """It has nothing to tell."""
+
+    def stop(self) -> None:
+        """Nothing goes on."""
+
+    def kill(self) -> None:
+        """Nothing goes on."""
 
 
 class SlurmEngine:
@@ -254,7 +312,10 @@ class SlurmEngine:
             **({"slurm_max_num_timeout": REQUEUES} if executor == "slurm" else {}),
         )
         self._options = options or {}
+        self._has_submitted = False
+        self._full_until = 0.0
         if executor == "slurm":
+            _check_locks(self._folder)
             submitit.SlurmJob.watcher = _watcher()
         self._set_parameters("skinml")
 
@@ -275,23 +336,41 @@ class SlurmEngine:
 
     def at_once(self, jobs: int | None) -> int:
         """All of them: SLURM has a queue of its own. On this machine alone one."""
+        if time.monotonic() < self._full_until:
+            return 0
         return jobs or (10**6 if self._kind == "slurm" else 1)
 
-    def start(self, state: State, order: Order, source: Source | None) -> SlurmJob:
+    def start(self, state: State, order: Order, source: Source | None) -> "SlurmJob | Refused":
         assert source is not None
         order.folder.mkdir(parents=True, exist_ok=True)
-        found = self._submitted_before(order)
+        found = self._submitted_before(order, source)
         if found:
+            self._has_submitted = True
             return SlurmJob(state, *found, order.folder)
         number = f"{time.time_ns()}"
         self._set_parameters(order.name)
-        job = self._executor.submit(CellJob(order, source, number))
-        noted = {"job": job.job_id, "number": number}
-        (order.folder / JOB).write_text(json.dumps(noted))
+        try:
+            with _unstopped():
+                job = self._executor.submit(CellJob(order, source, number))
+                noted = {"job": job.job_id, "number": number, "of": _meant(order, source)}
+                (order.folder / JOB).write_text(json.dumps(noted))
+        except RuntimeError as error:  # Of submitit: what sbatch says.
+            said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+            if not self._has_submitted:
+                raise UserError(
+                    f"slurm={self._options}: {said}; expected options that sbatch takes here"
+                ) from None
+            self._full_until = time.monotonic() + ASK
+            return Refused(state, said)
+        self._has_submitted = True
         return SlurmJob(state, job, number, order.folder, self._kind == "slurm")
 
-    def _submitted_before(self, order: Order) -> tuple[Any, str] | None:
-        """The job of an earlier start of the sweep that has not ended, and its number."""
+    def _submitted_before(self, order: Order, source: Source) -> tuple[Any, str] | None:
+        """The job of an earlier start of the sweep that has not ended, and its number.
+
+        One whose state cannot be told goes on: a second one beside it would have no name here. One
+        that was to do something else, with other code for instance, is cancelled.
+        """
         if self._kind != "slurm":
             return None
         import submitit
@@ -299,12 +378,20 @@ class SlurmEngine:
         try:
             noted = json.loads((order.folder / JOB).read_text())
             job: Any = submitit.SlurmJob(self._folder, noted["job"])
-            state = _word(job.watcher.get_state(noted["job"], mode="force"))
         except (OSError, ValueError, KeyError):
             return None
-        if state not in _GOES_ON or job.paths.result_pickle.exists():
+        state = _word(job.watcher.get_state(job.job_id, mode="force"))
+        if state == "UNKNOWN":
+            state = _in_queue(job.job_id)
+        if job.paths.result_pickle.exists() or (state in _ENDED and state not in _MAY_COME_BACK):
             return None
-        print(f"skinml: {order.name}: its job {noted['job']} goes on ({state})", file=sys.stderr)
+        if noted.get("of") != _meant(order, source):
+            with suppress(OSError, subprocess.SubprocessError):
+                job.cancel()
+            print(f"skinml: {order.name}: its job {job.job_id} was submitted for other code or "
+                  "data, or before a --rerun: it is cancelled", file=sys.stderr)  # fmt: skip
+            return None
+        print(f"skinml: {order.name}: its job {job.job_id} goes on ({state})", file=sys.stderr)
         return job, str(noted["number"])
 
     def close(self) -> None:
@@ -324,13 +411,15 @@ def _watcher() -> Any:
 
         def __init__(self) -> None:
             super().__init__(delay_s=ASK)
-            self._preempted: dict[str, float] = {}
+            self._away: dict[str, float] = {}
 
         def is_done(self, job_id: str, mode: str = "standard") -> bool:
             state = _word(self.get_state(job_id, mode=mode))
-            if state == "PREEMPTED":
-                return time.monotonic() - self._preempted.setdefault(job_id, time.monotonic()) > ASK
-            return state not in (*_GOES_ON, "READY", "UNKNOWN")
+            if state not in _MAY_COME_BACK:
+                self._away.pop(job_id, None)
+                return state in _ENDED
+            now = time.monotonic()
+            return now - self._away.setdefault(job_id, now) > AWAY
 
     class Queue(Accounts):
         """All jobs of this user that SLURM has not forgotten, which it does after minutes."""
@@ -349,10 +438,51 @@ def _watcher() -> Any:
             }
             return forgotten | super().read_info(listed)
 
-    kept = subprocess.run(
-        ["sacct", "--noheader", "--starttime=now"], capture_output=True, check=False
-    ).returncode
-    return Queue() if kept else Accounts()
+    return Accounts() if _ask("sacct", "--noheader", "--starttime=now") is not None else Queue()
+
+
+def _ask(*command: str) -> str | None:
+    """What one of SLURM's commands prints; None where it fails, is not there or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout.strip()
+
+
+def _in_queue(job_id: str) -> str:
+    """The state of a job that the accounting does not know (yet)."""
+    listed = _ask("squeue", "--noheader", "--format=%i %T", f"--user={os.getuid()}")
+    if listed is None:
+        return "UNKNOWN"
+    return dict(line.split() for line in listed.splitlines()).get(job_id, "FORGOTTEN")
+
+
+def _meant(order: Order, source: Source) -> dict[str, Any]:
+    """What a job is for, as it is noted: a cell of another code or data has the same folder."""
+    return {"identity": order.identity, "done_before": sorted(source.done_before)}
+
+
+@contextmanager
+def _unstopped() -> Iterator[None]:
+    """Keep Ctrl-C from sbatch, which would leave behind a job that nobody knows."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_locks(folder: Path) -> None:
+    """Locks keep two attempts at a cell apart, where a node was cut off and lives."""
+    held, taken = lock_file(folder / "lock", None)
+    if held is None and not taken:
+        raise UserError(
+            f"{folder}: no file locks on this storage; expected one that has them (Lustre: mounted "
+            "with `flock`), so that no two jobs write to a cell's folder"
+        )
+    if held is not None:
+        os.close(held)
 
 
 def _word(state: str) -> str:

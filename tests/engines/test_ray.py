@@ -258,11 +258,13 @@ def test_a_mistake_is_one_line(cluster: Cluster, start: Start) -> None:
     mistakes: list[tuple[str, dict[str, str], str]] = [
         ("--cpus=64", {}, "cpus=64, gpus=0: no node of the cluster has as many"),
         ("--gpus=1", {}, "cpus=1, gpus=1: no node of the cluster has as many"),
+        ("--cpus=1.5", {}, "cpus=1.5: expected a whole number, or a share from 0.0001 to 1"),
         ("--address=127.0.0.1:9", {}, "address='127.0.0.1:9': nobody answers ("),
         ("--address=local", {}, "address='local': not host:port; expected a running Ray cluster"),
         ("--address=ray://127.0.0.1:9", {}, "a Ray Client cannot follow"),
         ("--jobs=1", {"RAY_AUTH_TOKEN": "f" * 64}, token),
         ("--jobs=1", {"RAY_AUTH_MODE": "disabled"}, token),
+        ("--jobs=1", {"RAY_AUTH_TOKEN_PATH": "/nowhere/auth_token"}, token),
     ]
     sweeps = [
         start("--engine=ray", f"--address={cluster.address}", more, f"--seeds={seed}",

@@ -10,15 +10,27 @@ import re
 import signal
 import stat
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from pytest import MonkeyPatch
 
-from skinml.engines.slurm import PATIENCE, SlurmEngine, slurm_parameters
+from skinml.config import Config
+from skinml.engines.attempt import Order, Progress
+from skinml.engines.node import Source
+from skinml.engines.slurm import (
+    PATIENCE,
+    REQUEUES_IN_VAIN,
+    CellJob,
+    InVain,
+    SlurmEngine,
+    slurm_parameters,
+)
 from skinml.errors import UserError
 from tests.engines.conftest import Start, assert_each_finished_once, cell_runs
 
@@ -101,7 +113,7 @@ def test_where_a_site_keeps_no_accounts_its_queue_tells(slurm: Path, tmp_path: P
     engine: Any = SlurmEngine(tmp_path / "sweep")
     job = engine._executor.submit(print, 1)
     assert (job.done(force_check=True), job.state) == (False, "RUNNING")
-    for listed, state in (("4711|NODE_FAIL|vm\n", "NODE_FAIL"), ("", "FORGOTTEN")):
+    for listed, state in (("4711|FAILED|vm\n", "FAILED"), ("", "FORGOTTEN")):
         job.watcher.clear()
         job.watcher.register_job(job.job_id)
         queue.write_text(f"JOBID|STATE|NODELIST\n{listed}")
@@ -129,8 +141,113 @@ def test_a_preempted_job_is_waited_for_as_long_as_it_may_be_requeued(
     engine: Any = SlurmEngine(tmp_path / "sweep")
     job = engine._executor.submit(print, 1)
     assert not job.done(force_check=True)
-    monkeypatch.setattr("skinml.engines.slurm.ASK", 0.0)
+    monkeypatch.setattr("skinml.engines.slurm.AWAY", 0.0)
     assert job.done(force_check=True), "the site cancels what it preempts"
+
+
+def _order(folder: Path, code: str = "one") -> tuple[Order, Source]:
+    order = Order("a-cell", Config(), folder, ["-m", "skinml.run"], {"code_digest": code}, {})
+    return order, Source("token", "", folder, {})
+
+
+def test_a_job_for_other_code_is_cancelled_and_one_for_the_same_is_found_again(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of a cell is the same for all code: an old job's result is not the new cell's."""
+    engine = SlurmEngine(tmp_path / "sweep")
+    order, source = _order(tmp_path / "cell")
+    state = SimpleNamespace(cell=SimpleNamespace(name="a-cell"), queued=False)
+    engine.start(state, order, source)  # type: ignore[arg-type]
+    assert engine._submitted_before(order, source)
+    assert "goes on (PENDING)" in capsys.readouterr().err
+    rerun = replace(source, done_before=frozenset({"a-run"}))
+    other, _ = _order(tmp_path / "cell", code="two")
+    for given in ((order, rerun), (other, source)):
+        assert engine._submitted_before(*given) is None
+        assert "submitted for other code or data" in capsys.readouterr().err
+    assert (tmp_path / "cancelled").read_text().split() == ["4711", "4711"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"), [("echo 4711 PENDING", True), ("exit 1", True), ("true", False)]
+)
+def test_a_job_that_the_accounting_does_not_know_yet_is_not_submitted_twice(
+    slurm: Path, tmp_path: Path, listed: str, found: bool
+) -> None:
+    """Accounting lags behind; only what the queue does not have either is gone."""
+    engine = SlurmEngine(tmp_path / "sweep")
+    order, source = _order(tmp_path / "cell")
+    engine.start(SimpleNamespace(queued=False), order, source)  # type: ignore[arg-type]
+    (slurm.parent / "bin" / "sacct").write_text("#!/bin/sh\necho 'JobID|State|NodeList'\n")
+    (slurm.parent / "bin" / "squeue").write_text(f"#!/bin/sh\n{listed}\n")
+    (slurm.parent / "bin" / "squeue").chmod(0o755)
+    again = SlurmEngine(tmp_path / "sweep")
+    assert bool(again._submitted_before(order, source)) is found
+
+
+def test_what_sbatch_refuses_at_first_is_the_users_error_and_later_waits(
+    slurm: Path, tmp_path: Path
+) -> None:
+    """A partition that is not there; later a limit on the jobs of a user, whose others go on."""
+    sbatch = slurm.parent / "bin" / "sbatch"
+    works = sbatch.read_text()
+    sbatch.write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpus' >&2; exit 1\n"
+    )
+    engine = SlurmEngine(tmp_path / "sweep", {"partition": "gpus"})
+    given = SimpleNamespace(queued=False), *_order(tmp_path / "cell")
+    with pytest.raises(
+        UserError, match=r"gpus'}: .*invalid partition.*; expected options"
+    ) as caught:
+        engine.start(*given)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    refuses = sbatch.read_text()
+    sbatch.write_text(works)
+    engine.start(*given)  # type: ignore[arg-type]
+    sbatch.write_text(refuses)
+    (tmp_path / "cell" / "slurm-job.json").unlink()
+    assert engine.at_once(None) > 1000
+    job = engine.start(*given)  # type: ignore[arg-type]
+    outcome = job.poll()
+    assert outcome and (outcome.status, outcome.counts) == ("lost", False)
+    assert engine.at_once(None) == 0, "the next is not tried at once"
+
+
+class _Ended:
+    """An attempt of a job that is asked to end before its second epoch has ended."""
+
+    def end(self, patience: float) -> None:
+        """It is fast."""
+
+    def look(self) -> Progress:
+        return Progress(row={"epoch": 1})
+
+
+def test_a_job_that_is_requeued_in_vain_gives_up(tmp_path: Path) -> None:
+    """A time limit shorter than an epoch: SLURM would requeue it for days."""
+    order, source = _order(tmp_path)
+    job: Any = CellJob(order, source, "1")
+    for _ in range(REQUEUES_IN_VAIN):
+        job._attempt = _Ended()
+        job = job.checkpoint().function
+        assert isinstance(job, CellJob) and job.source.again and job.epoch == 1
+    job._attempt = _Ended()
+    with pytest.raises(InVain):
+        job.checkpoint()
+
+
+def test_a_site_without_sacct_has_its_queue_asked(slurm: Path, tmp_path: Path) -> None:
+    (slurm.parent / "bin" / "sacct").unlink()
+    engine: Any = SlurmEngine(tmp_path / "sweep")
+    assert type(engine._executor.submit(print, 1).watcher).__name__ == "Queue"
+
+
+def test_storage_without_locks_is_refused(
+    slurm: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skinml.engines.slurm.lock_file", lambda *given: (None, False))
+    with pytest.raises(UserError, match="no file locks on this storage; expected"):
+        SlurmEngine(tmp_path / "sweep")
 
 
 def test_a_limit_in_which_no_epoch_would_end_is_refused() -> None:
