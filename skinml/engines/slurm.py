@@ -96,7 +96,7 @@ class CellJob:
             return Outcome("lost", str(error))
         except InVain:
             reason = f"requeued {REQUEUES_IN_VAIN} times before one more epoch had ended; expected "
-            return Outcome("failed", reason + "a longer time limit (--slurm time=…)")
+            return Outcome("failed", reason + "a longer time limit or fewer preemptions")
         except subprocess.SubprocessError as error:
             # Of submitit, which was to requeue this job; its training has ended.
             return Outcome("lost", f"could not be requeued: {error}"[:300])
