@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.cluster.campaign import Campaign, interrupt_once, python
 from benchmarks.cluster.figures import draw_timeline
-from benchmarks.cluster.judging import Verdict, costs, judge, read_store
+from benchmarks.cluster.judging import Kept, Verdict, costs, judge, read_store
 from benchmarks.cluster.nodes import (
     ADDRESS,
     INSIDE,
@@ -205,8 +205,13 @@ class Proof:
             raise UserError(f"the sequential sweep is no reference: {judged}"[:500])
         return {"seconds": time.time() - begun, "cells": self.cells, "holds": True}
 
-    def _reference(self) -> Any:
-        return read_store(self.work / "sequential" / "mlflow.db")
+    def _verdict(self, runs: list[Kept], cells: int) -> Verdict:
+        """The runs of so many of the cells, beside those of the sequential sweep."""
+        reference = read_store(self.work / "sequential" / "mlflow.db")
+        if cells < self.cells:
+            digests = {run.digest for run in runs}
+            reference = [run for run in reference if run.digest in digests]
+        return judge(reference, runs)
 
     # On a cluster
 
@@ -250,12 +255,7 @@ class Proof:
         artifacts: Path | None = None,
     ) -> dict[str, Any]:
         """What a campaign came to, beside the sequential sweep."""
-        runs = read_store(database, artifacts)
-        reference = self._reference()
-        if cells < self.cells:
-            digests = {run.digest for run in runs}
-            reference = [run for run in reference if run.digest in digests]
-        judged = judge(reference, runs)
+        judged = self._verdict(read_store(database, artifacts), cells)
         kills = [event for event in campaign.events if event["event"] == "kill"]
         rows = costs(kills, campaign.final_epochs())
         hosts = Counter(event["node"] for event in campaign.events if event["event"] == "attempt")
@@ -325,10 +325,8 @@ class Proof:
             self.command("--engine=slurm", f"--executor={executor}", **few),
             variables, mark, folder / "sweep.log", signum, executor == "local",
         )  # fmt: skip
-        runs = read_store(folder / "mlflow.db")
-        digests = {run.digest for run in runs}
-        judged = judge([run for run in self._reference() if run.digest in digests], runs)
-        count = len(few["batch_sizes"].split(","))
+        count = self._count(few)
+        judged = self._verdict(read_store(folder / "mlflow.db"), count)
         return {
             "seconds": time.time() - begun,
             "code": code,

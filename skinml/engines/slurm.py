@@ -174,7 +174,7 @@ def _job_id() -> str:
 
 def _is_running() -> bool:
     """Whether this job goes on for SLURM: it is neither cancelled nor requeued already."""
-    return _ask("squeue", "--noheader", "--format=%T", f"--jobs={_job_id()}") == "RUNNING"
+    return _in_queue(_job_id()) == "RUNNING"
 
 
 def _fetch_nothing(what: str, name: str) -> Iterable[bytes]:
@@ -451,7 +451,7 @@ def _ask(*command: str) -> str | None:
 
 
 def _in_queue(job_id: str) -> str:
-    """The state of a job that the accounting does not know (yet)."""
+    """The state of one of this user's jobs in the queue, which knows it before the accounting."""
     listed = _ask("squeue", "--noheader", "--format=%i %T", f"--user={os.getuid()}")
     if listed is None:
         return "UNKNOWN"

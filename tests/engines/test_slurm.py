@@ -62,10 +62,17 @@ def slurm(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
         "scancel": f'echo "$@" >> {tmp_path}/cancelled',
     }
     for name, text in commands.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
+        stand_in(tmp_path / "submitted.sh", name, text)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return tmp_path / "submitted.sh"
+
+
+def stand_in(slurm: Path, name: str, text: str) -> Path:
+    """Put a shell script in the place of one of SLURM's commands."""
+    path = slurm.parent / "bin" / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
 
 
 def options_of(script: str) -> dict[str, str]:
@@ -105,10 +112,9 @@ def test_a_job_has_a_time_limit_even_if_nobody_says_one() -> None:
 
 def test_where_a_site_keeps_no_accounts_its_queue_tells(slurm: Path, tmp_path: Path) -> None:
     """Otherwise a job that dies without a result would be waited for until the end of days."""
-    (slurm.parent / "bin" / "sacct").write_text("#!/bin/sh\nexit 1\n")
     queue = slurm.parent / "queue"
-    (slurm.parent / "bin" / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
-    (slurm.parent / "bin" / "squeue").chmod(0o755)
+    stand_in(slurm, "sacct", "exit 1")
+    stand_in(slurm, "squeue", f"cat {queue}")
     queue.write_text("JOBID|STATE|NODELIST\n4711|RUNNING|vm\n4712|PENDING|\n")
     engine: Any = SlurmEngine(tmp_path / "sweep")
     job = engine._executor.submit(print, 1)
@@ -127,8 +133,7 @@ def test_where_a_site_keeps_no_accounts_its_queue_tells(slurm: Path, tmp_path: P
 def test_a_job_is_done_when_slurm_says_so(
     slurm: Path, tmp_path: Path, state: str, done: bool
 ) -> None:
-    sacct = f'#!/bin/sh\necho "JobID|State|NodeList"; echo "4711|{state}|vm"\n'
-    (slurm.parent / "bin" / "sacct").write_text(sacct)
+    stand_in(slurm, "sacct", f'echo "JobID|State|NodeList"; echo "4711|{state}|vm"')
     engine: Any = SlurmEngine(tmp_path / "sweep")
     assert engine._executor.submit(print, 1).done(force_check=True) is done
 
@@ -136,8 +141,7 @@ def test_a_job_is_done_when_slurm_says_so(
 def test_a_preempted_job_is_waited_for_as_long_as_it_may_be_requeued(
     slurm: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    sacct = '#!/bin/sh\necho "JobID|State|NodeList"; echo "4711|PREEMPTED|vm"\n'
-    (slurm.parent / "bin" / "sacct").write_text(sacct)
+    stand_in(slurm, "sacct", 'echo "JobID|State|NodeList"; echo "4711|PREEMPTED|vm"')
     engine: Any = SlurmEngine(tmp_path / "sweep")
     job = engine._executor.submit(print, 1)
     assert not job.done(force_check=True)
@@ -178,9 +182,8 @@ def test_a_job_that_the_accounting_does_not_know_yet_is_not_submitted_twice(
     engine = SlurmEngine(tmp_path / "sweep")
     order, source = _order(tmp_path / "cell")
     engine.start(SimpleNamespace(queued=False), order, source)  # type: ignore[arg-type]
-    (slurm.parent / "bin" / "sacct").write_text("#!/bin/sh\necho 'JobID|State|NodeList'\n")
-    (slurm.parent / "bin" / "squeue").write_text(f"#!/bin/sh\n{listed}\n")
-    (slurm.parent / "bin" / "squeue").chmod(0o755)
+    stand_in(slurm, "sacct", "echo 'JobID|State|NodeList'")
+    stand_in(slurm, "squeue", listed)
     again = SlurmEngine(tmp_path / "sweep")
     assert bool(again._submitted_before(order, source)) is found
 
@@ -191,9 +194,8 @@ def test_what_sbatch_refuses_at_first_is_the_users_error_and_later_waits(
     """A partition that is not there; later a limit on the jobs of a user, whose others go on."""
     sbatch = slurm.parent / "bin" / "sbatch"
     works = sbatch.read_text()
-    sbatch.write_text(
-        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpus' >&2; exit 1\n"
-    )
+    refuses = "echo 'sbatch: error: invalid partition specified: gpus' >&2; exit 1"
+    stand_in(slurm, "sbatch", refuses)
     engine = SlurmEngine(tmp_path / "sweep", {"partition": "gpus"})
     given = SimpleNamespace(queued=False), *_order(tmp_path / "cell")
     with pytest.raises(
@@ -201,10 +203,9 @@ def test_what_sbatch_refuses_at_first_is_the_users_error_and_later_waits(
     ) as caught:
         engine.start(*given)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
-    refuses = sbatch.read_text()
     sbatch.write_text(works)
     engine.start(*given)  # type: ignore[arg-type]
-    sbatch.write_text(refuses)
+    stand_in(slurm, "sbatch", refuses)
     (tmp_path / "cell" / "slurm-job.json").unlink()
     assert engine.at_once(None) > 1000
     job = engine.start(*given)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def test_an_interrupted_job_costs_an_epoch_at_most_and_a_dead_driver_nothing(
     # A site that sends no signal but SIGTERM: the job would be killed a minute later.
     site.ask("scancel", "--signal=TERM", f"--name={first}")
     sweep.until(lambda: site.jobs()[first] == "PENDING", 30)
-    site.ask("sbatch", "--partition=urgent", "--exclusive", "--wrap=sleep 1")
+    site.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     sweep.until(lambda: site.jobs()[second] == "PENDING", 30)
     sweep.process.kill()
     sweep.process.wait()
