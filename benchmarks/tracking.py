@@ -1,93 +1,165 @@
 """What tracking costs a training: the time from its first step to its last, with and without.
 
-    python -m benchmarks.tracking [--model mobilenetv2] [--epochs 4] [--repeats 5] [--out FOLDER]
+    python -m benchmarks.tracking [--model mobilenet] [--pairs 15] [--repeats 2] [--out FOLDER]
 
-Whole runs of `python -m skinml.run`, in one process in turn: without any tracking (no record of an
-epoch or of the machine's load, no forwarder), with a store on SQLite, and with an `mlflow server`
-of its own process. Epochs are as short as the demo's, so that tracking has its say often: on the
-real data an epoch has twenty times as many steps. Beside it the seconds that a run is longer for
-it: before its first step and after its last. Target: at most 1.01.
+Whole runs of `python -m skinml.run` in one process, with a store on SQLite and with an `mlflow
+server` of its own process. Within each run turns with and without tracking follow each other: a
+machine's speed may differ by several per cent from one run to the next, which is more than there
+is to be found. A turn goes from the middle of an epoch to the middle of the next, so that it has
+all that an epoch's end brings: validation, checkpoint, the record of the epoch, and the
+forwarder's work on it. In a turn without tracking no epoch is recorded, no load is sampled, the
+forwarder is halted, and the thread that looks after it waits.
 
-A machine whose speed varies by more than that cannot show it. So what tracking takes away from the
-training is measured as well: the seconds that the training waits for it (a record of an epoch, on
-the disk), and the forwarder's seconds of CPU. `taken` is the share of both in the time of all
-cores; had each second of the forwarder's held up every core, it would be so many times as much.
+The ratio is that of all turns' time, with its 95 % interval by bootstrap over pairs of neighbouring
+turns. Target: at most 1.01. Epochs are as short as the demo's, so that tracking has its say often:
+on the real data an epoch has twenty times as many steps.
+
+Beside it what tracking takes away from the training as far as it can be counted: the seconds that
+the training waits for the record of an epoch, on the disk, and the forwarder's seconds of CPU.
+`taken` is the share of both in the time of all cores. And the seconds of a run before its first
+step and after its last, beside those of a run without any tracking.
 """
 
 import argparse
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from benchmarks import material
-from benchmarks.harness import (
-    in_turn,
-    parser,
-    ratio,
-    report,
-    shown,
-    spread,
-    surroundings,
-    table,
-    verdict,
-)
+from benchmarks.harness import parser, report, shown, spread, surroundings, table, verdict
 from skinml.history import Row
 from skinml.processes import free_port, usable_cores
+from skinml.progress import progress_bar
 from skinml.steps import Steps
+from skinml.tracking import load
+from skinml.tracking.forwarder import ForwarderProcess
 from skinml.tracking.track import Tracked
 
 TARGET = 1.01
 WITHOUT = "without tracking"
+# Seconds after which a thread that waits for its turn goes on: longer than a turn, and no hang.
+PATIENCE = 120.0
 
-# What is noted of each run beside the seconds from its first step to its last.
-NOTED = ("before", "after", "waited", "forwarder", "share")
 
+class Turns:
+    """One run: its turns with tracking and without, and the seconds before and after its steps.
 
-class Clock:
-    """When a run began, made its first and its last step, and ended; what tracking took of it."""
+    Turns go as with, without, without, with, and so on: neither always comes after the other.
+    Without any `pairs` of them the run is only opened and closed.
+    """
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.waited = 0.0
-        self.forwarder = 0.0
-        self._before = 0.0
-        self._epoch = Steps.epoch
-        self._log = Tracked.log_epoch
+    def __init__(self, pairs: int, advance: Callable[[], None]) -> None:
+        self._pairs, self._advance = pairs, advance
+        self._epoch = 0
+        self._steps = 0
+        self._since = 0.0
+        self._used = 0.0
+        self._tracked = threading.Event()
+        self._tracked.set()
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.first = self.last = 0.0
+        self.waited: list[float] = []
+        self.forwarder: list[float] = []
 
-    def watched(self, steps: Steps, groups: Any) -> Iterator[Any]:
-        for done in self._epoch(steps, groups):
-            if not self.times:
-                self._before = forwarder_seconds()
-            self.times.append(time.perf_counter())
+    @property
+    def epochs(self) -> int:
+        """Those that the turns need: the first has compiled, half of two more belong to none."""
+        return 2 * self._pairs + 2
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Patches the product so that its steps are timed, and its tracking halted in turn."""
+        epoch, log, sample = Steps.epoch, Tracked.log_epoch, load.sample
+        pass_on = ForwarderProcess._pass_on
+
+        def log_epoch(tracked: Tracked, row: Row) -> Row:
+            if not self._tracked.is_set():
+                return row
+            began = time.perf_counter()
+            row = log(tracked, row)
+            self.waited.append(time.perf_counter() - began)
+            return row
+
+        def in_turn(original: Callable[..., Any], *given: Any) -> Any:
+            self._tracked.wait(PATIENCE)
+            return original(*given)
+
+        with (
+            mock.patch.object(Steps, "epoch", lambda *given: self._steps_of(epoch, *given)),
+            mock.patch.object(Tracked, "log_epoch", log_epoch),
+            mock.patch.object(load, "sample", partial(in_turn, sample)),
+            mock.patch.object(
+                ForwarderProcess, "_pass_on", lambda process: in_turn(pass_on, process)
+            ),
+        ):
+            try:
+                yield
+            finally:
+                self._track(True)
+
+    def _steps_of(self, epoch: Callable[..., Any], steps: Steps, groups: Any) -> Iterator[Any]:
+        self._epoch += 1
+        middle, number = self._steps // 2, 0
+        for number, done in enumerate(epoch(steps, groups), 1):
+            self.last = time.perf_counter()
+            self.first = self.first or self.last
+            if self._epoch > 1 and number == middle:
+                self._turn(self._epoch - 2)
             yield done
+        self._steps = number
 
-    def logged(self, tracked: Tracked, row: Row) -> Row:
-        began = time.perf_counter()
-        row = self._log(tracked, row)
-        self.waited += time.perf_counter() - began
-        self.forwarder = forwarder_seconds() - self._before
-        return row
+    def _turn(self, number: int) -> None:
+        """The end of a turn, but for the first time, and the beginning of the next."""
+        now = time.perf_counter()
+        if 0 < number <= 2 * self._pairs:
+            tracked = self._tracked.is_set()
+            self.seconds[tracked].append(now - self._since)
+            if tracked:
+                self.forwarder.append(forwarder_seconds() - self._used)
+            self._advance()
+        self._track(number % 4 in (0, 3) or number >= 2 * self._pairs)
+        self._used = forwarder_seconds()
+        self._since = time.perf_counter()
+
+    def _track(self, tracked: bool) -> None:
+        if tracked == self._tracked.is_set():
+            return
+        for process in forwarders():
+            process.send_signal(signal.SIGCONT if tracked else signal.SIGSTOP)
+        if tracked:
+            self._tracked.set()
+        else:
+            self._tracked.clear()
+
+
+def forwarders() -> list[Any]:
+    """The forwarders of this process."""
+    import psutil
+
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "skinml.forward" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def forwarder_seconds() -> float:
     """Seconds of CPU that the forwarders of this process have used."""
-    import psutil
-
-    used = 0.0
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if "skinml.forward" in child.cmdline():
-                used += sum(child.cpu_times()[:2])
-    return used
+    return sum(sum(process.cpu_times()[:2]) for process in forwarders())
 
 
 @contextlib.contextmanager
@@ -130,26 +202,24 @@ def untracked() -> Iterator[None]:
         yield
 
 
-def one_run(options: argparse.Namespace, uri: str, found: dict[str, list[float]]) -> float:
-    """Seconds from the first step to the last; notes in `found` what else `NOTED` names."""
+def one_run(options: argparse.Namespace, uri: str, turns: Turns) -> tuple[float, float]:
+    """A whole run, with a store at `uri` if any; seconds before its first and after its last step."""
     import keras
 
     from skinml.training_run import run
 
-    clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
         config = material.config(
             options,
             model=options.model,
             batch_size=options.batch_size,
             epochs_frozen=0,
-            epochs_finetune=options.epochs,
+            epochs_finetune=turns.epochs if uri else 1,
             output_dir=scratch,
         )
         began = time.perf_counter()
         with (
-            mock.patch.object(Steps, "epoch", lambda *given: clock.watched(*given)),
-            mock.patch.object(Tracked, "log_epoch", lambda *given: clock.logged(*given)),
+            turns.watching(),
             mock.patch.dict(os.environ, {"MLFLOW_TRACKING_URI": uri} if uri else {}),
             contextlib.nullcontext() if uri else untracked(),
             contextlib.redirect_stdout(io.StringIO()),
@@ -157,64 +227,108 @@ def one_run(options: argparse.Namespace, uri: str, found: dict[str, list[float]]
             run(config, offline=not uri)
         ended = time.perf_counter()
     keras.backend.clear_session()
-    found["before"].append(clock.times[0] - began)
-    found["after"].append(ended - clock.times[-1])
-    found["waited"].append(clock.waited)
-    found["forwarder"].append(clock.forwarder)
-    seconds = clock.times[-1] - clock.times[0]
-    found["share"].append((clock.waited + clock.forwarder / usable_cores()) / seconds)
-    return seconds
+    return turns.first - began, ended - turns.last
+
+
+def interval(tracked: Sequence[float], without: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the ratio of two sums, by bootstrap over pairs (percentiles)."""
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (tracked, without),
+        lambda upper, lower, axis: np.sum(upper, axis=axis) / np.sum(lower, axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+class Store:
+    """All runs with one store, or with none."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.before: list[float] = []
+        self.after: list[float] = []
+        self.waited: list[float] = []
+        self.forwarder: list[float] = []
+
+    def add(self, turns: Turns, before: float, after: float) -> None:
+        for tracked, own in turns.seconds.items():
+            self.seconds[tracked] += own
+        self.waited += turns.waited
+        self.forwarder += turns.forwarder
+        self.before.append(before)
+        self.after.append(after)
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "before_first_step": spread(self.before),
+            "after_last_step": spread(self.after),
+        }
+        tracked, without = self.seconds[True], self.seconds[False]
+        if not tracked:
+            return found
+        low, high = interval(tracked, without)
+        ratio = {"of_all": sum(tracked) / sum(without), "low": low, "high": high}
+        taken = np.mean(self.waited) + np.mean(self.forwarder) / usable_cores()
+        return found | {
+            "pairs": len(tracked),
+            "seconds_of_a_turn": {"tracked": spread(tracked), "without": spread(without)},
+            "turns": {"tracked": tracked, "without": without},
+            "ratio": ratio,
+            "waited_for_a_record": spread(self.waited),
+            "cpu_of_the_forwarder_in_a_turn": spread(self.forwarder),
+            "taken": float(taken / np.mean(tracked)),
+        }
 
 
 def main() -> None:
-    options_parser = parser(__doc__, repeats=5)
-    options_parser.add_argument("--model", default="mobilenetv2")
+    options_parser = parser(__doc__, repeats=2)
+    options_parser.add_argument("--model", default="mobilenet")
     options_parser.add_argument("--batch_size", type=int, default=16)
-    options_parser.add_argument("--epochs", type=int, default=4)
+    options_parser.add_argument("--pairs", type=int, default=15, help="of turns in a run")
     options_parser.add_argument("--data", default="demo", help=argparse.SUPPRESS)
     options_parser.add_argument("--data_dir", default="auto", help="as of `python -m skinml.run`")
     options_parser.add_argument("--weights", default="none", help="as of `python -m skinml.run`")
     options = options_parser.parse_args()
     around = surroundings()
     with tempfile.TemporaryDirectory() as scratch, server(Path(scratch)) as address:
-        stores = {
+        uris = {
             WITHOUT: "",
             "SQLite": f"sqlite:///{scratch}/mlflow.db",
             "mlflow server": address,
         }
-        parts: dict[str, dict[str, list[float]]] = {
-            name: {key: [] for key in NOTED} for name in stores
-        }
-        one_run(options, stores["SQLite"], {key: [] for key in NOTED})  # Imports, once.
-        sides = {name: partial(one_run, options, uri, parts[name]) for name, uri in stores.items()}
-        values = in_turn("tracking", sides, options.repeats)
-    result: dict[str, Any] = {**around, "model": options.model, "epochs": options.epochs}
-    result["stores"] = {
-        name: {
-            "seconds": spread(own),
-            "ratio": ratio(own, values[WITHOUT]),
-            "before_first_step": spread(parts[name]["before"]),
-            "after_last_step": spread(parts[name]["after"]),
-            "waited_for_tracking": spread(parts[name]["waited"]),
-            "cpu_of_the_forwarder": spread(parts[name]["forwarder"]),
-            "taken": spread(parts[name]["share"]),
-        }
-        for name, own in values.items()
-    }
+        stores = {name: Store() for name in uris}
+        # Imports and the prepared images, once.
+        one_run(options, "", Turns(0, lambda: None))
+        with progress_bar("tracking", 4 * options.pairs * options.repeats) as advance:
+            for _ in range(options.repeats):
+                for name, uri in uris.items():
+                    turns = Turns(options.pairs if uri else 0, partial(advance, 1, name))
+                    stores[name].add(turns, *one_run(options, uri, turns))
+    found = {name: store.result() for name, store in stores.items()}
     rows = []
-    for name, own in result["stores"].items():
-        tracked = name != WITHOUT
+    for name, own in found.items():
+        cells = [""] * 6
+        if "ratio" in own:
+            ratio, turn = own["ratio"], own["seconds_of_a_turn"]
+            cells = [
+                shown(turn["tracked"]), shown(turn["without"]),
+                f"{ratio['of_all']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+                verdict(ratio["of_all"] <= TARGET),
+                shown(own["waited_for_a_record"], 4), f"{own['taken']:.2%}",
+            ]  # fmt: skip
         rows.append(
-            [name, shown(own["seconds"]), shown(own["ratio"], 3) if tracked else "",
-             verdict(own["ratio"]["median"] <= TARGET) if tracked else "",
-             shown(own["waited_for_tracking"], 3), shown(own["cpu_of_the_forwarder"]),
-             f"{own['taken']['median']:.2%}",
-             shown(own["before_first_step"], 1), shown(own["after_last_step"], 1)]
-        )  # fmt: skip
+            [name, *cells, shown(own["before_first_step"], 1), shown(own["after_last_step"], 1)]
+        )
     heading = [
-        "seconds", "first to last step", "over without", "≤ 1.01", "waited for tracking",
-        "forwarder's CPU", "taken", "before", "after the last step",
+        "seconds", "a turn with tracking", "without", "ratio of all (95 %)", f"≤ {TARGET}",
+        "waited for a record", "taken", "before", "after the last step",
     ]  # fmt: skip
+    result = {**around, "model": options.model, "batch_size": options.batch_size, "stores": found}
     report(options, result, table(heading, rows))
 
 
