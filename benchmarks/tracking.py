@@ -203,7 +203,7 @@ def untracked() -> Iterator[None]:
 
 
 def one_run(options: argparse.Namespace, uri: str, turns: Turns) -> tuple[float, float]:
-    """A whole run, with a store at `uri` if any; seconds before its first and after its last step."""
+    """A whole run, in the store at `uri` if any; seconds before the first step, after the last."""
     import keras
 
     from skinml.training_run import run
@@ -329,7 +329,36 @@ def main() -> None:
         "waited for a record", "taken", "before", "after the last step",
     ]  # fmt: skip
     result = {**around, "model": options.model, "batch_size": options.batch_size, "stores": found}
-    report(options, result, table(heading, rows))
+    report(options, result, table(heading, rows), lambda path: draw(path, found))
+
+
+def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
+    """The ratio of each pair of turns, and that of all with its interval, beside the target."""
+    from matplotlib.figure import Figure
+
+    from skinml.evaluation.drawing import COLUMN, GREY, drawing, save
+
+    measured = {name: own for name, own in found.items() if "ratio" in own}
+    with drawing():
+        figure = Figure(figsize=(COLUMN, 1.0 + 0.6 * len(measured)), layout="constrained")
+        axes = figure.subplots()
+        for place, own in enumerate(measured.values()):
+            pairs = np.divide(own["turns"]["tracked"], own["turns"]["without"])
+            axes.plot(pairs, np.full(len(pairs), place + 0.18), "|", color=GREY, markersize=7)
+            ratio = own["ratio"]
+            axes.plot([ratio["low"], ratio["high"]], [place - 0.12] * 2, color="black")
+            axes.plot(ratio["of_all"], place - 0.12, "o", color="black")
+        axes.axvline(TARGET, color=GREY, linestyle="--", zorder=0)
+        label = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(
+            TARGET, -0.7, f"target {TARGET}", color=GREY, ha="center", va="center", bbox=label
+        )
+        axes.set_yticks(range(len(measured)), list(measured))
+        axes.set(
+            ylim=(len(measured) - 0.4, -1),
+            xlabel="a turn with tracking over one without\n(each pair; all with 95 % interval)",
+        )
+        save(figure, path)
 
 
 if __name__ == "__main__":
