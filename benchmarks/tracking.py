@@ -15,8 +15,9 @@ turns. Target: at most 1.01. Epochs are as short as the demo's, so that tracking
 on the real data an epoch has twenty times as many steps.
 
 Beside it what tracking takes away from the training as far as it can be counted: the seconds that
-the training waits for the record of an epoch, on the disk, and the forwarder's seconds of CPU.
-`taken` is the share of both in the time of all cores. And the seconds of a run before its first
+the training waits for the record of an epoch, on the disk, and the seconds of CPU of the forwarder
+and of the server, which shares the machine's cores with the training here. `taken` is the share of
+all of them in the time of all cores. And the seconds of a run before its first
 step and after its last, beside those of a run without any tracking.
 """
 
@@ -61,18 +62,18 @@ class Turns:
     Without any `pairs` of them the run is only opened and closed.
     """
 
-    def __init__(self, pairs: int, advance: Callable[[], None]) -> None:
-        self._pairs, self._advance = pairs, advance
+    def __init__(self, pairs: int, advance: Callable[[], None], server: int = 0) -> None:
+        self._pairs, self._advance, self._server = pairs, advance, server
         self._epoch = 0
         self._steps = 0
         self._since = 0.0
-        self._used = 0.0
+        self._used = {"forwarder": 0.0, "server": 0.0}
         self._tracked = threading.Event()
         self._tracked.set()
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
         self.first = self.last = 0.0
         self.waited: list[float] = []
-        self.forwarder: list[float] = []
+        self.cpu: dict[str, list[float]] = {name: [] for name in self._used}
 
     @property
     def epochs(self) -> int:
@@ -128,11 +129,16 @@ class Turns:
             tracked = self._tracked.is_set()
             self.seconds[tracked].append(now - self._since)
             if tracked:
-                self.forwarder.append(forwarder_seconds() - self._used)
+                for name, used in self._cpu().items():
+                    self.cpu[name].append(used - self._used[name])
             self._advance()
         self._track(number % 4 in (0, 3) or number >= 2 * self._pairs)
-        self._used = forwarder_seconds()
+        self._used = self._cpu()
         self._since = time.perf_counter()
+
+    def _cpu(self) -> dict[str, float]:
+        """Seconds of CPU that each process of tracking's has used."""
+        return {"forwarder": cpu_seconds(forwarders()), "server": cpu_seconds(tree(self._server))}
 
     def _track(self, tracked: bool) -> None:
         if tracked == self._tracked.is_set():
@@ -157,14 +163,24 @@ def forwarders() -> list[Any]:
     return found
 
 
-def forwarder_seconds() -> float:
-    """Seconds of CPU that the forwarders of this process have used."""
-    return sum(sum(process.cpu_times()[:2]) for process in forwarders())
+def tree(pid: int) -> list[Any]:
+    """A process and all below it; none of number 0."""
+    import psutil
+
+    if not pid:
+        return []
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(processes: Sequence[Any]) -> float:
+    """Seconds of CPU that processes have used."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """An `mlflow server` on SQLite, as its documentation starts it; its address."""
+def server(folder: Path) -> Iterator[tuple[str, int]]:
+    """An `mlflow server` on SQLite, as its documentation starts it; its address and process id."""
     import requests
 
     port = free_port()
@@ -186,7 +202,7 @@ def server(folder: Path) -> Iterator[str]:
                     if requests.get(f"{address}/health", timeout=2).ok:
                         break
                 time.sleep(0.5)
-            yield address
+            yield address, process.pid
         finally:
             os.killpg(process.pid, 15)
             process.wait()
@@ -253,13 +269,14 @@ class Store:
         self.before: list[float] = []
         self.after: list[float] = []
         self.waited: list[float] = []
-        self.forwarder: list[float] = []
+        self.cpu: dict[str, list[float]] = {"forwarder": [], "server": []}
 
     def add(self, turns: Turns, before: float, after: float) -> None:
         for tracked, own in turns.seconds.items():
             self.seconds[tracked] += own
         self.waited += turns.waited
-        self.forwarder += turns.forwarder
+        for name, used in turns.cpu.items():
+            self.cpu[name] += used
         self.before.append(before)
         self.after.append(after)
 
@@ -273,15 +290,18 @@ class Store:
             return found
         low, high = interval(tracked, without)
         ratio = {"of_all": sum(tracked) / sum(without), "low": low, "high": high}
-        taken = np.mean(self.waited) + np.mean(self.forwarder) / usable_cores()
+        cpu = sum(float(np.mean(own)) for own in self.cpu.values())
+        taken = float(np.mean(self.waited)) + cpu / usable_cores()
         return found | {
             "pairs": len(tracked),
             "seconds_of_a_turn": {"tracked": spread(tracked), "without": spread(without)},
             "turns": {"tracked": tracked, "without": without},
             "ratio": ratio,
             "waited_for_a_record": spread(self.waited),
-            "cpu_of_the_forwarder_in_a_turn": spread(self.forwarder),
-            "taken": float(taken / np.mean(tracked)),
+            "cpu_seconds_in_a_turn": {
+                name: {"mean": float(np.mean(own)), **spread(own)} for name, own in self.cpu.items()
+            },
+            "taken": taken / float(np.mean(tracked)),
         }
 
 
@@ -295,7 +315,7 @@ def main() -> None:
     options_parser.add_argument("--weights", default="none", help="as of `python -m skinml.run`")
     options = options_parser.parse_args()
     around = surroundings()
-    with tempfile.TemporaryDirectory() as scratch, server(Path(scratch)) as address:
+    with tempfile.TemporaryDirectory() as scratch, server(Path(scratch)) as (address, pid):
         uris = {
             WITHOUT: "",
             "SQLite": f"sqlite:///{scratch}/mlflow.db",
@@ -307,26 +327,30 @@ def main() -> None:
         with progress_bar("tracking", 4 * options.pairs * options.repeats) as advance:
             for _ in range(options.repeats):
                 for name, uri in uris.items():
-                    turns = Turns(options.pairs if uri else 0, partial(advance, 1, name))
+                    pairs = options.pairs if uri else 0
+                    turns = Turns(pairs, partial(advance, 1, name), pid if uri == address else 0)
                     stores[name].add(turns, *one_run(options, uri, turns))
     found = {name: store.result() for name, store in stores.items()}
     rows = []
     for name, own in found.items():
-        cells = [""] * 6
+        cells = [""] * 7
         if "ratio" in own:
             ratio, turn = own["ratio"], own["seconds_of_a_turn"]
+            cpu = [own["cpu_seconds_in_a_turn"][part]["mean"] for part in ("forwarder", "server")]
             cells = [
                 shown(turn["tracked"]), shown(turn["without"]),
                 f"{ratio['of_all']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
                 verdict(ratio["of_all"] <= TARGET),
-                shown(own["waited_for_a_record"], 4), f"{own['taken']:.2%}",
+                shown(own["waited_for_a_record"], 4),
+                " and ".join(f"{used:.3f}" for used in cpu), f"{own['taken']:.2%}",
             ]  # fmt: skip
         rows.append(
             [name, *cells, shown(own["before_first_step"], 1), shown(own["after_last_step"], 1)]
         )
     heading = [
         "seconds", "a turn with tracking", "without", "ratio of all (95 %)", f"≤ {TARGET}",
-        "waited for a record", "taken", "before", "after the last step",
+        "waited for a record", "CPU of forwarder and server", "taken", "before",
+        "after the last step",
     ]  # fmt: skip
     result = {**around, "model": options.model, "batch_size": options.batch_size, "stores": found}
     report(options, result, table(heading, rows), lambda path: draw(path, found))
