@@ -21,9 +21,10 @@ from skinml.registry import log_models
 from skinml.tracking.folder import LOCK, STATE, RunFolder
 from skinml.tracking.forwarder import NOT_TAKEN, UNSENT
 from skinml.tracking.journal import Record, is_written, read_journal
-from skinml.tracking.lease import LEASE, grace, renew, renewal, renewed, reopen
+from skinml.tracking.lease import LEASE, grace, moved, renew, renewal, renewed, reopen
 from skinml.tracking.publish import (
     ACKNOWLEDGED,
+    BATCHED,
     GONE,
     SUPERSEDED,
     close_run,
@@ -34,7 +35,7 @@ from skinml.tracking.publish import (
     prepare_experiment,
     send,
 )
-from skinml.tracking.record import destination, header, server_digest
+from skinml.tracking.record import destination, header, is_load, server_digest
 from skinml.tracking.state import State
 from skinml.tracking.store import refusal
 
@@ -73,19 +74,37 @@ class Forwarder:
         self._writer = 0, ""
         self._last = ""
         self._told: set[str] = set()
+        # When the lease moved last, by the clock that nobody sets.
+        self._moved = -float("inf")
 
-    def step(self) -> bool:
-        """Send the next records, as many as go well together; whether there were any."""
+    @property
+    def is_due(self) -> bool:
+        """Whether the lease is to be moved on."""
+        return time.monotonic() - self._moved > renewal()
+
+    def step(self, alive: bool = False) -> bool:
+        """Send the next records, as many as go well together; whether there were any.
+
+        A request costs a server some 16 ms of its processor, which may be the training's own
+        (benchmarks/README.md, tracking). So while the run's process is `alive`, samples of the load
+        wait for what comes next, at the latest for a renewal of the lease, which goes with them.
+        """
+        now, due = time.monotonic(), self.is_due
         records = self._pending()
-        if not records:
+        if not records or (alive and not due and all(map(is_load, records))):
             return False
         before = self.state
         run = self._open_run(begins=any(record.kind == "run" for record in records))
         if self.state is not before:
             return True  # The server has less than it had: all over again.
+        renews = alive and due and all(record.kind in BATCHED for record in records)
+        tags = moved(run, self._process()) if renews else {}
+        records = [self._by_now(record) for record in records]
         # A network takes its time, on a slow line longer than a term.
         with renewed(lambda: self._move(run.info.run_id)):
-            uris = send(self.folder, [self._by_now(record) for record in records], run, log_models)
+            uris = send(self.folder, records, run, log_models, tags)
+        if renews:
+            self._moved = now
         last = records[-1]
         self.state.sequence, self.state.offset = last.sequence, last.end
         self.state.ended = last.kind == "end"
@@ -103,9 +122,10 @@ class Forwarder:
 
     def renew(self) -> None:
         """Move the lease on: the run's process lives, wherever it is with its work."""
-        if not self.state.run_id or self.state.ended:
-            return
-        renew(self._open_run(), self._process())
+        now = time.monotonic()
+        if self.state.run_id and not self.state.ended:
+            renew(self._open_run(), self._process())
+        self._moved = now
 
     def _move(self, run_id: str) -> None:
         """Renew while something is being sent: the lease alone, and only of a run that goes on."""
@@ -319,8 +339,7 @@ def follow(folder: RunFolder) -> int:
     """Send a folder's journal as it grows, until its end, or until its writer is gone."""
     forwarder = Forwarder(folder, live=True)
     attempts = Attempts(forwarder)
-    period, patience = renewal(), grace()
-    moved = -float("inf")
+    patience = grace()
     # A writer may be gone before this process has begun: it has its grace all the same.
     gone = time.monotonic()
     while True:
@@ -330,12 +349,11 @@ def follow(folder: RunFolder) -> int:
         gone = now if alive else gone
         pause = 0.0
         try:
-            busy = forwarder.step()
+            busy = forwarder.step(alive)
             if forwarder.state.ended and not busy:
                 return 0
-            if alive and now - moved > period:
+            if alive and forwarder.is_due:
                 forwarder.renew()
-                moved = now
             if not busy and not alive:
                 forwarder.close_gone()
                 return 0

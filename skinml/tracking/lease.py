@@ -59,11 +59,15 @@ def grace() -> float:
     return lease_term() * 2 / 3
 
 
-def renew(run: "Run", process: str) -> None:
-    """Move the lease of a run on: the process of this name lives."""
+def moved(run: "Run", process: str) -> dict[str, str]:
+    """The tags by which the lease of a run moves on: the process of this name lives."""
     count = run.data.tags.get(LEASE, "0")
-    moved = int(count) + 1 if count.isdecimal() else 1
-    set_tags(run, {LEASE: str(moved), PROCESS: process})
+    return {LEASE: str(int(count) + 1 if count.isdecimal() else 1), PROCESS: process}
+
+
+def renew(run: "Run", process: str) -> None:
+    """Move the lease of a run on."""
+    set_tags(run, moved(run, process))
 
 
 def reopen(run: "Run") -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from skinml.errors import UserError
 from skinml.tracking.journal import Journal
+from skinml.tracking.record import LOAD
 
 # Seconds between two samples, unless MLflow's own variable says otherwise.
 INTERVAL = 10.0
@@ -35,7 +36,7 @@ class LoadRecorder:
         gpus, start = _Gpus(), _network()
         sample(gpus, start)  # The first use of the processor is that since the machine's start.
         while not self._stopped.wait(interval):
-            values = {f"system/{name}": value for name, value in sample(gpus, start).items()}
+            values = {f"{LOAD}{name}": value for name, value in sample(gpus, start).items()}
             now = int(time.time() * 1000)
             try:
                 self._journal.append("metrics", step=self._step, time=now, values=values)

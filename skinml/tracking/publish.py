@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,9 @@ SUPERSEDED = "skinml.superseded"
 
 # Why a run is closed whose process had no time to say so itself.
 GONE = "its process is gone, without a word"
+
+# The kinds of records of which many go in one request.
+BATCHED = ("metrics", "params", "tags")
 
 # MLflow takes at most 1,000 metrics, parameters and tags a request, 100 of the latter two each.
 _METRICS, _OTHERS = 800, 90
@@ -176,9 +179,13 @@ def _install_views(uri: str, experiment_id: str) -> None:
 
 
 def send(
-    folder: RunFolder, records: Sequence[Record], run: "Run", log_models: LogModels
+    folder: RunFolder,
+    records: Sequence[Record],
+    run: "Run",
+    log_models: LogModels,
+    tags: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write records to their run, in order, and the number of the last to its tags.
+    """Write records to their run, in order, and the number of the last to its tags, with `tags`.
 
     That number comes last: a server restored from whatever moment has all that it names. Returns
     the URIs of models that were logged.
@@ -186,7 +193,7 @@ def send(
     uris: dict[str, str] = {}
     batch = _Batch(run)
     for record in records:
-        if record.kind in ("metrics", "params", "tags"):
+        if record.kind in BATCHED:
             batch.add(record)
             continue
         batch.flush()
@@ -195,7 +202,7 @@ def send(
                 uris |= log_models(folder, run, record.fields["register"])
         else:
             _SENDERS[record.kind](folder, record, run)
-    batch.tags[ACKNOWLEDGED] = str(records[-1].sequence)
+    batch.tags |= {**(tags or {}), ACKNOWLEDGED: str(records[-1].sequence)}
     batch.flush()
     return uris
 

@@ -34,6 +34,9 @@ PARENT_RUN_VARIABLE = "SKINML_PARENT_RUN_ID"
 
 REASON_LENGTH = 500
 
+# What the names of metrics of the machine's load begin with: MLflow's own has them so.
+LOAD = "system/"
+
 _CURVES = ("loss", "accuracy", "auc_macro")
 
 
@@ -52,6 +55,13 @@ def default_experiment(data: str) -> str:
 def server_digest(uri: str) -> str:
     """What a tracking server is known by in a run's folder: its address may hold a password."""
     return hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
+def is_load(record: Record) -> bool:
+    """Whether a record is a sample of the machine's load."""
+    return record.kind == "metrics" and all(
+        name.startswith(LOAD) for name in record.fields["values"]
+    )
 
 
 def header(folder: RunFolder) -> Record | None:
@@ -88,7 +98,7 @@ def read_noted(path: Path) -> Noted:
             names = record.fields["values"]
             if "epoch/train_loss" in names:
                 noted.epochs.setdefault(record.fields["step"], record.fields)
-            elif any(name.startswith("system/") for name in names):
+            elif is_load(record):
                 noted.load_samples = record.fields["step"] + 1
     return noted
 

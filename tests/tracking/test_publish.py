@@ -470,6 +470,75 @@ def test_the_lease_names_the_process_that_goes_on_even_where_all_is_sent_again(
     assert tags["process"] == process_name()
 
 
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], set[str]]]:
+    """The names of the metrics and tags of each batch that is sent."""
+    sent: list[tuple[set[str], set[str]]] = []
+    log_batch = MlflowClient.log_batch
+
+    def noting(client: MlflowClient, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
+        log_batch(client, run_id, metrics, params, tags)
+        sent.append(({metric.key for metric in metrics}, {tag.key for tag in tags}))
+
+    monkeypatch.setattr(MlflowClient, "log_batch", noting)
+    return sent
+
+
+def test_samples_of_the_load_go_with_the_next_epoch_or_renewal(
+    store: MlflowClient,
+    started: RunFolder,
+    finished_folder: RunFolder,
+    batches: list[tuple[set[str], set[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request for each would be most of what tracking costs a server on the same machine."""
+    forwarder = Forwarder(started, live=True)
+    while forwarder.step(alive=True):
+        pass
+    forwarder.renew()
+    journal = Journal(started.journal)
+    for number in range(2):
+        journal.append("metrics", step=number, time=1, values={"system/load": 0.5 + number})
+    batches.clear()
+    assert not forwarder.step(alive=True)
+    assert not batches
+    row = finished_folder.read_history()[0]
+    record_epoch(journal, row)
+    assert forwarder.step(alive=True)
+    [(metrics, tags)] = batches
+    assert metrics == {"system/load", *curve_metrics(row)}
+    assert tags == {"skinml.acknowledged"}
+
+    journal.append("metrics", step=2, time=1, values={"system/load": 2.5})
+    assert not forwarder.step(alive=True)
+    now = time.monotonic()
+    monkeypatch.setattr("skinml.forward.time.monotonic", lambda: now + 31)
+    batches.clear()
+    assert forwarder.step(alive=True)
+    assert not forwarder.is_due
+    assert batches == [({"system/load"}, {"skinml.acknowledged", "skinml.lease", "process"})]
+    assert store.get_run(forwarder.state.run_id).data.tags["skinml.lease"] == "2"
+    history = store.get_metric_history(forwarder.state.run_id, "system/load")
+    assert [metric.value for metric in history] == [0.5, 1.5, 2.5]
+    journal.close()
+
+
+def test_samples_of_the_load_do_not_wait_for_a_process_that_is_gone(
+    store: MlflowClient, started: RunFolder
+) -> None:
+    forwarder = Forwarder(started, live=True)
+    while forwarder.step(alive=True):
+        pass
+    forwarder.renew()
+    journal = Journal(started.journal)
+    journal.append("metrics", step=0, time=1, values={"system/load": 0.5})
+    journal.close()
+    assert not forwarder.step(alive=True)
+    assert forwarder.step(alive=forwarder.is_alive())
+    assert forwarder.unsent == 0
+    assert store.get_run(forwarder.state.run_id).data.metrics == {"system/load": 0.5}
+
+
 def test_the_lease_moves_while_something_is_sent_that_takes_long(
     store: MlflowClient, finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
