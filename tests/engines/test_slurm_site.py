@@ -79,6 +79,8 @@ def test_a_job_that_is_requeued_goes_on_and_is_cancelled_with_its_sweep(
     """A requeued job's SIGTERM ends its training: that is no result, and no attempt of the cell."""
     sweep = start("--engine=slurm", **site.variables, SKINML_TEST_SLOW="mobilenet")
     sweep.until(lambda: "mobilenetv2-16-seed0-split0 done" in sweep.log.read_text())
+    # The job of the cell that is done takes a moment to complete.
+    sweep.until(lambda: len(site.jobs()) == 1)
     [name] = site.jobs()
     number = site.ask("squeue", "--noheader", "--format=%i", f"--name={name}").strip()
     for state in ("PENDING", "RUNNING"):
