@@ -484,6 +484,15 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], set[str]]]:
     return sent
 
 
+def _caught_up(folder: RunFolder) -> Forwarder:
+    """The forwarder of a live run that has sent all there is, and has just renewed the lease."""
+    forwarder = Forwarder(folder, live=True)
+    while forwarder.step(alive=True):
+        pass
+    forwarder.renew()
+    return forwarder
+
+
 def test_samples_of_the_load_go_with_the_next_epoch_or_renewal(
     store: MlflowClient,
     started: RunFolder,
@@ -491,11 +500,8 @@ def test_samples_of_the_load_go_with_the_next_epoch_or_renewal(
     batches: list[tuple[set[str], set[str]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A request for each would be most of what tracking costs a server on the same machine."""
-    forwarder = Forwarder(started, live=True)
-    while forwarder.step(alive=True):
-        pass
-    forwarder.renew()
+    """A request for each would be a good part of what tracking costs a server."""
+    forwarder = _caught_up(started)
     journal = Journal(started.journal)
     for number in range(2):
         journal.append("metrics", step=number, time=1, values={"system/load": 0.5 + number})
@@ -526,10 +532,7 @@ def test_samples_of_the_load_go_with_the_next_epoch_or_renewal(
 def test_samples_of_the_load_do_not_wait_for_a_process_that_is_gone(
     store: MlflowClient, started: RunFolder
 ) -> None:
-    forwarder = Forwarder(started, live=True)
-    while forwarder.step(alive=True):
-        pass
-    forwarder.renew()
+    forwarder = _caught_up(started)
     journal = Journal(started.journal)
     journal.append("metrics", step=0, time=1, values={"system/load": 0.5})
     journal.close()
