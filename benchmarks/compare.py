@@ -81,7 +81,7 @@ def make_store(path: Path, runs: int, tables: dict[CellName, Path], cells: list[
                 "kind": "training", "model": cell.model, "batch_size": str(cell.batch_size),
                 "seed": "0", "data": "isic2017", "protocol": "paper",
                 "split": "paper test=0.2 val=0.2 seed=0", "weights_kind": "none",
-                "data_digest": "0" * 16, "code_digest": "1" * 16,
+                "data_digest": "0" * 16, "training_digest": "1" * 16,
                 **{f"mlflow.filler{index}": "x" * 20 for index in range(10)},
             }  # fmt: skip
             params = {name: str(value) for name, value in config.as_dict().items()}

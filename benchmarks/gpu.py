@@ -28,7 +28,7 @@ from typing import Any
 from skinml.config import Config
 from skinml.data.prepare import open_data
 from skinml.grid import grid_configs, settings_of
-from skinml.provenance import code_digest, git_state, library_versions
+from skinml.provenance import git_state, library_versions
 from skinml.sweep import PAPER
 
 # Seconds that a benchmark may take to compile before it is given up.
@@ -80,7 +80,6 @@ class Session:
         self.processes: list[Process] = []
         self._facts: dict[str, Any] = {
             "commit": git_state()[0],
-            "code_digest": code_digest(),
             "versions": library_versions(),
             "began": self._began,
         }

@@ -46,7 +46,7 @@ except OSError:
     pass
 store, config, data, code, folder = sys.argv[1:6]
 run_id = os.urandom(16).hex()
-tags = {"kind": "training", "config_digest": config, "data_digest": data, "code_digest": code,
+tags = {"kind": "training", "config_digest": config, "data_digest": data, "training_digest": code,
         "mlflow.parentRunId": os.environ["SKINML_PARENT_RUN_ID"], "mlflow.runName": folder,
         "model": "mobilenet", "batch_size": "16", "demo": "true", "began": str(began),
         "ended": str(time.time())}
@@ -89,7 +89,6 @@ def one_sweep(given: dict[str, Any]) -> dict[str, Any]:
     from skinml.data.prepare import open_data
     from skinml.engines.placement import Placement
     from skinml.grid import make_cells
-    from skinml.provenance import code_digest
     from skinml.sweep_run import cell_command, sweep
 
     began = time.time()
@@ -103,12 +102,14 @@ def one_sweep(given: dict[str, Any]) -> dict[str, Any]:
         for n in range(given["cells"])
     ]
     cells = make_cells(configs, data)
-    digests = {cell.name: cell.identity["config_digest"] for cell in cells}
+    identities = {cell.name: cell.identity for cell in cells}
     store = str(Path("mlflow.db").absolute())
 
     def stand_in(config: Config) -> list[str]:
         folder = Path(config.output_dir).absolute()
-        known = [store, digests[folder.name], data.digest, code_digest(), str(folder)]
+        own = identities[folder.name]
+        digests = [own[f"{what}_digest"] for what in ("config", "data", "training")]
+        known = [store, *digests, str(folder)]
         return [sys.executable, "-S", "-E", given["stand_in"], *known]
 
     def timed(config: Config) -> list[str]:

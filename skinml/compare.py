@@ -198,6 +198,7 @@ def as_dict(comparison: "Comparison") -> dict[str, Any]:
         ],
         "missing": [str(cell) for cell in selection.missing],
         "left_out": list(selection.left_out),
+        "training_code": list(selection.code),
         "settings_that_differ": {
             name: {value: [str(cell) for cell in cells] for value, cells in values.items()}
             for name, values in selection.differences.items()

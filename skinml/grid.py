@@ -62,6 +62,10 @@ class State:
     run_id: str = ""
     reason: str = ""
     """Of a cell that failed, now or (while it waits) before."""
+    note: str = ""
+    """Of a cell that was known before: what its finished runs by other code are taken for."""
+    outdated: bool = False
+    """Of a cell done before: whether other code than today's has computed its figures."""
     log: Path | None = None
     seconds: float = 0.0
     left: float | None = None

@@ -1,9 +1,7 @@
 """Where a result comes from: code, versions and machine, as text that is logged with it."""
 
-import hashlib
 import platform
 import subprocess
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -11,37 +9,7 @@ from skinml.files import file_sha256
 
 PACKAGE = Path(__file__).parent
 
-# What decides a result: a change of any of these may change a figure, a change of others may not.
-RESULT_MODULES = (
-    "backend.py",
-    "checkpoint.py",
-    "config.py",
-    "data/duplicates.py",
-    "data/images.py",
-    "data/isic2017.py",
-    "data/pipeline.py",
-    "data/prepared.py",
-    "data/protocols.py",
-    "evaluation/metrics.py",
-    "evaluation/predict.py",
-    "evaluation/predictions.py",
-    "models/backbones.py",
-    "models/classifier.py",
-    "models/inference.py",
-    "steps.py",
-    "training.py",
-)
-
 _LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "mlflow", "numpy", "scikit-learn")
-
-
-@cache
-def code_digest() -> str:
-    """A digest of the modules that decide a result: 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in RESULT_MODULES:
-        digest.update(f"{name}\n".encode() + (PACKAGE / name).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from skinml.cache import cache_dir
+from skinml.code_digest import trained_by, why_same
 from skinml.config import Config
 from skinml.doctor import DEAD, ORPHAN, examine, mend
 from skinml.engines.attempt import Order, Outcome, is_run_of, result_of, sync_arguments
@@ -35,6 +36,7 @@ from skinml.files import file_sha256
 from skinml.grid import Cell, State, sweep_key
 from skinml.processes import end_process
 from skinml.sweep_table import Show, display, failure, markdown, print_closing, summary
+from skinml.tracking.evaluations import evaluate_anew, is_outdated
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.lease import PROCESS, renewed
 from skinml.tracking.record import PARENT_RUN_VARIABLE
@@ -81,28 +83,42 @@ def known_states(
 ) -> list[State]:
     """Each cell as MLflow knows it: done before, or waiting (with the reason if it failed).
 
-    Done is what has a FINISHED run of the same configuration, data and code that is not one of
-    those to be `passed_over`.
+    Done is what has a FINISHED run of the same configuration, data and training code, or of code
+    that counts as the same, and that is not one of those to be `passed_over`.
     """
     found: dict[str, list[Run]] = {}
     if experiment is not None:
-        shared = {name: cells[0].identity[name] for name in ("data_digest", "code_digest")}
-        if len(cells) == 1:
-            shared = cells[0].identity
-        for run in runs_with(experiment, shared):
+        names = ("data_digest", "config_digest") if len(cells) == 1 else ("data_digest",)
+        for run in runs_with(experiment, {name: cells[0].identity[name] for name in names}):
             if run.info.run_id not in passed_over:
                 found.setdefault(run.data.tags.get("config_digest", ""), []).append(run)
     return [_known(cell, found.get(cell.identity["config_digest"], [])) for cell in cells]
 
 
 def _known(cell: Cell, runs: "Sequence[Run]") -> State:
+    model = cell.config.model
+    same = {run.info.run_id: why_same(trained_by(run.data.tags), model) for run in runs}
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    if not finished:
-        return State(cell, reason=reason_of(runs))
-    run = finished[0]
+    # Today's own code first, then the newest.
+    counted = sorted(
+        (run for run in finished if same[run.info.run_id] is not None),
+        key=lambda run: same[run.info.run_id] != "",
+    )
+    if not counted:
+        note = ""
+        if finished:
+            other = trained_by(finished[0].data.tags) or "unknown"
+            note = f"run {finished[0].info.run_id} is of other training code: {other}"
+        ours = [run for run in runs if same[run.info.run_id] is not None]
+        return State(cell, reason=reason_of(ours), note=note)
+    run = counted[0]
+    reason = same[run.info.run_id]
+    earlier = trained_by(run.data.tags)
     return State(
         cell,
         "done before",
+        note=f"its training code {earlier} counts as today's: {reason}" if reason else "",
+        outdated=is_outdated(run),
         run_id=run.info.run_id,
         seconds=((run.info.end_time or 0) - run.info.start_time) / 1000 if run.info.end_time else 0,
         accuracy=run.data.metrics.get("test_accuracy"),
@@ -123,9 +139,11 @@ def dry_run(cells: Sequence[Cell], data: str, rerun: bool) -> None:
     for state in states:
         if state.is_done:
             what = f"done: run {state.run_id}"
+            if state.outdated:
+                what += ", its figures to be computed anew from its predictions tables"
         else:
             what = f"failed before: {state.reason}" if state.reason else "missing"
-        print(f"{state.cell.name:<{width}}  {what}")
+        print(f"{state.cell.name:<{width}}  {what}{f' ({state.note})' if state.note else ''}")
     done = sum(state.is_done for state in states)
     print(f"{done} of {len(states)} done, {len(states) - done} to train")
 
@@ -568,6 +586,7 @@ def sweep(
                             publish_finished(states, run, orders)
                             states = known_states(cells, experiment)
                         run.keep_done_before(sorted(_finished(states)))
+                        _bring_up_to_date(states)
                 at_once = engine.at_once(jobs)
                 where = f"{at_once} at a time" if placement.engine == "local" else placement.engine
                 print(
@@ -601,6 +620,27 @@ def sweep(
     for line in _closing_words(states, at_once, stop.received, run, f"({kept}) with: {go_on}"):
         print(f"skinml: {line}", file=sys.stderr)
     return code
+
+
+def _bring_up_to_date(states: Sequence[State]) -> None:
+    """Say what finished runs by earlier code are taken for, and compute outdated figures anew."""
+    for state in states:
+        if state.note:
+            print(f"skinml: {state.cell.name}: {state.note}", file=sys.stderr)
+        if not state.outdated:
+            continue
+        try:
+            metrics = evaluate_anew(state.run_id)
+        except UserError as error:
+            print(f"skinml: warning: {state.cell.name}: {error}; its figures stay", file=sys.stderr)
+            continue
+        state.accuracy, state.auc = metrics["test_accuracy"], metrics["test_auc_macro"]
+        state.outdated = False
+        print(
+            f"skinml: {state.cell.name}: the figures of run {state.run_id} are computed anew from "
+            "its predictions tables",
+            file=sys.stderr,
+        )
 
 
 def _end_leftovers(run: SweepRun, root: Path) -> None:

@@ -20,20 +20,21 @@ from skinml.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
+from skinml.code_digest import evaluation_digest, trained_by, training_digest, why_same
 from skinml.config import AUTO, Config, config_from_strings
 from skinml.data.isic2017 import CLASSES, NOTICE, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import duplicates_warning, open_data
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts, images_seen_in_training
 from skinml.errors import UserError
-from skinml.evaluation.metrics import HEADLINE, epoch_metrics, point_metrics
+from skinml.evaluation.metrics import HEADLINE, epoch_metrics
 from skinml.evaluation.predictions import Predictions, write_predictions
-from skinml.evaluation.statistics import bootstrap_intervals
+from skinml.evaluation.results import PREFIXES, evaluate_tables
 from skinml.history import Row
 from skinml.models.backbones import BACKBONES
 from skinml.models.weights import check_weights, weights_digest, weights_kind
 from skinml.processes import stop_no_more
-from skinml.provenance import code_digest, git_state, library_versions
+from skinml.provenance import git_state, library_versions
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import is_written
@@ -80,7 +81,7 @@ def identity(config: Config, data_digest: str) -> dict[str, str]:
     return {
         "config_digest": config.digest(weights_digest(config.weights)),
         "data_digest": data_digest,
-        "code_digest": code_digest(),
+        "training_digest": training_digest(config.model),
     }
 
 
@@ -183,7 +184,7 @@ def _set_up(config: Config, yes: bool) -> _Setup:
     )
     surroundings = {
         "data_digest": data.digest,
-        "code_digest": code_digest(),
+        "training_digest": training_digest(config.model),
         **_device_params(device),
         "precision": execution.precision,
         "xla": str(execution.xla).lower(),
@@ -256,7 +257,8 @@ def resume(
     now = dict(setup.surroundings)
     if checkpoint is None:
         now["weights_digest"] = weights_digest(config.weights) or config.weights
-    differs = _differences(name, now, _started_with(description, checkpoint))
+    then = _with_digest(_started_with(description, checkpoint), config.model)
+    differs = _differences(name, now, then)
     _announce(folder, description, setup)
     reached = f"after epoch {checkpoint.epoch}" if checkpoint else "from the start: no checkpoint"
     print(f"skinml: run {name} goes on {reached}", file=sys.stderr)
@@ -278,7 +280,7 @@ RESUMED_WITH = "skinml.resumed_with"
 
 # Of the surroundings these make another result; others may change its last bits.
 _DECISIVE = (
-    *("data_digest", "code_digest", "weights_digest"),
+    *("data_digest", "training_digest", "weights_digest"),
     *("keras_backend", "device_kind", "precision", "xla"),
 )
 
@@ -310,6 +312,15 @@ def _started_with(description: Description, checkpoint: Checkpoint | None) -> di
     return params | {
         name: params.get(f"effective_{name}", params[name]).lower() for name in ("precision", "xla")
     }
+
+
+def _with_digest(then: dict[str, str], model: str) -> dict[str, str]:
+    """Earlier surroundings, their training code named as today's where it counts as the same."""
+    earlier = trained_by(then)
+    reason = why_same(earlier, model)
+    if reason:
+        print(f"skinml: the training code {earlier} counts as today's: {reason}", file=sys.stderr)
+    return then | {"training_digest": earlier if reason is None else training_digest(model)}
 
 
 def _differences(name: str, now: dict[str, str], then: dict[str, str]) -> str:
@@ -368,6 +379,8 @@ def _train_and_evaluate(
     before = tracked.raise_if_refused
     trained = _train(resolved, setup, on_epoch, before, checkpoint, save)
     _evaluate(folder, resolved, description, setup.data, setup.parts, *trained)
+    # Not with the other digests, at the start: a run may go on under a later evaluation.
+    tracked.note_tags({"evaluation_digest": evaluation_digest()})
     _note_results(tracked, config)
 
 
@@ -489,16 +502,11 @@ def _evaluate(
     from skinml.evaluation.figures import FigureData, draw_figures
     from skinml.evaluation.predict import measure_latency, predict_part
 
-    metrics: dict[str, float] = {}
     tables = {}
-    for part, prefix in (("validation", "val"), ("test", "test")):
-        rows = np.flatnonzero(parts == part)
-        table = predict_part(classifier.model, data, rows, part)
-        write_predictions(table, folder.predictions(part))
-        metrics |= {f"{prefix}_{name}": value for name, value in point_metrics(table).items()}
-        for name, (low, high) in bootstrap_intervals(table).items():
-            metrics |= {f"{prefix}_{name}_ci_low": low, f"{prefix}_{name}_ci_high": high}
-        tables[part] = table
+    for part in PREFIXES:
+        tables[part] = predict_part(classifier.model, data, np.flatnonzero(parts == part), part)
+        write_predictions(tables[part], folder.predictions(part))
+    metrics = evaluate_tables(tables)
     latency = measure_latency(compiled_call(classifier.model), data.images[:1])
     classifier.model.save(folder.model)
     row = BACKBONES[config.model]

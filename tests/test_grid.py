@@ -154,7 +154,7 @@ def test_the_key_is_of_the_grid_and_the_data_not_of_their_order(
     backwards = {name: values[::-1] for name, values in AXES.items()}
     same = make_cells(grid_configs(backwards, COMMON | {"output_dir": "elsewhere"}, {}), toy_set)
     assert sweep_key(same) == sweep_key(cells)
-    other_code = [replace(c, identity=c.identity | {"code_digest": "0"}) for c in cells]
+    other_code = [replace(c, identity=c.identity | {"training_digest": "0"}) for c in cells]
     assert sweep_key(other_code) == sweep_key(cells)
     other_data = [replace(c, identity=c.identity | {"data_digest": "0"}) for c in cells]
     keys = {

@@ -374,7 +374,7 @@ def copy_of(folder: RunFolder, to: Path, change: Callable[[Any], object]) -> Run
 
 @needs_signals
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["data_digest", "code_digest", "keras_backend", "device_kind"])
+@pytest.mark.parametrize("name", ["data_digest", "training_digest", "keras_backend", "device_kind"])
 def test_other_data_code_or_device_is_refused_by_name(
     driver: Driver, killed: RunFolder, tmp_path: Path, name: str
 ) -> None:

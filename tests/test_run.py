@@ -275,7 +275,7 @@ def test_the_run_is_finished_with_every_parameter(finished: Finished, client: An
     for option in fields(Config):
         assert params[option.name] == str(getattr(finished.config, option.name))
     assert params["effective_batch_norm"] == "trained"
-    for name in ("code_digest", "config_digest", "data_digest", "version_keras", "device_name"):
+    for name in ("training_digest", "config_digest", "data_digest", "version_keras", "device_name"):
         assert params[name]
     assert tracked.data.tags["model"] == "tiny"
     assert tracked.data.tags["demo"] == "true"

@@ -24,10 +24,12 @@ import psutil
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
+from skinml.code_digest import evaluation_digest
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet
 from skinml.engines.local import LocalEngine, visible_gpus
 from skinml.errors import UserError
+from skinml.evaluation.predictions import write_predictions
 from skinml.processes import cores_of
 from skinml.sweep import main
 from skinml.sweep_run import cell_command, only_one
@@ -303,7 +305,8 @@ def test_a_mistake_is_one_line_before_anything_starts(
 def finished_run(store: "MlflowClient", tags: dict[str, str], status: str = "FINISHED") -> str:
     experiment = store.get_experiment_by_name("skinml-demo")
     made = experiment.experiment_id if experiment else store.create_experiment("skinml-demo")
-    run_id = store.create_run(made, tags=tags).info.run_id
+    evaluated = {"evaluation_digest": evaluation_digest()}
+    run_id = store.create_run(made, tags=evaluated | tags).info.run_id
     store.log_metric(run_id, "test_accuracy", 0.625)
     store.log_metric(run_id, "test_auc_macro", 0.6875)
     store.set_terminated(run_id, status)
@@ -329,7 +332,6 @@ def identities(options: list[str], toy_set: PreparedSet) -> dict[str, dict[str, 
 def known(store: "MlflowClient", identities: dict[str, dict[str, str]]) -> str:
     """Runs as they may stand in the experiment: one of them does a cell; its id."""
     done = finished_run(store, identities["mobilenet-16"])
-    finished_run(store, identities["mobilenet-32"] | {"code_digest": "another"})
     finished_run(store, identities["mobilenet-32"] | {"data_digest": "another"})
     reason = {"skinml.reason": "out of memory"}
     finished_run(store, identities["mobilenetv2-16"] | reason, "FAILED")
@@ -345,6 +347,77 @@ def test_only_a_finished_run_of_the_same_configuration_data_and_code_is_done(
     assert f"mobilenet-16-seed0-split0 done before; run {known}" in captured.err
     assert "0.625" in captured.out
     assert "4 of 4 done (1 before)" in captured.err
+
+
+def test_finished_runs_of_earlier_code_are_told_for_what_they_are_taken(
+    sweep: Sweep,
+    identities: dict[str, dict[str, str]],
+    store: "MlflowClient",
+    monkeypatch: MonkeyPatch,
+    capsys: CaptureFixture[str],
+) -> None:
+    """Those that count as today's are done; others are trained anew. Both with the reason."""
+    from skinml import code_digest
+
+    def earlier(cell: str, digest: str, name: str = "training_digest") -> str:
+        tags = {key: value for key, value in identities[cell].items() if key != "training_digest"}
+        return finished_run(store, tags | {name: digest})
+
+    now = identities["mobilenet-16"]["training_digest"].partition("-")[0]
+    same = code_digest.SameTrainings(now, {"aaaa": "a variable was renamed"})
+    monkeypatch.setattr(code_digest, "SAME_TRAININGS", same)
+    counts = earlier("mobilenet-16", "aaaa", "code_digest")
+    other = earlier("mobilenet-32", "bbbb-0000")
+    of_whole_files = earlier("mobilenetv2-16", "cccc", "code_digest")
+    assert sweep("--dry-run") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == (
+        f"mobilenet-16-seed0-split0    done: run {counts} (its training code aaaa counts as "
+        "today's: a variable was renamed)"
+    )
+    assert told[1].endswith(f"missing (run {other} is of other training code: bbbb-0000)")
+    assert told[2].endswith(f"missing (run {of_whole_files} is of other training code: cccc)")
+    assert sweep() == 0
+    assert set(seen()) == ALL - {"mobilenet-16"}
+    assert "mobilenet-16-seed0-split0: its training code aaaa counts" in capsys.readouterr().err
+
+
+def test_an_outdated_evaluation_is_computed_anew_without_a_training(
+    sweep: Sweep,
+    identities: dict[str, dict[str, str]],
+    store: "MlflowClient",
+    tmp_path: Path,
+    capsys: CaptureFixture[str],
+) -> None:
+    """From the predictions tables, once; a run whose tables are gone keeps its figures."""
+    from skinml.evaluation.metrics import point_metrics
+    from tests.comparison.conftest import made_up
+
+    run_id = finished_run(store, identities["mobilenet-16"] | {"evaluation_digest": "earlier"})
+    tables = {part: made_up(1, [seed]) for seed, part in enumerate(("validation", "test"))}
+    for part, table in tables.items():
+        write_predictions(table, tmp_path / f"predictions_{part}.csv")
+        store.log_artifact(run_id, str(tmp_path / f"predictions_{part}.csv"))
+    earlier = {"evaluation_digest": "earlier"}
+    without_tables = finished_run(store, identities["mobilenet-32"] | earlier)
+    assert sweep("--dry-run") == 0
+    computed = "its figures to be computed anew from its predictions tables"
+    assert f"done: run {run_id}, {computed}" in capsys.readouterr().out
+    assert sweep() == 0
+    assert set(seen()) == ALL - {"mobilenet-16", "mobilenet-32"}
+    run = store.get_run(run_id)
+    assert run.data.tags["evaluation_digest"] == evaluation_digest()
+    expected = point_metrics(tables["test"])
+    assert run.data.metrics["test_accuracy"] == expected["accuracy"] != 0.625
+    assert run.data.metrics["test_melanoma_auc"] == expected["melanoma_auc"]
+    assert "val_auc_macro" in run.data.metrics and "test_accuracy_ci_low" in run.data.metrics
+    captured = capsys.readouterr()
+    assert f"the figures of run {run_id} are computed anew" in captured.err
+    assert f"run {without_tables}: predictions_validation.csv cannot be read" in captured.err
+    assert f"{expected['accuracy']:.3f}" in captured.out
+    assert store.get_run(without_tables).data.metrics["test_accuracy"] == 0.625
+    assert sweep() == 0
+    assert f"the figures of run {run_id}" not in capsys.readouterr().err
 
 
 def test_rerun_repeats_all(sweep: Sweep, known: str) -> None:
@@ -411,7 +484,7 @@ def test_what_was_trained_but_not_published_is_published_and_not_trained_again(
     assert sweep() == 0
     [before] = sweep_runs()
     root = next(Path("runs").glob("sweep-*"))
-    for name, changes in (("mobilenet-16", {}), ("mobilenet-32", {"code_digest": "another"})):
+    for name, changes in (("mobilenet-16", {}), ("mobilenet-32", {"training_digest": "another"})):
         cell = shutil.copytree(finished_folder.path, root / f"{name}-seed0-split0" / "trained")
         described = json.loads((cell / "run.json").read_text())
         described["tags"] |= identities[name] | changes
@@ -457,7 +530,7 @@ def test_a_cell_goes_on_in_the_folder_of_its_own_that_was_interrupted(
     newest = interrupted("b", *own)
     interrupted("a", *own)
     interrupted("c", *own, "FINISHED")
-    interrupted("d", {**own[0], "code_digest": "another"}, own[1])
+    interrupted("d", {**own[0], "training_digest": "another"}, own[1])
     options = {**own[1]["options"], "register": "False"}
     interrupted("e", own[0], {"options": options})
     stopped = interrupted("b", identities["mobilenet-32"], cells["mobilenet-32"], "KILLED")

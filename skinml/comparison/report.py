@@ -435,6 +435,7 @@ def _caveats(comparison: Comparison) -> list[str]:
         lines.append(f"{'/'.join(seen)} test images have a near-duplicate in the training part.")
     if selection.left_out:
         lines.append(f"Left out: {'; '.join(selection.left_out)}.")
+    lines += [f"{sentence}." for sentence in selection.code]
     return lines
 
 

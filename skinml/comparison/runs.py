@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
+from skinml.code_digest import common_part, trained_by, training_digest, why_same
 from skinml.config import Config
 from skinml.errors import UserError
 from skinml.evaluation.predictions import Predictions, read_predictions
@@ -88,6 +89,16 @@ class RunRecord:
         """The settings of the run that its cell, seed and split do not name."""
         return tuple(self.setting(name) for name in RECIPE)
 
+    @property
+    def training_code(self) -> str:
+        """The digest of the code that trained it, its own network's row apart.
+
+        What counts as today's code has today's digest.
+        """
+        earlier = trained_by(self.tags | self.params)
+        known = earlier and why_same(earlier, self.cell.model) is not None
+        return common_part(training_digest(self.cell.model) if known else earlier) or "?"
+
 
 # The parameters that decide a result, other than a cell's own.
 RECIPE = tuple(
@@ -102,13 +113,15 @@ class Selection:
     """One comparable set: the runs of each cell, the cells that are missing, and what to know.
 
     `cells` has the newest run of every seed and split of each cell, in the order of the grid.
-    `left_out` says in words which runs of the same test set do not stand in the table, and
-    `differences` which settings are not the same in all cells: setting → value → cells.
+    `left_out` says in words which runs of the same test set do not stand in the table, `code` what
+    runs of other training code than today's are taken for, and `differences` which settings are not
+    the same in all cells: setting → value → cells.
     """
 
     cells: dict[CellName, tuple[RunRecord, ...]]
     missing: tuple[CellName, ...]
     left_out: tuple[str, ...]
+    code: tuple[str, ...]
     differences: dict[str, dict[str, tuple[CellName, ...]]]
 
     @property
@@ -212,8 +225,25 @@ def select(runs: Sequence[RunRecord], grid: Sequence[CellName] | None = None) ->
         cells,
         tuple(name for name in grid if name not in chosen),
         tuple(left_out),
+        _other_code([run for runs in cells.values() for run in runs]),
         _differences(cells),
     )
+
+
+def _other_code(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """What runs of other training code than today's are taken for, and why: a sentence each."""
+    counts = Counter((trained_by(run.tags | run.params), run.cell.model) for run in runs)
+    told: Counter[str] = Counter()
+    for (earlier, model), count in counts.items():
+        reason = why_same(earlier, model)
+        code = common_part(earlier) or "that is not known"
+        if reason:
+            told[f"trained by code {code}, which counts as today's: {reason}"] += count
+        elif reason is None:
+            text = f"trained by other code than today's ({code}), and compared as they are: "
+            text += "all figures here are computed by today's code, from their predictions tables"
+            told[text] += count
+    return tuple(f"{count} of {len(runs)} runs: {text}" for text, count in told.items())
 
 
 def _differences(
@@ -221,11 +251,11 @@ def _differences(
 ) -> dict[str, dict[str, tuple[CellName, ...]]]:
     """Settings, and what else decides a result, that are not the same in every cell."""
     found = {}
-    for name in (*RECIPE, "code_digest", "device_kind"):
+    for name in (*RECIPE, "training_digest", "device_kind"):
         values: dict[str, list[CellName]] = {}
         for cell, runs in cells.items():
             for run in runs:
-                value = run.setting(name)
+                value = run.training_code if name == "training_digest" else run.setting(name)
                 if name == "weights":
                     kind = run.tags.get("weights_kind", "?")
                     value = f"file {value}" if kind == "file" else kind

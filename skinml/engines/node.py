@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skinml.cache import cache_dir
+from skinml.code_digest import training_digest
 from skinml.config import AUTO
 from skinml.engines.attempt import Attempt, Order
 from skinml.errors import UserError
 from skinml.files import file_sha256
 from skinml.models.weights import weights_digest
 from skinml.processes import cores_of, exclusive, lock_file, own_cores
-from skinml.provenance import code_digest
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.publish import first_line
@@ -76,10 +76,12 @@ def make_ready(order: Order, source: Source, fetch: Fetch) -> tuple[Order, bool]
 
     Other code, data or weights than the driver's are a `UserError`.
     """
-    if code_digest() != order.identity["code_digest"]:
+    digest = training_digest(order.config.model)
+    if digest != order.identity["training_digest"]:
         raise UserError(
-            f"{platform.node()}: code_digest={code_digest()} here, expected "
-            f"{order.identity['code_digest']} as on the driver's machine: install the same skinml"
+            f"{platform.node()}: training_digest={digest} here, expected "
+            f"{order.identity['training_digest']} as on the driver's machine: install the same "
+            "skinml"
         )
     shared = shares_storage(order, source)
     if not shared:

@@ -265,6 +265,15 @@ def set_tags(run: "Run", tags: dict[str, str]) -> None:
     batch.flush()
 
 
+def log_figures(run: "Run", metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Log final metrics to a finished run once more, and the tags that say how they came about."""
+    values = {"values": dict(metrics), "step": 0, "time": int(time.time() * 1000)}
+    batch = _Batch(run)
+    batch.add(Record(0, "metrics", values, 0))
+    batch.tags |= tags
+    batch.flush()
+
+
 def _send_run(folder: RunFolder, record: Record, run: "Run") -> None:
     """A process begins, or goes on, with the run."""
     from mlflow import MlflowClient

@@ -47,13 +47,13 @@ def write_run(folder: Path, table: Predictions, started: int = 0, **options: Any
         "split": split,
         "weights_kind": config.weights,
         "data_digest": "0123456789abcdef",
-        "code_digest": "fedcba9876543210",
+        "training_digest": "fedcba9876543210",
     }
     params = {name: str(value) for name, value in config.as_dict().items()}
     resolved = config.resolved().as_dict()
     params |= {f"effective_{n}": str(v) for n, v in resolved.items() if str(v) != params[n]}
     params |= {"device_kind": "cpu", "device_name": "a CPU", "device_threads": "2"}
-    params |= {"code_digest": tags["code_digest"], "git_commit": "c0ffee" * 6}
+    params |= {"training_digest": tags["training_digest"], "git_commit": "c0ffee" * 6}
     tags |= {name: str(value) for name, value in options.items()}
     params |= {name: str(value) for name, value in options.items() if name in params}
     name = f"{config.model}-{config.batch_size}-s{config.seed}-{config.split_seed}-{started}"

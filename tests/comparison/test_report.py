@@ -90,12 +90,12 @@ def test_a_cell_whose_runs_differ_is_named_in_part(tmp_path: Path) -> None:
     """Two seeds by other code, one of them in a cell that is all of one kind."""
     for size, seed, code in ((16, 0, "a" * 16), (16, 1, "b" * 16), (32, 0, "a" * 16)):
         table = made_up(1, [size, seed])
-        write_run(tmp_path, table, batch_size=size, seed=seed, code_digest=code)
+        write_run(tmp_path, table, batch_size=size, seed=seed, training_digest=code)
     words = " ".join(
         str(block) for block in make_report(analyse(select(runs_in_folder(tmp_path)), 200)).blocks
     )
-    assert "some runs of mobilenetv2-16, mobilenetv2-32 with code_digest aaaa" in words
-    assert "some runs of mobilenetv2-16 with code_digest bbbb" in words
+    assert "some runs of mobilenetv2-16, mobilenetv2-32 with training_digest aaaa" in words
+    assert "some runs of mobilenetv2-16 with training_digest bbbb" in words
 
 
 def test_a_network_that_never_names_a_class_is_not_sure_of_it(tmp_path: Path) -> None:

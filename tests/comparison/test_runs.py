@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from skinml import code_digest
+from skinml.code_digest import training_digest
 from skinml.comparison.runs import (
     CellName,
     RunRecord,
@@ -97,6 +99,25 @@ def test_settings_that_differ_between_cells_are_told(tmp_path: Path) -> None:
             "9": (CellName("mobilenetv2", 16),),
         }
     }
+
+
+def test_runs_of_other_training_code_are_told_for_what_they_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = training_digest("mobilenet").partition("-")[0]
+    same = code_digest.SameTrainings(now, {"aaaa": "a variable was renamed"})
+    monkeypatch.setattr(code_digest, "SAME_TRAININGS", same)
+    codes = {16: training_digest("mobilenet"), 32: "aaaa", 64: "bbbb-0000"}
+    for size, code in codes.items():
+        table = made_up(1, [size])
+        write_run(tmp_path, table, model="mobilenet", batch_size=size, training_digest=code)
+    found = select(runs_in_folder(tmp_path))
+    assert found.code == (
+        "1 of 3 runs: trained by code aaaa, which counts as today's: a variable was renamed",
+        "1 of 3 runs: trained by other code than today's (bbbb), and compared as they are: all "
+        "figures here are computed by today's code, from their predictions tables",
+    )
+    assert list(found.differences["training_digest"]) == [now, "bbbb"]
 
 
 def test_a_split_that_one_cell_lacks_is_left_out_for_all(tmp_path: Path) -> None:

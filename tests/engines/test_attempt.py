@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such loc
 HOLD = "import sys; sys.stdin.read()"
 # Holds on when whoever started it is gone, as a training does while it closes its run.
 STUBBORN = "import time; print('here', flush=True); time.sleep(60)"
-IDENTITY = {"config_digest": "c", "data_digest": "d", "code_digest": "e"}
+IDENTITY = {"config_digest": "c", "data_digest": "d", "training_digest": "e"}
 
 
 def order(folder: Path, code: str, **more: frozenset[str]) -> Order:
@@ -120,7 +120,7 @@ def test_it_goes_on_with_the_newest_run_of_its_own(tmp_path: Path) -> None:
     given = order(tmp_path, ARGUMENTS)
     run_folder(given, "1")
     own = run_folder(given, "2", "KILLED")
-    run_folder(given, "3", code_digest="another")
+    run_folder(given, "3", training_digest="another")
     assert f"--resume={own.path}" in given_to(Attempt(given))
     assert "--resume" not in given_to(Attempt(given, fresh=True))
     passed = order(tmp_path, ARGUMENTS, passed_over=frozenset({"1", "2"}))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from skinml.code_digest import training_digest
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet, open_prepared
 from skinml.engines.attempt import Order
@@ -26,7 +27,6 @@ from skinml.engines.node import (
 )
 from skinml.errors import UserError
 from skinml.files import file_sha256
-from skinml.provenance import code_digest
 from skinml.sync import main as sync
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.publish import SUPERSEDED
@@ -49,7 +49,11 @@ def order(toy_set: PreparedSet, tmp_path: Path) -> Order:
         data="demo", data_dir=str(toy_set.folder), weights="none", output_dir=str(folder)
     )
     arguments = [f"--{name}={value}" for name, value in config.as_dict().items()]
-    identity = {"code_digest": code_digest(), "data_digest": toy_set.digest, "config_digest": "c"}
+    identity = {
+        "training_digest": training_digest(config.model),
+        "data_digest": toy_set.digest,
+        "config_digest": "c",
+    }
     return Order("a", config, folder, arguments, identity, {})
 
 
@@ -87,7 +91,7 @@ def test_a_folder_of_the_same_name_is_not_the_drivers(order: Order, source: Sour
 
 
 def test_other_code_is_refused(order: Order, source: Source) -> None:
-    order.identity["code_digest"] = "of another version"
+    order.identity["training_digest"] = "of another version"
     with pytest.raises(UserError, match="install the same skinml"):
         make_ready(order, source, no_fetch)
 

@@ -150,7 +150,7 @@ def test_a_preempted_job_is_waited_for_as_long_as_it_may_be_requeued(
 
 
 def _order(folder: Path, code: str = "one") -> tuple[Order, Source]:
-    order = Order("a-cell", Config(), folder, ["-m", "skinml.run"], {"code_digest": code}, {})
+    order = Order("a-cell", Config(), folder, ["-m", "skinml.run"], {"training_digest": code}, {})
     return order, Source("token", "", folder, {})
 
 
