@@ -3,9 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 
 from skinml.comparison.analysis import (
     COSTS,
+    ONE_CLASS_MARK,
     VERDICT_METRICS,
     Comparison,
     Row,
@@ -19,16 +21,18 @@ from skinml.comparison.document import (
     Block,
     Cell,
     Code,
+    Details,
     Document,
     Heading,
     Items,
-    Pictures,
+    Picture,
     Table,
     Text,
 )
 from skinml.comparison.figures import captions
 from skinml.comparison.paired import ALPHA, pairs_needed
-from skinml.comparison.runs import CellName, RunRecord, Selection, command_for
+from skinml.comparison.runs import CellName, Selection, command_for
+from skinml.evaluation.predictions import ONE_CLASS_SHARE
 
 # The columns of the paper's Table III: metric → heading, factor, decimals, the paper's field.
 TABLE_III = {
@@ -69,17 +73,28 @@ _OF_A_RUN = {"accuracy": "accuracy", "auc_macro": "AUC macro", "challenge_auc": 
 _DEMO = "Generated demo images: these figures say nothing about skin lesions."
 
 
-def make_report(comparison: Comparison) -> Document:
-    """The whole report of a comparison."""
+def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
+    """The whole report of a comparison.
+
+    The pairs that are not shown to differ are folded; formats that cannot fold have them only with
+    `all_pairs`.
+    """
     selection = comparison.selection
     several = len(comparison.rows) > 1
     demo = selection.runs[0].tags["data"] == "demo"
     verdicts = [standing.verdict for standing in comparison.standings.values()]
+    pictures = captions(comparison)
+
+    def picture(name: str) -> list[Block]:
+        return [Picture(name, pictures[name])] if name in pictures else []
+
     blocks: list[Block] = [
         *([Text(_DEMO, strong=True)] if demo else []),
         *(Text(verdict, strong=True) for verdict in verdicts if several),
+        *_one_class(comparison),
         Text(_test_set(comparison)),
         _table_iii(comparison),
+        *picture("intervals"),
         Text(
             "Below each figure: its 95 % bootstrap interval over the test images"
             + (", ± standard deviation over seeds. " if _any_sd(comparison) else ". ")
@@ -96,14 +111,24 @@ def make_report(comparison: Comparison) -> Document:
         Items(tuple(_caveats(comparison))),
         Heading("By class"),
         _plain_table(comparison, "Sensitivity and specificity", _BY_CLASS),
+        *picture("confusion_matrices"),
         _plain_table(comparison, "Areas under the ROC curve, calibration", _AUCS),
+        *picture("roc_curves"),
         Heading("Cost"),
         _cost_table(comparison),
+        *picture("pareto"),
+        *_how_latency(comparison),
         *(_all_averages(comparison) if several else ()),
-        *(_differences(comparison) if several else ()),
-        Pictures("Figures", captions(comparison)),
+        *_planned(comparison),
+        *([Heading("Who is best?"), _standings_table(comparison)] if several else ()),
+        *picture("ranks"),
+        *([Items(tuple(_detectable(comparison)))] if several else ()),
+        *([Heading("All pairs"), *_pairs(comparison, all_pairs)] if several else ()),
         Heading("Runs"),
-        _runs_table(comparison),
+        Details(
+            "Initial weights, epochs (frozen + fine-tuning) and the one kept, figures of each run",
+            (_runs_table(comparison),),
+        ),
     ]
     first = selection.runs[0]
     kind = "generated demo images" if demo else "ISIC 2017"
@@ -112,21 +137,34 @@ def make_report(comparison: Comparison) -> Document:
     return Document(f"{what} on {kind}, {first.tags['protocol']} protocol", blocks)
 
 
-def _differences(comparison: Comparison) -> list[Block]:
-    """What is asked of two or more configurations."""
-    planned = [
+def _planned(comparison: Comparison) -> list[Block]:
+    """The paper's own questions, as far as there are cells to answer them."""
+    tables = [
         _tests_table(f"{question.capitalize()}, pooled over the rest", tests)
         for question, tests in comparison.planned.items()
         if tests
     ]
+    return [Heading("The paper's own questions"), *tables] if tables else []
+
+
+def _one_class(comparison: Comparison) -> list[Block]:
+    """Which configurations have no more than one answer, said before anyone reads their figures."""
+    cells: dict[str, list[CellName]] = {}
+    for row in comparison.rows:
+        if row.one_answer:
+            cells.setdefault(row.one_answer, []).append(row.cell)
+    if not cells:
+        return []
+    count, of = sum(map(len, cells.values())), len(comparison.rows)
+    verb = "answers" if count == 1 else "answer"
+    told = "; ".join(f"{_cells(own)}: {answer}" for answer, own in cells.items())
     return [
-        *([Heading("The paper's own questions")] if planned else []),
-        *planned,
-        Heading("Who is best?"),
-        _standings_table(comparison),
-        Items(tuple(_detectable(comparison))),
-        Heading("All pairs"),
-        *_pairs(comparison),
+        Text(
+            f"{count} of {of} configurations {verb} one class for more than "
+            f"{100 * ONE_CLASS_SHARE:.0f} % of the images ({told}). They are marked "
+            f"{ONE_CLASS_MARK} and never set in bold.",
+            strong=True,
+        )
     ]
 
 
@@ -175,28 +213,38 @@ def _published(comparison: Comparison) -> dict[CellName, dict[str, float]]:
     return {} if demo else paper_values()
 
 
-def _value_cell(value: Value, factor: float, decimals: int, best: float) -> Cell:
-    # At most three digits, one less than the paper prints: nobody can use more.
-    ends = [_number(factor * end, max(decimals - 1, 3 if factor == 1 else 1))
-            for end in (value.low, value.high)]  # fmt: skip
+def _value_cell(value: Value, factor: float, decimals: int, bold: bool) -> Cell:
+    ends = [_number(factor * end, _fewer(factor, decimals)) for end in (value.low, value.high)]
     note = "–".join(ends) if math.isfinite(value.low) else ""
     if value.sd_seeds is not None:
         note += f"{' ' if note else ''}±{_number(factor * value.sd_seeds, decimals)}"
-    return Cell(_number(factor * value.value, decimals), note, value.value == best)
+    return Cell(_number(factor * value.value, decimals), note, bold)
 
 
-def _best(rows: Sequence[Row], metric: str) -> float:
-    """The best value of a column; NaN where there is but one."""
-    if len(rows) < 2:
-        return math.nan
-    values = [row.values[metric].value for row in rows]
-    finite = [value for value in values if math.isfinite(value)]
-    pick = min if metric in _LOWER_IS_BETTER else max
-    return pick(finite, default=math.nan)
+def _fewer(factor: float, decimals: int) -> int:
+    """At most three digits, one less than the paper prints: nobody can use more of a spread."""
+    return max(decimals - 1, 3 if factor == 1 else 1)
 
 
-def _names(cell: CellName) -> list[Cell]:
-    return [Cell(cell.model), Cell(str(cell.batch_size))]
+def _best(rows: Sequence[Row], figure: Callable[[Row], float], lower: bool) -> set[CellName]:
+    """The cells to set in bold in a column: the best of those that have more than one answer.
+
+    None where fewer than two of them have a figure: it is the best of nothing.
+    """
+    figures = {row.cell: figure(row) for row in rows if not row.one_class}
+    finite = {cell: value for cell, value in figures.items() if math.isfinite(value)}
+    if len(finite) < 2:
+        return set()
+    best = (min if lower else max)(finite.values())
+    return {cell for cell, value in finite.items() if value == best}
+
+
+def _best_value(rows: Sequence[Row], metric: str) -> set[CellName]:
+    return _best(rows, lambda row: row.values[metric].value, metric in _LOWER_IS_BETTER)
+
+
+def _names(row: Row) -> list[Cell]:
+    return [Cell(row.cell.model), Cell(f"{row.cell.batch_size}{row.mark}")]
 
 
 def _table_iii(comparison: Comparison) -> Table:
@@ -204,21 +252,24 @@ def _table_iii(comparison: Comparison) -> Table:
     columns = ["model", "batch"]
     for title, *_ in TABLE_III.values():
         columns += [title, "paper"] if published else [title]
+    best = {metric: _best_value(comparison.rows, metric) for metric in TABLE_III}
     rows = []
     cells = [*(row.cell for row in comparison.rows), *comparison.selection.missing]
     by_cell = {row.cell: row for row in comparison.rows}
     for cell in cells:
-        line = _names(cell)
+        row = by_cell.get(cell)
+        line = _names(row) if row else [Cell(cell.model), Cell(str(cell.batch_size))]
         paper = published.get(cell, {})
         for metric, (_, factor, decimals, name) in TABLE_III.items():
             printed = paper.get(name)
-            if cell in by_cell:
-                value = by_cell[cell].values[metric]
-                line.append(_value_cell(value, factor, decimals, _best(comparison.rows, metric)))
-                gap = _signed(factor * value.value - printed, decimals) if printed else ""
+            gap = ""
+            if row:
+                value = row.values[metric]
+                line.append(_value_cell(value, factor, decimals, cell in best[metric]))
+                if printed:
+                    gap = _signed(factor * value.value - printed, _fewer(factor, decimals))
             else:
                 line.append(Cell("missing"))
-                gap = ""
             if published:
                 line.append(Cell(_number(printed, decimals), gap) if printed else Cell("–"))
         rows.append(line)
@@ -226,11 +277,12 @@ def _table_iii(comparison: Comparison) -> Table:
 
 
 def _plain_table(comparison: Comparison, title: str, metrics: dict[str, str]) -> Table:
+    best = {metric: _best_value(comparison.rows, metric) for metric in metrics}
     rows = [
         [
-            *_names(row.cell),
+            *_names(row),
             *(
-                _value_cell(row.values[metric], 1, 3, _best(comparison.rows, metric))
+                _value_cell(row.values[metric], 1, 3, row.cell in best[metric])
                 for metric in metrics
             ),
         ]
@@ -239,30 +291,58 @@ def _plain_table(comparison: Comparison, title: str, metrics: dict[str, str]) ->
     return Table(title, ("model", "batch", *metrics.values()), rows, labels=2)
 
 
+def _cost(row: Row, name: str) -> float:
+    return row.costs.get(name, math.nan)
+
+
 def _cost_table(comparison: Comparison) -> Table:
+    # Latencies of two devices say nothing of two networks.
+    own = [
+        row for row in comparison.rows if row.latency and row.latency.device == comparison.device
+    ]
+    best = {
+        name: _best(
+            own if name == "latency_ms" else comparison.rows, partial(_cost, name=name), True
+        )
+        for name in _COSTS
+    }
     rows = []
     for row in comparison.rows:
-        line = _names(row.cell)
+        line = _names(row)
         for name, (_, decimals) in _COSTS.items():
-            value = row.costs.get(name, math.nan)
-            finite = [other.costs[name] for other in comparison.rows if name in other.costs]
-            shown = value / 60 if name == "training_seconds" else value
-            line.append(
-                Cell(_number(shown, decimals), bold=len(finite) > 1 and value == min(finite))
-            )
+            value = _cost(row, name) / (60 if name == "training_seconds" else 1)
+            note = _latency_note(row, comparison.device) if name == "latency_ms" else ""
+            line.append(Cell(_number(value, decimals), note, row.cell in best[name]))
         rows.append(line)
-    devices = sorted({_device(run) for run in comparison.selection.runs})
     return Table(
-        f"Cost of the networks as built here, latency for one image on {', '.join(devices)}",
+        "Cost of the networks as built here",
         ("model", "batch", *(title for title, _ in _COSTS.values())),
         rows,
         labels=2,
     )
 
 
-def _device(run: RunRecord) -> str:
-    params = run.params
-    return f"{params.get('device_name', '?')} ({params.get('device_threads', '?')} threads)"
+def _latency_note(row: Row, usual: str) -> str:
+    """Over how many runs a latency is the median, their ends, and the device if it is another."""
+    latency = row.latency
+    if latency is None:
+        return ""
+    decimals = _COSTS["latency_ms"][1]
+    ends = [_number(end, decimals) for end in (latency.low, latency.high)]
+    runs = f"{'–'.join(ends)}, {latency.runs} runs" if latency.runs > 1 else "1 run"
+    return runs if latency.device == usual else f"{runs}, {latency.device}"
+
+
+def _how_latency(comparison: Comparison) -> list[Block]:
+    if not comparison.device:
+        return []
+    return [
+        Text(
+            f"Latency: one image at a time on {comparison.device}. It does not depend on the batch "
+            "size of the training, so each network has one: the median of what its runs "
+            "measured; below it their smallest and largest."
+        )
+    ]
 
 
 def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]) -> Table:
@@ -295,23 +375,23 @@ def _p_cell(p: float | None) -> Cell:
 
 
 def _tests_table(title: str, tests: Sequence[Test]) -> Table:
-    columns = (
-        "metric", "difference of", "from", "value", "p (images)", "Holm", "p (seeds, Holm)", "test",
-    )  # fmt: skip
-    rows = [
-        [
-            Cell(metric_title(test.metric)),
-            Cell(test.first),
-            Cell(test.second),
-            Cell(_signed(test.difference, 4), f"{_signed(test.low, 4)} to {_signed(test.high, 4)}"),
-            Cell(format_p(test.p_images)),
+    """Differences with their tests; a column says the metric where there are several."""
+    several = len({test.metric for test in tests}) > 1
+    columns = ("difference", "value", "p (images)", "Holm", "p (seeds, Holm)")
+    rows = []
+    for test in tests:
+        interval = f"{_signed(test.low, 3)} to {_signed(test.high, 3)}"
+        line = [
+            Cell(test.first, f"minus {test.second}"),
+            Cell(_signed(test.difference, 4), interval if math.isfinite(test.low) else ""),
+            Cell(format_p(test.p_images), test.method),
             _p_cell(test.p_images_holm),
             _p_cell(test.p_seeds_holm),
-            Cell(test.method),
         ]
-        for test in tests
-    ]
-    return Table(title, columns, rows, labels=3)
+        rows.append([Cell(metric_title(test.metric)), *line] if several else line)
+    if several:
+        return Table(title, ("metric", *columns), rows, labels=2)
+    return Table(title, columns, rows)
 
 
 def _standings_table(comparison: Comparison) -> Table:
@@ -320,7 +400,7 @@ def _standings_table(comparison: Comparison) -> Table:
         columns += [f"{metric_title(metric)}: P(best)", "rank, 95 %"]
     rows = []
     for row in comparison.rows:
-        line = _names(row.cell)
+        line = _names(row)
         for metric in VERDICT_METRICS:
             standing = comparison.standings[metric]
             low, high = standing.rank_low[row.cell], standing.rank_high[row.cell]
@@ -347,18 +427,29 @@ def _detectable(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _pairs(comparison: Comparison) -> list[Block]:
+def _pairs(comparison: Comparison, all_pairs: bool) -> list[Block]:
+    """Every pair of cells: first those that are shown to differ, then the rest."""
     blocks: list[Block] = []
     for metric in VERDICT_METRICS:
-        tests = [test for test in comparison.pairs if test.metric == metric]
-        shown = sorted(
-            (test for test in tests if test.p_images_holm < ALPHA), key=lambda t: t.p_images_holm
+        title = metric_title(metric)
+        tests = sorted(
+            (test for test in comparison.pairs if test.metric == metric),
+            key=lambda test: test.p_images_holm,
         )
-        text = f"{metric_title(metric)}: {len(shown)} of {len(tests)} differences are shown at 5 %"
-        text += " after Holm's correction." if tests else "."
-        blocks.append(Text(text))
-        if shown:
-            blocks.append(_tests_table(f"{metric_title(metric)}: the differences shown", shown))
+        shown = [test for test in tests if test.p_images_holm < ALPHA]
+        rest = [test for test in tests if not test.p_images_holm < ALPHA]
+        text = f"{title}: {len(shown)} of {len(tests)} differences are shown at 5 %"
+        text += " after Holm's correction" if tests else ""
+        tables = (_tests_table(f"{title}: the differences shown", shown),) if shown else ()
+        blocks.append(Details(text, tables))
+        if rest:
+            blocks.append(
+                Details(
+                    f"{title}: {len(rest)} of {len(tests)} differences are not shown at 5 %",
+                    (_tests_table(f"{title}: the differences not shown", rest),),
+                    instead="" if all_pairs else "--all-pairs lists them",
+                )
+            )
     return blocks
 
 
@@ -481,23 +572,18 @@ def _runs_table(comparison: Comparison) -> Table:
             kept = run.metrics.get("best_epoch", math.nan)
             rows.append(
                 [
-                    Cell(str(row.cell)),
-                    Cell(run.run_id[:12]),
+                    Cell(f"{row.cell}{row.mark}"),
+                    Cell(run.run_id[:8]),
                     Cell(run.tags["seed"]),
                     Cell(run.tags.get("weights_kind", "?")),
                     Cell(epochs),
                     Cell(_number(kept, 0)),
                     *(Cell(_number(values[name], 3)) for name in _OF_A_RUN),
                     Cell(run.params.get("device_kind", "?")),
-                    Cell(run.params.get("git_commit", "?")[:10]),
+                    Cell(run.params.get("git_commit", "?")[:7]),
                 ]
             )
     columns = (
         "cell", "run", "seed", "weights", "epochs", "kept", *_OF_A_RUN.values(), "device", "commit",
     )  # fmt: skip
-    return Table(
-        "The runs: initial weights, epochs (frozen + fine-tuning) and the one kept, figures",
-        columns,
-        rows,
-        labels=2,
-    )
+    return Table("The runs", columns, rows, labels=2)

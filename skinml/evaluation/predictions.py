@@ -21,12 +21,17 @@ class OneClass(NamedTuple):
     label: str
     share: float
 
-    def __str__(self) -> str:
-        """A predicate, such as "answers “nevus” to 95.1 % of the images"."""
+    @property
+    def answer(self) -> str:
+        """In words, such as "“nevus” to 95.1 % of the images"."""
         # Never rounded up to all of them.
         percent = min(100 * self.share, 99.9)
         images = "every image" if self.share == 1 else f"{percent:.1f} % of the images"
-        return f"answers “{self.label.replace('_', ' ')}” to {images}"
+        return f"“{self.label.replace('_', ' ')}” to {images}"
+
+    def __str__(self) -> str:
+        """A predicate: "answers “nevus” to every image"."""
+        return f"answers {self.answer}"
 
 
 @dataclass(frozen=True)
