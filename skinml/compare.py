@@ -570,6 +570,12 @@ def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     ]
     if given:
         raise UserError(f"{', '.join(given)}: of no effect with {source}; expected to be left out")
+    kind = options.format or SUFFIXES.get(options.out.suffix if options.out else "", "")
+    if options.all_pairs and kind in ("csv", "json"):
+        raise UserError(
+            f"--all-pairs: of no effect on {kind} (json always has them, csv never); expected to "
+            "be left out"
+        )
     if options.n is not None and options.n < 1:
         raise UserError(f"n={options.n}: expected at least 1, the number of test images")
 
