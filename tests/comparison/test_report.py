@@ -205,7 +205,7 @@ def test_latencies_of_two_devices_are_neither_averaged_nor_held_against_each_oth
 
 
 def test_the_pairs_that_differ_come_first(tmp_path: Path) -> None:
-    write_grid(tmp_path, lambda model, _: 2.0 if model == "mobilenet" else 0.5, sizes=(16,))
+    write_grid(tmp_path, lambda model, _: 3.0 if model == "mobilenet" else 1.0, sizes=(16,))
     comparison = analyse(select(runs_in_folder(tmp_path)), 200)
     for every in (False, True):
         blocks = make_report(comparison, all_pairs=every).blocks
