@@ -467,7 +467,7 @@ def test_the_nine_runs_are_read_in_a_terminal(
     assert not [line for line in lines if re.fullmatch(r"\s*(to|[+−]?[\d.]+(–| to)?)\s*", line)]
     assert len(re.findall(r"[+−][\d.]+ to [+−][\d.]+", shown)) == 36 + 12
     tables = [line for line in lines if set(line.strip()) == {"─"}]
-    titles = 9 + 2  # Those that always stand there, and the differences shown of two metrics.
+    titles = 10 + 2  # Those that always stand there, and the differences shown of two metrics.
     assert len(tables) == titles if width == 100 else len(tables) > titles
     assert "18 of 36 differences are not shown at 5 % (--all-pairs" in " ".join(shown.split())
 

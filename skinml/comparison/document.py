@@ -139,7 +139,7 @@ def _markdown(blocks: Sequence[Block], pictures: str) -> list[str]:
                     continue
                 lines += [f"![{caption}]({pictures}/{name}.png)"]
             case Details(summary, inner):
-                lines += [f"<details><summary>{html.escape(summary)}</summary>", ""]
+                lines += [f"<details><summary>{html.escape(summary, quote=False)}</summary>", ""]
                 lines += [*_markdown(inner, pictures), "</details>"]
             case Table(title, columns, rows, labels):
                 rule = ["---"] * labels + ["---:"] * (len(columns) - labels)

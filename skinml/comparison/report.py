@@ -86,7 +86,7 @@ def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
     pictures = captions(comparison)
 
     def picture(name: str) -> list[Block]:
-        return [Picture(name, pictures[name])] if name in pictures else []
+        return [Picture(name, pictures.pop(name))] if name in pictures else []
 
     blocks: list[Block] = [
         *([Text(_DEMO, strong=True)] if demo else []),
@@ -124,6 +124,7 @@ def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
         *picture("ranks"),
         *([Items(tuple(_detectable(comparison)))] if several else ()),
         *([Heading("All pairs"), *_pairs(comparison, all_pairs)] if several else ()),
+        *_further(pictures),
         Heading("Runs"),
         Details(
             "Initial weights, epochs (frozen + fine-tuning) and the one kept, figures of each run",
@@ -135,6 +136,12 @@ def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
     count = len(comparison.rows)
     what = f"Comparison of {count} configurations" if count > 1 else str(comparison.rows[0].cell)
     return Document(f"{what} on {kind}, {first.tags['protocol']} protocol", blocks)
+
+
+def _further(pictures: dict[str, str]) -> list[Block]:
+    """Figures that have no table to stand beside."""
+    found = [Picture(name, caption) for name, caption in pictures.items()]
+    return [Heading("Further figures"), *found] if found else []
 
 
 def _planned(comparison: Comparison) -> list[Block]:

@@ -13,6 +13,7 @@ from skinml.comparison.document import (
     Cell,
     Details,
     Document,
+    Picture,
     Table,
     Text,
     to_html,
@@ -20,7 +21,7 @@ from skinml.comparison.document import (
     to_markdown,
     to_terminal,
 )
-from skinml.comparison.figures import draw_figures
+from skinml.comparison.figures import FIGURES, draw_figures
 from skinml.comparison.report import make_report
 from skinml.comparison.runs import runs_in_folder, select
 from tests.comparison.conftest import made_up, write_grid, write_run
@@ -110,6 +111,13 @@ def rewrite(path: Path, **values: object) -> None:
     content = json.loads(path.read_text())
     content.get("params", content).update(values)
     path.write_text(json.dumps(content))
+
+
+def test_every_figure_is_in_the_report_once(nine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is added to `FIGURES` and to nothing else."""
+    monkeypatch.setitem(FIGURES, "added", (FIGURES["ranks"][0], "What it shows"))
+    names = [block.name for block in report_of(nine).blocks if isinstance(block, Picture)]
+    assert sorted(names) == sorted(FIGURES)
 
 
 COLLAPSED = ("mobilenetv2", 32)
