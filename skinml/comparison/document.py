@@ -341,9 +341,11 @@ def _widths(table: Table, chosen: list[int], width: int) -> list[int]:
     headings = [[table.columns[n]] for n in chosen]
     for texts in (lines, headings):
         for place, own in enumerate(texts):
-            more = min(max(0, spare), max(0, max(map(len, own), default=0) - widths[place]))
-            widths[place] += more
-            spare -= more
+            more = max(map(len, own), default=0) - widths[place]
+            # Less than all of it would be of no use.
+            if 0 < more <= spare:
+                widths[place] += more
+                spare -= more
     return widths
 
 

@@ -447,8 +447,8 @@ def _pairs(comparison: Comparison, all_pairs: bool) -> list[Block]:
         rest = [test for test in tests if not test.p_images_holm < ALPHA]
         text = f"{title}: {len(shown)} of {len(tests)} differences are shown at 5 %"
         text += " after Holm's correction" if tests else ""
-        tables = (_tests_table(f"{title}: the differences shown", shown),) if shown else ()
-        blocks.append(Details(text, tables))
+        found = _tests_table(f"{title}: the differences shown", shown)
+        blocks.append(Details(text, (found,)) if shown else Text(f"{text}."))
         if rest:
             blocks.append(
                 Details(
