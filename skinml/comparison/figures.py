@@ -69,7 +69,7 @@ def _name(row: Row) -> str:
 
 
 def _explained(comparison: Comparison, heading: str) -> str:
-    """A heading that says what the mark at a cell's name means, where there is one."""
+    """A heading that says what a hollow marker means, where there is one."""
     if not any(row.one_class for row in comparison.rows):
         return heading
     return f"{heading}\nhollow: answers one class to nearly every image"

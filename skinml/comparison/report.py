@@ -441,7 +441,8 @@ def _pairs(comparison: Comparison, all_pairs: bool) -> list[Block]:
         title = metric_title(metric)
         tests = sorted(
             (test for test in comparison.pairs if test.metric == metric),
-            key=lambda test: test.p_images_holm,
+            # What cannot be computed comes last.
+            key=lambda test: (math.isnan(test.p_images_holm), test.p_images_holm),
         )
         shown = [test for test in tests if test.p_images_holm < ALPHA]
         rest = [test for test in tests if not test.p_images_holm < ALPHA]
