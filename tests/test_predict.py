@@ -73,7 +73,7 @@ def test_unreadable_files_are_answered_with_the_reason_and_stop_nobody(
     assert [answer["file"] for answer in answers] == [str(path) for path in paths]
     reasons = [answer["error"] for answer in answers[:4]]
     assert reasons[0] == "not a JPEG or PNG picture"
-    assert reasons[1].startswith("unreadable or truncated: ")
+    assert reasons[1].startswith("damaged or truncated: ")
     assert reasons[2] == "No such file or directory"
     assert reasons[3] == "Is a directory"
     assert all("label" not in answer for answer in answers[:4])

@@ -129,7 +129,7 @@ def test_a_picture_gets_a_label_scores_and_a_notice(server: int, picture: bytes)
     [
         ("not base64", "image 0: not base64"),
         ("no picture", "image 0: not a JPEG or PNG picture"),
-        ("truncated", "image 0: unreadable or truncated"),
+        ("truncated", "image 0: damaged or truncated"),
         ("empty text", "image 0: not a JPEG or PNG picture"),
         ("second row", "image 1: not a JPEG or PNG picture"),
         ("no row", "no image in the request"),

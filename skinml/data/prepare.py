@@ -234,7 +234,7 @@ def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Journal]:
     # Other images, or the same decoded by other code, are another array.
     ids = "\n".join(source.image_id for source in sources)
     code = [file_digest(PACKAGE / "data" / f"{name}.py") for name in ("images", "duplicates")]
-    versions = [version(name) for name in ("pillow", "imagehash")]
+    versions = [version(name) for name in ("pillow", "simplejpeg", "imagehash")]
     heading = hashlib.sha256("\n".join([ids, *code, *versions]).encode()).hexdigest()
     journal = Journal(workshop / "journal.csv", heading)
     array = workshop / _SET / IMAGES
