@@ -1,4 +1,4 @@
-"""How long a person waits for a command to answer: interpreter, imports, help.
+"""How long a person waits for a command to answer: interpreter, imports, help, a mistake.
 
     python -m benchmarks.startup [--repeats 15] [--json] [--out FOLDER]
 
@@ -22,13 +22,17 @@ COMMANDS = {
     "python -m skinml.compare --help": ["-m", "skinml.compare", "--help"],
     "python -m skinml.run --help": ["-m", "skinml.run", "--help"],
     "python -m skinml.sweep --help": ["-m", "skinml.sweep", "--help"],
+    "predict, a missing file": ["-m", "skinml.predict", "models:/skinml-mobilenetv2/1", "no.jpg"],
 }
 
 
 def seconds(arguments: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    taken = time.perf_counter() - started
+    if ended.returncode not in (0, 2):  # 2: a mistake, and told
+        raise RuntimeError(f"{' '.join(arguments)}: {ended.stderr}")
+    return taken
 
 
 def main() -> None:
