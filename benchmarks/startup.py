@@ -2,7 +2,8 @@
 
     python -m benchmarks.startup [--repeats 15] [--json] [--out FOLDER]
 
-Each command in a process of its own, in turn with `python -c pass`. Target: under 0.3 s each.
+Each command in a process of its own, in turn with `python -c pass`. Target: under 0.3 s each, under
+a second where files are looked at.
 """
 
 import subprocess
@@ -13,17 +14,19 @@ from functools import partial
 
 from benchmarks.harness import in_turn, parser, report, shown, spread, surroundings, table, verdict
 
-TARGET = 0.3
+TARGET = 0.3  # seconds
 
 NOTHING = "python -c pass"
+MISSING = "python -m skinml.predict, a missing file"
 COMMANDS = {
     NOTHING: ["-c", "pass"],
     'python -c "import skinml.compare"': ["-c", "import skinml.compare"],
     "python -m skinml.compare --help": ["-m", "skinml.compare", "--help"],
     "python -m skinml.run --help": ["-m", "skinml.run", "--help"],
     "python -m skinml.sweep --help": ["-m", "skinml.sweep", "--help"],
-    "predict, a missing file": ["-m", "skinml.predict", "models:/skinml-mobilenetv2/1", "no.jpg"],
+    MISSING: ["-m", "skinml.predict", "models:/skinml-mobilenetv2/1", "no.jpg"],
 }
+TARGETS = {MISSING: 1.0}
 
 
 def seconds(arguments: list[str]) -> float:
@@ -46,11 +49,19 @@ def main() -> None:
     values = in_turn("starting", sides, options.repeats)
     found = {name: spread(own) for name, own in values.items()}
     rows = [
-        [f"`{name}`", shown(own, 3), "" if name == NOTHING else verdict(own["median"] < TARGET)]
-        for name, own in found.items()
+        [f"`{name}`", shown(own, 3), *judged(name, own["median"])] for name, own in found.items()
     ]
-    text = table(["command", "seconds", f"target < {TARGET} s"], rows)
-    report(options, {**around, "target_seconds": TARGET, "seconds": found}, text)
+    text = table(["command", "seconds", "target", ""], rows)
+    targets = {name: TARGETS.get(name, TARGET) for name in COMMANDS if name != NOTHING}
+    report(options, {**around, "target_seconds": targets, "seconds": found}, text)
+
+
+def judged(name: str, median: float) -> list[str]:
+    """The target of a command and whether it is met; empty for what they are compared with."""
+    if name == NOTHING:
+        return ["", ""]
+    target = TARGETS.get(name, TARGET)
+    return [f"< {target:g} s", verdict(median < target)]
 
 
 if __name__ == "__main__":
