@@ -27,8 +27,13 @@ _FORMATS = ("JPEG", "PNG")
 _DRAFT_SIZE = (2 * IMAGE_SIZE, 2 * IMAGE_SIZE)
 
 
-# The warnings of libjpeg that tell of lost or changed image data (its jerror.h).
-_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file")
+# The warnings of libjpeg (its jerror.h) that are not of damage: headers that some cameras and
+# programs write in a way of their own.
+_HARMLESS = (
+    "Invalid SOS parameters",
+    "Unknown Adobe color transform",
+    "Warning: unknown JFIF revision",
+)
 
 
 class ImageProblem(ValueError):
@@ -75,16 +80,15 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
 def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
     """Decode a JPEG at the reduced scale that gives `size`; `ValueError` where its data is damaged.
 
-    Pillow passes over libjpeg's warnings, and so over most damage: what cannot be decoded is gray
-    or shifted. simplejpeg has the same decoder, gives the same pixels, and tells.
+    Pillow passes over libjpeg's warnings, and so over damage: what cannot be decoded becomes gray
+    or shifted pixels. simplejpeg has the same decoder, gives the same pixels, and tells.
     """
     width, height = size
     try:
         pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width)
     except ValueError as error:
-        if str(error).startswith(_DAMAGE):
+        if not str(error).startswith(_HARMLESS):
             raise
-        # Any other warning is of a header that some camera writes in a way of its own.
         pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width, strict=False)
     return Image.fromarray(pixels)
 

@@ -283,6 +283,14 @@ def test_a_flipped_byte_is_refused_where_the_decoder_stumbles_over_it() -> None:
     assert refused >= 16
 
 
+def test_a_marker_that_damage_has_made_is_refused() -> None:
+    """The decoder gives up there, and what it was to fill stays as it was."""
+    content = encoded(photograph((300, 200)), "JPEG")
+    middle = len(content) // 2
+    with pytest.raises(ImageProblem, match="damaged or truncated: "):
+        decode_image(content[:middle] + b"\xff\xa3" + content[middle:])
+
+
 def test_a_header_of_a_kind_of_its_own_is_no_damage() -> None:
     """Libjpeg warns of a scan that is not said to be sequential, as some cameras write it."""
     content = bytearray(encoded(photograph((300, 200)), "JPEG"))
