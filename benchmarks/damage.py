@@ -73,26 +73,14 @@ def main() -> None:
                     continue
                 if difference := float(np.abs(pixels - sound).mean()):
                     wrong[damage].append(difference)
-    result = {
-        damage: {
-            "refused": refused[damage],
-            "accepted": len(found),
-            "wrong_by_median": float(np.median(found)) if found else 0.0,
-            "wrong_by_more_than_4": sum(difference > 4 for difference in found),
-        }
-        for damage, found in wrong.items()
-    }
-    rows = [
-        [
-            damage,
-            *(
-                f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
-                for value in own.values()
-            ),
-        ]
-        for damage, own in result.items()
-    ]
-    text = table(["damage", "refused", "accepted", "wrong by (median)", "by more than 4"], rows)
+    rows, result = [], {}
+    for damage, found in wrong.items():
+        median = float(np.median(found)) if found else 0.0
+        counts = refused[damage], len(found), sum(difference > 4 for difference in found)
+        rows.append([damage, *(f"{count:,}" for count in counts), f"{median:.2f}"])
+        names = "refused", "accepted", "wrong_by_more_than_4"
+        result[damage] = {**dict(zip(names, counts, strict=True)), "wrong_by_median": median}
+    text = table(["damage", "refused", "accepted", "wrong by more than 4", "median"], rows)
     text += f"\n{len(files):,} sound files: {alarms} false alarms, {other_pixels} with other pixels"
     counted = {"files": len(files), "false_alarms": alarms, "other_pixels": other_pixels}
     report(options, {**around, **counted, "damages": result}, text)
