@@ -81,7 +81,9 @@ def main() -> None:
         names = "refused", "accepted", "wrong_by_more_than_4"
         result[damage] = {**dict(zip(names, counts, strict=True)), "wrong_by_median": median}
     text = table(["damage", "refused", "accepted", "wrong by more than 4", "median"], rows)
-    text += f"\n{len(files):,} sound files: {alarms} false alarms, {other_pixels} with other pixels"
+    text += (
+        f"\n\n{len(files):,} sound files: {alarms} false alarms, {other_pixels} with other pixels"
+    )
     counted = {"files": len(files), "false_alarms": alarms, "other_pixels": other_pixels}
     report(options, {**around, **counted, "damages": result}, text)
 
