@@ -217,7 +217,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.out:
         text = io.StringIO()
         write_answers(answers, options.format, options.model, text)
-        write_whole(options.out, text.getvalue())
+        try:
+            write_whole(options.out, text.getvalue())
+        except OSError as error:
+            raise UserError(
+                f"--out {options.out}: cannot be written ({error.strerror}); what was there is as "
+                "it was: free some space, or give another file"
+            ) from None
         print(f"wrote {options.out}", file=sys.stderr)
     else:
         write_answers(answers, options.format, options.model, sys.stdout)

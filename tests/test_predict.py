@@ -167,7 +167,7 @@ def test_out_is_whole_or_as_it_was(
 
     monkeypatch.setattr(predict, "load", lambda uri: model)
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         predict.main([URI, str(pictures[0]), "--out", str(out)])
     assert out.read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["answers"]
