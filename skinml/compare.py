@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from skinml.config import Parser
 from skinml.data.isic2017 import NOTICE
 from skinml.errors import UserError, run_command
+from skinml.files import write_whole
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -622,9 +623,7 @@ def _emit(text: str, out: Path | None) -> None:
         print(text, end="" if text.endswith("\n") else "\n")
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(out)
+    write_whole(out, text)
     print(f"wrote {out}", file=sys.stderr)
 
 

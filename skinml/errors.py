@@ -1,5 +1,6 @@
 """The one exception that stands for a user's mistake, and how it is collected and reported."""
 
+import io
 import os
 import sys
 from collections import defaultdict
@@ -51,8 +52,12 @@ def run_command(command: Callable[[], int | None]) -> int:
 
     Returns the exit code: the command's own (None counts as 0), 2 after a `UserError`,
     130 after Ctrl-C, 141 where the output's reader is gone. Any other exception is a defect of
-    skinml and keeps its traceback.
+    skinml and keeps its traceback. What the output's encoding does not know is printed as "?".
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Latin-1, a Windows console, a file's name that is no UTF-8: rather a "?" than no answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         status = command() or 0
         # What waits in the buffer meets a closed pipe here, not after us.

@@ -1,9 +1,13 @@
 """Ask a registered model about pictures: `python -m skinml.predict MODEL_URI IMAGE…`."""
 
 import csv
+import io
 import json
+import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,9 +16,18 @@ import numpy as np
 from skinml.config import Parser
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
+from skinml.data.official import is_picture
 from skinml.errors import UserError, run_command
+from skinml.files import write_whole
 from skinml.models.saved import load_saved
-from skinml.progress import progress_bar
+from skinml.progress import progress_bar, status_line
+
+_PICTURES = "pictures of skin lesions, JPEG or PNG"
+
+# models:/skinml-NAME-serving@champion, …/3, or runs:/ID/serving: as `skinml.registry` names them.
+_SERVING = re.compile(
+    r"(?P<name>models:/[^/@]+)-serving(?P<which>[@/].+)|(?P<run>runs:/.+/)serving"
+)
 
 
 def load(uri: str) -> Any:
@@ -23,9 +36,8 @@ def load(uri: str) -> Any:
     Whoever may register a model chooses what is in it: a pickle, a loader, code of its own, which
     MLflow would run. So only what skinml logs itself is loaded, and nothing of it runs.
     """
-    import os
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # there is a status line
     import mlflow
 
     with tempfile.TemporaryDirectory(prefix="skinml-model-") as name:
@@ -66,6 +78,44 @@ def _refuse_foreign(description: str) -> None:
         raise UserError("it brings code or another format; expected data/model.keras alone")
 
 
+def find_pictures(given: list[Path]) -> list[Path]:
+    """The files that are given and, of each folder, its pictures by name.
+
+    A folder without any stands for itself, so that it is told with the files that are missing.
+    """
+    paths: list[Path] = []
+    for path in given:
+        inside = sorted(p for p in path.iterdir() if is_picture(p)) if path.is_dir() else []
+        paths += inside or [path]
+    return paths
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The pixels of a file as a network sees them; `ImageProblem` where there are none."""
+    if path.is_dir():
+        raise ImageProblem(f"a folder without pictures; expected {_PICTURES}")
+    try:
+        return decode_image(path.read_bytes())
+    except OSError as error:
+        raise ImageProblem(error.strerror or str(error)) from None
+
+
+def find_problems(paths: list[Path]) -> dict[Path, dict[str, Any]]:
+    """An answer for each file that cannot be used: `file` and `error`.
+
+    Reads and decodes all of them, and keeps no pixels: ten thousand pictures have 1.5 GB.
+    """
+    problems: dict[Path, dict[str, Any]] = {}
+    with progress_bar("reading", len(paths)) as advance:
+        for path in paths:
+            try:
+                read_picture(path)
+            except ImageProblem as problem:
+                problems[path] = {"file": str(path), "error": str(problem)}
+            advance()
+    return problems
+
+
 def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
     """One answer a file: `file`, then `label` and a score for each class, or `error`."""
     answers = []
@@ -73,11 +123,9 @@ def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
         for path in paths:
             answer: dict[str, Any] = {"file": str(path)}
             try:
-                scores = model.predict_on_batch(decode_image(path.read_bytes())[None])[0]
+                scores = model.predict_on_batch(read_picture(path)[None])[0]
                 answer["label"] = CLASSES[int(np.argmax(scores))]
                 answer |= {name: float(value) for name, value in zip(CLASSES, scores, strict=True)}
-            except OSError as error:
-                answer["error"] = error.strerror or str(error)
             except ImageProblem as problem:
                 answer["error"] = str(problem)
             answers.append(answer)
@@ -106,9 +154,9 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
     caption = NOTICE + (" Trained on generated demo images." if demo else "")
     table = Table(title=Text(uri), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)
     for name in CLASSES:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("_", "\n"), justify="right")
     for answer in answered:
         scores = [
             f"[bold]{answer[name]:.3f}[/]" if name == answer["label"] else f"{answer[name]:.3f}"
@@ -117,6 +165,20 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
         file = Text(Path(answer["file"]).name)
         table.add_row(file, answer["label"].replace("_", " "), *scores)
     Console(file=out).print(table)
+
+
+def _refuse_serving(uri: str) -> None:
+    if found := _SERVING.fullmatch(uri):
+        keras = found["run"] + "model" if found["run"] else found["name"] + found["which"]
+        raise UserError(
+            f"{uri}: this is the model for `mlflow models serve`; expected the Keras model of the "
+            f"same run: {keras}"
+        )
+
+
+def _require_writable(out: Path) -> None:
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: expected a file in a folder that exists and may be written")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,21 +190,50 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="URI, such as models:/skinml-mobilenetv2@champion")
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE",
-        help="pictures of skin lesions (JPEG or PNG), of any size",
+        help="pictures of skin lesions (JPEG or PNG) of any size, or folders of them",
     )  # fmt: skip
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="write the answers to a file, in the same format, instead of printing them",
+    )  # fmt: skip
     options = parser.parse_args(argv)
-    if not any(path.is_file() for path in options.images):
-        # Before the seconds that loading a model takes.
-        shown = ", ".join(map(str, options.images[:3])) + " …" * (len(options.images) > 3)
-        raise UserError(f"{shown}: no such file; expected pictures of skin lesions, JPEG or PNG")
-    answers = predict_files(load(options.model), options.images)
-    if options.format != "table" or any("error" not in answer for answer in answers):
+    # All that can be wrong is told before the seconds that loading a model takes.
+    _refuse_serving(options.model)
+    if options.out:
+        _require_writable(options.out)
+    paths = find_pictures(options.images)
+    problems = find_problems(paths)
+    _tell(problems.values())
+    usable = [path for path in paths if path not in problems]
+    if not usable:
+        raise UserError(f"no picture to ask {options.model} about; expected {_PICTURES}")
+    with status_line(f"loading {options.model}"):
+        model = load(options.model)
+    answered = predict_files(model, usable)
+    _tell(answered)
+    in_turn = iter(answered)
+    answers = [problems[path] if path in problems else next(in_turn) for path in paths]
+    if options.out:
+        text = io.StringIO()
+        write_answers(answers, options.format, options.model, text)
+        try:
+            write_whole(options.out, text.getvalue())
+        except OSError as error:
+            raise UserError(
+                f"--out {options.out}: cannot be written ({error.strerror}); what was there is as "
+                "it was: free some space, or give another file"
+            ) from None
+        print(f"wrote {options.out}", file=sys.stderr)
+    else:
         write_answers(answers, options.format, options.model, sys.stdout)
-    unreadable = [answer for answer in answers if "error" in answer]
-    for answer in unreadable:
-        print(f"skinml: {answer['file']}: {answer['error']}", file=sys.stderr)
-    return 1 if unreadable else 0
+    return 1 if any("error" in answer for answer in answers) else 0
+
+
+def _tell(answers: Iterable[dict[str, Any]]) -> None:
+    for answer in answers:
+        if "error" in answer:
+            print(f"skinml: {answer['file']}: {answer['error']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

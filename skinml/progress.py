@@ -13,6 +13,20 @@ class Advance(Protocol):
 
 
 @contextmanager
+def status_line(text: str) -> Iterator[None]:
+    """Show on stderr what is being done, while it is; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(text)):
+        yield
+
+
+@contextmanager
 def progress_bar(description: str, total: int, in_bytes: bool = False) -> Iterator[Advance]:
     """Show a bar with count, time left and a note on stderr; nothing where that is no terminal.
 

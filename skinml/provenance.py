@@ -49,7 +49,7 @@ def model_requirements(backend: str) -> list[str]:
     TensorFlow is named by the distribution that is installed (tensorflow or tensorflow-cpu), so
     that the requirements of a model are those it was tested with.
     """
-    names = ["keras", "numpy", "pandas", "pillow", "h5py"]
+    names = ["keras", "numpy", "pandas", "pillow", "simplejpeg", "h5py"]
     names += ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else ["jax"]
     pins = []
     for name in names:

@@ -4,6 +4,7 @@ MLflow copies this file and the package beside the model, and runs it where the 
 """
 
 import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
 
-from skinml.data.images import ImageProblem, decode_image
+from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.models.saved import load_saved
 
@@ -29,7 +31,15 @@ class ServingModel(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Load the network and have it answer once, so that the first caller waits no longer.
+
+        What it computes is compiled by its first answer: seconds, in which nobody waits yet.
+        """
         self._model = load_saved(Path(context.artifacts["model"]))
+        picture = io.BytesIO()
+        Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)).save(picture, "JPEG")
+        image = base64.b64encode(picture.getvalue()).decode()
+        self.predict(context, pd.DataFrame({"image": [image]}))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None

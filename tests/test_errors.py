@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from skinml.errors import UserError, run_command
 
@@ -66,3 +67,107 @@ def test_reader_that_left_is_no_error(length: int) -> None:
     finally:
         os.close(write)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def in_encoding(
+    encoding: str, *arguments: str, cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    """A command whose output is not UTF-8, as on a Windows console."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | {"PYTHONIOENCODING": encoding} | variables,
+        cwd=cwd,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def commands() -> list[str]:
+    """Every module that is a command."""
+    return [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "skinml").rglob("*.py"))
+        if "    sys.exit(run_command(main))" in path.read_text(encoding="utf-8")
+    ]
+
+
+# They do their work whatever follows.
+WITHOUT_OPTIONS = {"skinml.service.compose", "skinml.service.pin"}
+
+
+@pytest.mark.parametrize("command", sorted({*commands()} - WITHOUT_OPTIONS))
+def test_every_command_s_help_is_printed_where_the_output_is_ascii(
+    command: str, tmp_path: Path
+) -> None:
+    ended = in_encoding("ascii", command, "--help", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.startswith(b"usage: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["skinml.compare", "--from", str(ROOT / "results" / "nine-runs")], 0),
+        (["skinml.compare", "--from", str(ROOT / "results" / "nine-runs"), "--format", "html"], 0),
+        (["skinml.compare", "--paper"], 0),
+        (["skinml.score", "SCORES", "--labels", "LABELS"], 0),
+        (["skinml.predict", "models:/ü…@champion", "PICTURE", "is ﬁne … not.jpg"], 2),
+        (["skinml.registry", "list"], 0),
+        (["skinml.doctor"], 2),
+        (["skinml.sync", "runs/… nothing"], 2),
+        (["skinml.sweep", "--seeds", "1,2,…"], 2),
+        (["skinml.run", "--model", "résnet→50"], 2),
+        (["skinml.data.prepare", "--data_dir", "BROKEN", "--out", "out"], 2),
+    ],
+    ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else None,
+)
+def test_no_output_is_too_poor_for_an_answer(
+    encoding: str, arguments: list[str], code: int, toy_files: Path, tmp_path: Path
+) -> None:
+    """An answer or one line for a mistake, with "?" for what cannot be shown; no traceback."""
+    labels = toy_files / "ISIC-2017_Test_v2_Part3_GroundTruth.csv"
+    ids = [line.split(",")[0] for line in labels.read_text().splitlines()[1:]]
+    scores = "image_id,melanoma,seborrheic_keratosis\n" + "".join(f"{i},.5,.5\n" for i in ids)
+    (tmp_path / "scores.csv").write_text(scores)
+    Image.new("RGB", (50, 40)).save(tmp_path / "lésion ….png")
+    broken = tmp_path / "… official"
+    broken.mkdir()
+    (broken / labels.name).write_text("…\n", encoding="utf-8")
+    given = {
+        "SCORES": str(tmp_path / "scores.csv"),
+        "LABELS": str(labels),
+        "PICTURE": str(tmp_path / "lésion ….png"),
+        "BROKEN": str(broken),
+    }
+    ended = in_encoding(
+        encoding,
+        *(given.get(argument, argument) for argument in arguments),
+        cwd=tmp_path,
+        MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/store.db",
+        SKINML_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    told = (ended.stdout + ended.stderr).decode(encoding)
+    assert ended.returncode == code, told
+    assert "Traceback" not in told and "UnicodeEncodeError" not in told
+    assert told.strip()
+
+
+def test_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
+    """The bytes of a file's name need not be UTF-8, also where the output is."""
+    program = (
+        "import os; from skinml.errors import run_command; "
+        "run_command(lambda: print(os.fsdecode(b'lesion-\\xff.jpg')))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.startswith(b"lesion-?.jpg")

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,24 +75,125 @@ def test_unreadable_files_are_answered_with_the_reason_and_stop_nobody(
     assert [answer["file"] for answer in answers] == [str(path) for path in paths]
     reasons = [answer["error"] for answer in answers[:4]]
     assert reasons[0] == "not a JPEG or PNG picture"
-    assert reasons[1].startswith("unreadable or truncated: ")
+    assert reasons[1].startswith("damaged or truncated: ")
     assert reasons[2] == "No such file or directory"
-    assert reasons[3] == "Is a directory"
+    assert reasons[3].startswith("a folder without pictures; expected ")
     assert all("label" not in answer for answer in answers[:4])
     assert all("error" not in answer and answer["label"] for answer in answers[4:])
 
 
-def test_without_a_file_no_model_is_loaded_and_no_table_drawn(
+def test_every_unusable_file_is_told_before_a_model_is_loaded(
     pictures: list[Path], broken: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], model: keras.Model,
 ) -> None:  # fmt: skip
+    told: list[str] = []
+
+    def load(uri: str) -> keras.Model:
+        told.extend(capsys.readouterr().err.splitlines())
+        return model
+
+    monkeypatch.setattr(predict, "load", load)
+    assert predict.main([URI, *map(str, broken.values()), str(pictures[0])]) == 1
+    assert [line.rpartition(": ")[0].partition(": ")[2].partition(": ")[0] for line in told] == [
+        str(path) for path in broken.values()
+    ]
+    assert told[2].endswith("missing.jpg: No such file or directory")
+    assert told[3].endswith("folder.jpg: a folder without pictures; expected pictures of skin "
+                            "lesions, JPEG or PNG")  # fmt: skip
+    assert "Traceback" not in capsys.readouterr().err
     monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("the model is loaded"))
-    with pytest.raises(UserError, match=r"missing\.jpg, .*folder\.jpg: no such file; expected"):
-        predict.main([URI, str(broken["missing"]), str(broken["folder"])])
-    monkeypatch.setattr(predict, "load", lambda uri: model)
-    assert predict.main([URI, str(broken["text"])]) == 1
+    with pytest.raises(UserError, match=f"no picture to ask {URI} about; expected pictures"):
+        predict.main([URI, *map(str, broken.values())])
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.endswith("text.jpg: not a JPEG or PNG picture\n")
+    assert captured.out == "" and captured.err.splitlines() == told
+
+
+def test_a_folder_stands_for_its_pictures_by_name(
+    model: keras.Model, toy_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], pictures: list[Path],
+) -> None:  # fmt: skip
+    folder = tmp_path / "lesions"
+    folder.mkdir()
+    for name in ("b.jpg", "a.PNG", "c.jpeg"):
+        (folder / name).write_bytes(pictures[0].read_bytes())
+    (folder / "notes.txt").write_text("no picture")
+    monkeypatch.setattr(predict, "load", lambda uri: model)
+    assert predict.main([URI, str(folder), str(pictures[1]), "--format", "json"]) == 0
+    answers = json.loads(capsys.readouterr().out)["predictions"]
+    expected = [*(str(folder / name) for name in ("a.PNG", "b.jpg", "c.jpeg")), str(pictures[1])]
+    assert [answer["file"] for answer in answers] == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "instead"),
+    [
+        ("models:/skinml-mobilenet-serving@champion", "models:/skinml-mobilenet@champion"),
+        ("models:/skinml-demo-tiny-serving/3", "models:/skinml-demo-tiny/3"),
+        ("runs:/0123/serving", "runs:/0123/model"),
+    ],
+)
+def test_the_serving_model_is_answered_with_the_name_to_use(uri: str, instead: str) -> None:
+    with pytest.raises(UserError, match=f"Keras model of the same run: {instead}$"):
+        predict.main([uri, "picture.jpg"])
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_out_is_a_file_with_what_would_have_been_printed(
+    model: keras.Model, pictures: list[Path], form: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(predict, "load", lambda uri: model)
+    out = tmp_path / "answers"
+    arguments = [URI, *map(str, pictures), "--format", form]
+    assert predict.main(arguments) == predict.main([*arguments, "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert out.read_text(encoding="utf-8") == captured.out
+    assert captured.err == f"wrote {out}\n"
+
+
+def test_out_is_whole_or_as_it_was(
+    model: keras.Model, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before a model is loaded where it cannot be written; kept if writing fails."""
+    monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("the model is loaded"))
+    for impossible in (tmp_path / "nowhere" / "answers", tmp_path):
+        with pytest.raises(UserError, match="expected a file in a folder that exists"):
+            predict.main([URI, str(pictures[0]), "--out", str(impossible)])
+    out = tmp_path / "answers"
+    out.write_text("earlier")
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(predict, "load", lambda uri: model)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        predict.main([URI, str(pictures[0]), "--out", str(out)])
+    assert out.read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["answers"]
+
+
+def test_on_a_terminal_something_is_shown_while_the_model_loads(
+    model: keras.Model, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Terminal()
+    loaded: list[str] = []
+
+    def load(uri: str) -> keras.Model:
+        while f"loading {URI}" not in shown.getvalue():
+            time.sleep(0.01)
+        loaded.append(uri)
+        return model
+
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(predict, "load", load)
+    assert predict.main([URI, str(pictures[0])]) == 0
+    assert loaded == [URI]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def test_json_is_one_document_with_a_notice(model: keras.Model, pictures: list[Path]) -> None:

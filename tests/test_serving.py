@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
@@ -46,12 +50,9 @@ def healthy(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def server(
-    tiny_backbone: str, toy_files: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[int]:
-    """The port of a server of the champion that one run with a tiny network registered."""
+def store(tiny_backbone: str, toy_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the store in which one run with a tiny network registered its models."""
     store = tmp_path_factory.mktemp("serving")
-    port = free_port()
     with surroundings(store):
         run(
             Config(
@@ -64,6 +65,14 @@ def server(
                 device="cpu",
             )
         )
+    return store
+
+
+@pytest.fixture(scope="module")
+def server(store: Path) -> Iterator[int]:
+    """The port of a server of the champion."""
+    port = free_port()
+    with surroundings(store):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         # The model brings its own copy of the package: the checkout stays out of sight.
         variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -129,7 +138,7 @@ def test_a_picture_gets_a_label_scores_and_a_notice(server: int, picture: bytes)
     [
         ("not base64", "image 0: not base64"),
         ("no picture", "image 0: not a JPEG or PNG picture"),
-        ("truncated", "image 0: unreadable or truncated"),
+        ("truncated", "image 0: damaged or truncated"),
         ("empty text", "image 0: not a JPEG or PNG picture"),
         ("second row", "image 1: not a JPEG or PNG picture"),
         ("no row", "no image in the request"),
@@ -162,3 +171,78 @@ def test_garbage_is_refused_with_the_reason_and_the_server_lives_on(
     assert "Traceback" not in json.loads(answer)["message"]
     assert healthy(server)
     assert post(server, split(encoded(picture)))[0] == 200
+
+
+def readme(language: str, first: str) -> str:
+    """The block of code in the README that begins with some words, for the model of the test."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(rf"^```{language}\n({re.escape(first)}.*?)^```$", text, re.DOTALL | re.M)
+    return str(block).replace("skinml-mobilenetv2", "skinml-demo-tiny")
+
+
+def write_photo(folder: Path, size: tuple[int, int]) -> Path:
+    """A picture named as in the README, of noise: a large file for its size."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "lesion.jpg", quality=95)
+    return folder / "lesion.jpg"
+
+
+def test_the_readme_s_request_takes_a_photo_of_seven_megabytes(server: int, tmp_path: Path) -> None:
+    """The largest original has as many; one argument of a command ends at 128 kB."""
+    photo = write_photo(tmp_path, (2800, 2200))
+    assert photo.stat().st_size > 7_000_000
+    command = readme("", "printf").replace(":8080", f":{server}")
+    ended = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    [answer] = json.loads(ended.stdout)["predictions"]
+    assert answer["label"] in CLASSES
+
+
+def test_the_readme_s_code_gives_both_models_answers(store: Path, tmp_path: Path) -> None:
+    write_photo(tmp_path, (600, 450))
+    shown = "print(*scores[0], *answers.loc[0, ['melanoma', 'nevus', 'seborrheic_keratosis']])"
+    ended = subprocess.run(
+        [sys.executable, "-c", readme("python", "import base64") + shown],
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    values = np.array(ended.stdout.splitlines()[-1].split(), float).reshape(2, len(CLASSES))
+    np.testing.assert_allclose(values[0], values[1], atol=1e-6)
+    assert values[0].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_damaged_jpeg_is_refused(server: int, picture: bytes) -> None:
+    """Cut with an end put on: Pillow alone gives gray pixels for what is lost."""
+    content = picture[: len(picture) // 2] + b"\xff\xd9"
+    status, answer = post(server, split(encoded(content)))
+    assert status == 400
+    assert "image 0: damaged or truncated: Corrupt JPEG data" in answer
+
+
+# MLflow says so of its own types, to whoever imports mlflow.pyfunc first.
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")
+def test_the_network_has_answered_before_the_first_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its first answer compiles it for that shape: seconds, which the first caller waited."""
+    from mlflow.pyfunc.model import PythonModelContext
+
+    from skinml.serving_model import ServingModel
+
+    shapes = []
+
+    class Network:
+        def predict_on_batch(self, batch: np.ndarray) -> np.ndarray:
+            shapes.append(batch.shape)
+            return np.full((len(batch), len(CLASSES)), 1 / len(CLASSES))
+
+    monkeypatch.setattr("skinml.serving_model.load_saved", lambda path: Network())
+    model, context = ServingModel(), PythonModelContext({"model": "model.keras"}, {})
+    model.load_context(context)
+    [warm] = shapes
+    photo = write_photo(tmp_path, (300, 200)).read_bytes()
+    model.predict(context, pd.DataFrame({"image": [encoded(photo)]}))
+    assert shapes == [warm, warm]

@@ -5,6 +5,7 @@ import io
 from typing import BinaryIO
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 # The paper scales every image to 224×224×3 (section III); the backbones were pre-trained at it.
@@ -26,6 +27,15 @@ _FORMATS = ("JPEG", "PNG")
 _DRAFT_SIZE = (2 * IMAGE_SIZE, 2 * IMAGE_SIZE)
 
 
+# The warnings of libjpeg (its jerror.h) that are not of damage: headers that some cameras and
+# programs write in a way of their own.
+_HARMLESS = (
+    "Invalid SOS parameters",
+    "Unknown Adobe color transform",
+    "Warning: unknown JFIF revision",
+)
+
+
 class ImageProblem(ValueError):
     """A file that is not a usable picture; the text says why."""
 
@@ -35,12 +45,12 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
 
     The whole picture is scaled, without cropping, as the paper does. JPEGs are decoded at the
     smallest reduced scale that still holds twice the target (`_DRAFT_SIZE`). Grayscale and palette
-    pictures are converted, since nothing is lost; CMYK, transparent, 16-bit, truncated and foreign
-    files raise `ImageProblem`.
+    pictures are converted, since nothing is lost; CMYK, transparent, 16-bit, damaged, truncated and
+    foreign files raise `ImageProblem`.
     """
-    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    content = file if isinstance(file, bytes) else file.read()
     try:
-        with Image.open(stream, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageProblem(
                     f"{image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,}"
@@ -48,9 +58,11 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
             # Pillow would drop the lower half of 16-bit samples without a word.
             if ";16" in str(image.tile):
                 raise ImageProblem("16 bits a channel, expected 8; convert it to 8-bit RGB")
-            image.draft("RGB" if image.mode == "RGB" else None, _DRAFT_SIZE)
-            image.load()
-            rgb = _as_rgb(image)
+            if image.format != "PNG" and image.mode in ("RGB", "L"):
+                image.draft(image.mode, _DRAFT_SIZE)
+                rgb = _decode_jpeg(content, image.size)
+            else:
+                rgb = _as_rgb(image)
     except ImageProblem:
         raise
     except Image.UnidentifiedImageError:
@@ -58,11 +70,27 @@ def decode_image(file: BinaryIO | bytes) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageProblem(f"more than the {MAX_PIXELS:,} pixels expected at most") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow reports a broken file with any of these, and with the reason as the text.
-        raise ImageProblem(f"unreadable or truncated: {error}") from None
+        # A broken file is reported with any of these, and with the reason as the text.
+        raise ImageProblem(f"damaged or truncated: {error}") from None
     # Pillow widens its filters by the scale: no pixel is passed over, nothing aliases.
     scaled = rgb.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return np.asarray(scaled, dtype=np.uint8)
+
+
+def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
+    """Decode a JPEG at the reduced scale that gives `size`; `ValueError` where its data is damaged.
+
+    Pillow passes over libjpeg's warnings, and so over damage: what cannot be decoded becomes gray
+    or shifted pixels. simplejpeg has the same decoder, gives the same pixels, and tells.
+    """
+    width, height = size
+    try:
+        pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width)
+    except ValueError as error:
+        if not str(error).startswith(_HARMLESS):
+            raise
+        pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width, strict=False)
+    return Image.fromarray(pixels)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -34,12 +34,14 @@ def is_picture(path: Path | PurePosixPath) -> bool:
 
 
 class PictureFolder:
-    """The images of a folder."""
+    """The images of a folder and of those within: an archive may be unpacked into its own name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.title = path.name
-        self.names = sorted(p.name for p in path.iterdir() if is_picture(p) and p.is_file())
+        self.names = sorted(
+            p.relative_to(path).as_posix() for p in path.rglob("*") if is_picture(p) and p.is_file()
+        )
 
     def read(self, name: str) -> bytes:
         """The content of an image; `ImageProblem` where it cannot be read."""
@@ -65,10 +67,12 @@ class PictureArchive:
         self._archive = archive
         self._size = path.stat().st_size
         self.title = path.name
+        # Some programs of Windows write its own separator, which the format does not allow.
+        named = ((entry.filename.replace("\\", "/"), entry) for entry in archive.infolist())
         self._entries = {
-            entry.filename: entry
-            for entry in archive.infolist()
-            if not entry.is_dir() and is_picture(PurePosixPath(entry.filename))
+            name: entry
+            for name, entry in named
+            if not name.endswith("/") and is_picture(PurePosixPath(name))
         }
         self.names = sorted(self._entries)
 
@@ -156,6 +160,14 @@ def has_official_files(folder: Path) -> bool:
     return has_pictures(folder) or any(
         (folder / official.ground_truth).exists() for official in OFFICIAL_PARTS
     )
+
+
+def official_files_nearby(folder: Path) -> Path | None:
+    """Where a folder has no official files: the folder in it, or around it, that has them."""
+    if has_official_files(folder):
+        return None
+    near = [*sorted(folder.glob("*/")), folder.parent]
+    return next((other for other in near if has_official_files(other)), None)
 
 
 def fingerprint(folder: Path) -> str:

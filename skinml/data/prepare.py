@@ -16,7 +16,7 @@ from skinml.cache import cache_dir
 from skinml.config import AUTO, Parser
 from skinml.data import demo
 from skinml.data.duplicates import near_duplicate_groups, perceptual_hash
-from skinml.data.fetch import offer_download
+from skinml.data.fetch import missing_files, offer_download
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image, pixel_digest
 from skinml.data.isic2017 import HOMEPAGE, OFFICIAL_PARTS, PARTS
 from skinml.data.journal import Journal, Row, in_order
@@ -25,6 +25,7 @@ from skinml.data.official import (
     fingerprint,
     has_official_files,
     has_pictures,
+    official_files_nearby,
     open_pictures,
     read_official,
 )
@@ -48,11 +49,6 @@ DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 _SET = "set"
 
 _DOWNLOAD = "`python -m skinml.data.prepare --yes` downloads them (about 12 GB)"
-
-_REMEDY = (
-    f"remedy: mend or replace these files (official ones: {HOMEPAGE}; {_DOWNLOAD}, those that are "
-    "not there); nothing was prepared, run the same command again afterwards"
-)
 
 
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
@@ -94,6 +90,7 @@ def open_data(
         # The originals may be gone (12 GB): what was made from them is what counts.
         return _checked(open_prepared(out), data)
     if data == "isic2017" and not is_prepared(out):
+        _require_right_folder(folder)
         offer_download(folder, yes)
     if not has_official_files(folder):
         raise UserError(
@@ -108,6 +105,23 @@ def open_data(
         print(f"skinml: preparing {folder} on first use", file=sys.stderr)
         prepare(folder, out, jobs)
     return _checked(open_prepared(out), data)
+
+
+def _remedy(folder: Path) -> str:
+    download = f"; {_DOWNLOAD}, those that are not there" if missing_files(folder) else ""
+    return (
+        f"remedy: mend or replace these files (official ones: {HOMEPAGE}{download}); nothing was "
+        "prepared, run the same command again afterwards"
+    )
+
+
+def _require_right_folder(folder: Path) -> None:
+    """Raise `UserError` where the official files are a folder further in or out."""
+    if right := official_files_nearby(folder):
+        raise UserError(
+            f"data_dir={folder}: the official ISIC 2017 files are in {right}, expected in the "
+            f"folder that is named; use data_dir={right} (or ${DATA_DIR_VARIABLE})"
+        )
 
 
 def _require_unchanged(folder: Path, out: Path) -> None:
@@ -151,7 +165,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
         sources = read_official(folder, pictures, problems)
         if not sources:
             problems.add("empty set", f"no image with a label in {folder}")
-            problems.raise_if_any(str(folder), _REMEDY)
+            problems.raise_if_any(str(folder), _remedy(folder))
         workshop = _make_workshop(out, len(sources) * IMAGE_SIZE * IMAGE_SIZE * 3)
         notice = f"skinml: waiting for another process, which is preparing {out}"
         with exclusive(workshop / "lock", notice) as waited:
@@ -161,7 +175,7 @@ def prepare(folder: Path, out: Path, jobs: int | None = None) -> PreparedSet:
             rows = _convert_all(sources, workshop, jobs, problems)
             if problems:
                 _remove(workshop)
-            problems.raise_if_any(str(folder), _REMEDY)
+            problems.raise_if_any(str(folder), _remedy(folder))
             complete = workshop / _SET
             write_source(complete, {"folder": str(folder), "fingerprint": files})
             write_manifest(complete, rows)
@@ -234,7 +248,7 @@ def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Journal]:
     # Other images, or the same decoded by other code, are another array.
     ids = "\n".join(source.image_id for source in sources)
     code = [file_digest(PACKAGE / "data" / f"{name}.py") for name in ("images", "duplicates")]
-    versions = [version(name) for name in ("pillow", "imagehash")]
+    versions = [version(name) for name in ("pillow", "simplejpeg", "imagehash")]
     heading = hashlib.sha256("\n".join([ids, *code, *versions]).encode()).hexdigest()
     journal = Journal(workshop / "journal.csv", heading)
     array = workshop / _SET / IMAGES
@@ -381,6 +395,7 @@ def _prepare_as_asked(options: argparse.Namespace, jobs: int | None, yes: bool) 
         _require_unchanged(folder, out)
         return _checked(open_prepared(out), options.data)
     if options.data == "isic2017":
+        _require_right_folder(folder)
         offer_download(folder, yes)
     if not has_official_files(folder):
         raise UserError(

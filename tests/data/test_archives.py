@@ -66,8 +66,10 @@ def test_folder_wins_over_the_archive_beside_it(official: Path, out: Path) -> No
     data = prepare(official, out)
     np.testing.assert_array_equal(data.images[0], module.decode_image(picture(50)))
     (official / TRAIN.image_folder / "ISIC_0000001.jpg").unlink()
-    with pytest.raises(UserError, match=f"delete it, and {TRAIN.archive} is read instead"):
+    with pytest.raises(UserError, match=f"delete it, and {TRAIN.archive} is read instead") as told:
         prepare(official, out)
+    # What is there is not downloaded: nothing is lacking.
+    assert "GB" not in str(told.value)
 
 
 def test_second_call_reads_no_image_and_a_copy_is_the_same_archive(
@@ -89,7 +91,8 @@ def test_archive_whose_images_changed_is_detected(official: Path) -> None:
     size = archive.stat().st_size
 
     def flip(name: str, content: bytes) -> tuple[str, bytes]:
-        return name, content[:-9] + bytes(byte ^ 1 for byte in content[-9:-8]) + content[-8:]
+        # In a JPEG the density, which no pixel depends on.
+        return name, content[:15] + bytes(byte ^ 1 for byte in content[15:16]) + content[16:]
 
     rewrite(archive, flip)
     assert archive.stat().st_size == size
@@ -105,6 +108,46 @@ def test_what_was_prepared_outlives_its_archives(official: Path) -> None:
     for path in official.glob("*.zip"):
         path.unlink()
     assert open_data("isic2017", str(official)).digest == first
+
+
+def test_an_archive_made_on_windows_gives_the_same_set(official: Path, out: Path) -> None:
+    """Its names have backslashes, folders too."""
+    from_folders = contents(prepare(official, out.with_name("folders")).folder)
+    pack(official)
+    for path in official.glob("*.zip"):
+        rewrite(path, lambda name, content: (name.replace("/", "\\"), content))
+    from_archives = contents(prepare(official, out).folder)
+    for name in ("images.npy", "manifest.csv"):
+        assert from_archives[name] == from_folders[name]
+
+
+def test_folders_that_are_nested_twice_give_the_same_set(official: Path, out: Path) -> None:
+    """As Windows unpacks: ISIC-2017_Training_Data/ISIC-2017_Training_Data/….jpg."""
+    flat = contents(prepare(official, out.with_name("flat")).folder)
+    for part in OFFICIAL_PARTS:
+        images = (official / part.image_folder).rename(official / "moved")
+        (official / part.image_folder).mkdir()
+        images.rename(official / part.image_folder / part.image_folder)
+    nested = contents(prepare(official, out).folder)
+    for name in ("images.npy", "manifest.csv"):
+        assert nested[name] == flat[name]
+
+
+@pytest.mark.parametrize("step", ["open_data", "command"])
+def test_files_a_folder_further_in_are_named_not_downloaded(
+    official: Path, tmp_path: Path, step: str
+) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    right = official.rename(outer / "isic2017")
+    for wrong in (outer, right / TRAIN.image_folder):
+        with pytest.raises(UserError) as caught:
+            if step == "open_data":
+                open_data("isic2017", str(wrong), yes=True)
+            else:
+                main(["--data_dir", str(wrong), "--out", str(tmp_path / "out"), "--yes"])
+        assert f"use data_dir={right} " in str(caught.value)
+        assert "GB" not in str(caught.value)
 
 
 def damaged_image(path: Path) -> None:

@@ -100,6 +100,23 @@ def test_fine_pattern_becomes_gray_not_another_pattern(kind: str) -> None:
     assert abs(pixels.mean() - 127.5) < 2
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "options",
+    [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}],
+    ids=["4:4:4", "4:2:2", "4:2:0", "progressive"],
+)
+@pytest.mark.parametrize("size", [(1847, 901), (3601, 1793), (500, 333)], ids=str)
+def test_a_jpeg_s_pixels_are_those_that_pillow_decodes(
+    size: tuple[int, int], options: dict[str, int], mode: str
+) -> None:
+    """Sets that were prepared by Pillow alone keep their digest to the last bit."""
+    content = encoded(photograph(size).convert(mode), "JPEG", quality=90, **options)
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft(mode, (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
+        np.testing.assert_array_equal(decode_image(content), resized(image))
+
+
 def test_large_jpeg_is_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The half of the preparation's time that the reduced scale saves is saved."""
     sizes = []
@@ -227,6 +244,60 @@ def test_damage_anywhere_is_a_problem_or_a_picture_never_another_error() -> None
             except ImageProblem:
                 problems += 1
     assert problems > 50
+
+
+def damaged(content: bytes, kind: str, place: int) -> bytes:
+    """A JPEG that is broken at a place of its image data, as disks and networks do it."""
+    if kind == "cut, with an end put on":
+        return content[:place] + b"\xff\xd9"
+    if kind == "100 bytes lost":
+        return content[:place] + content[place + 100 :]
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+def places(content: bytes, count: int) -> list[int]:
+    """Places in the image data of a JPEG, from its beginning to its end."""
+    begin = content.index(b"\xff\xda") + 14
+    return np.linspace(begin, len(content) - 110, count).astype(int).tolist()
+
+
+@pytest.mark.parametrize("kind", ["cut, with an end put on", "100 bytes lost"])
+@pytest.mark.parametrize("size", [(256, 256), (1800, 1200)], ids=str)
+def test_a_jpeg_with_lost_data_is_refused(size: tuple[int, int], kind: str) -> None:
+    """Pillow gives gray or shifted pixels for all of these, without a word."""
+    content = encoded(photograph(size).filter(ImageFilter.GaussianBlur(2)), "JPEG")
+    for place in places(content, 16):
+        with pytest.raises(ImageProblem, match=r"damaged or truncated: Corrupt JPEG data: \w+"):
+            decode_image(damaged(content, kind, place))
+
+
+def test_a_flipped_byte_is_refused_where_the_decoder_stumbles_over_it() -> None:
+    """Huffman codes have no checksum: a flipped byte can also give another sound picture."""
+    content = encoded(photograph((1800, 1200)).filter(ImageFilter.GaussianBlur(2)), "JPEG")
+    refused = 0
+    for place in places(content, 32):
+        try:
+            decode_image(damaged(content, "flipped", place))
+        except ImageProblem:
+            refused += 1
+    assert refused >= 16
+
+
+def test_a_marker_that_damage_has_made_is_refused() -> None:
+    """The decoder gives up there, and what it was to fill stays as it was."""
+    content = encoded(photograph((300, 200)), "JPEG")
+    middle = len(content) // 2
+    with pytest.raises(ImageProblem, match="damaged or truncated: "):
+        decode_image(content[:middle] + b"\xff\xa3" + content[middle:])
+
+
+def test_a_header_of_a_kind_of_its_own_is_no_damage() -> None:
+    """Libjpeg warns of a scan that is not said to be sequential, as some cameras write it."""
+    content = bytearray(encoded(photograph((300, 200)), "JPEG"))
+    scan = content.index(b"\xff\xda")
+    expected = decode_image(bytes(content))
+    content[scan + 4 + content[scan + 4] * 2 + 2] = 62  # Se, the last coefficient: 63
+    np.testing.assert_array_equal(decode_image(bytes(content)), expected)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -127,7 +127,7 @@ def test_all_problems_are_told_at_once_and_nothing_is_left(official: Path, out: 
     }.items():
         assert kind in message
         assert example in message
-    assert "ISIC_0000000.jpg: unreadable or truncated" in message
+    assert "ISIC_0000000.jpg: damaged or truncated" in message
     assert message.startswith(f"{official}: 13 problems")
     assert "remedy: " in message
     assert not list(out.parent.iterdir())
