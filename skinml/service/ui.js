@@ -4,11 +4,12 @@
 (() => {
   "use strict";
 
-  // What the UI opens with until a person has chosen: model training instead of generative AI, and
-  // no assistant, which would take a quarter of the page.
+  // What the UI opens with until a person has chosen: model training instead of generative AI, no
+  // assistant, which would take a quarter of the page, and no window about the model registry.
   const UNCHOSEN = {
     "mlflow.workflowType_v1": '"machine_learning"',
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "_mlflow_model_registry_promo_modal_dismissed_v1": "true",
   };
   for (const [name, value] of Object.entries(UNCHOSEN))
     if (localStorage.getItem(name) === null) localStorage.setItem(name, value);
