@@ -265,8 +265,8 @@ def _about_model(name: str, description: Description) -> str:
     lines = [
         f"**{network}** for skin lesions in dermoscopic images: {', '.join(CLASSES)}.",
         f"It takes {takes} scores that add up to 1.",
-        f"`models:/{name}@{CHAMPION}` is the version with the best validation macro AUC of its data "
-        "and split. Each version says what it was trained on and how it did on the test part.",
+        f"`models:/{name}@{CHAMPION}` is the version with the best validation macro AUC of its "
+        "data and split. Each version says what it was trained on and how it did on the test part.",
     ]
     if description.tags["data"] == "demo":
         lines.append("**Trained on generated images: it says nothing about skin lesions.**")

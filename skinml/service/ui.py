@@ -17,7 +17,7 @@ SCRIPT, STYLE = (Path(__file__).with_suffix(kind) for kind in (".js", ".css"))
 
 
 def create_app() -> Any:
-    """What each worker of the server serves: MLflow's own application, with the script and style sheet."""
+    """What each worker of the server serves: MLflow's own application, with its page changed."""
     from mlflow.server import app
     from mlflow.server.fastapi_app import app as served
 
