@@ -746,7 +746,7 @@ def test_a_runs_page_begins_with_its_whole_report(
     report = fresh.get_by_test_id("note-editor-preview-content").bounding_box()
     metrics = fresh.get_by_text(re.compile(r"^Metrics \(")).bounding_box()
     assert report["y"] + report["height"] <= metrics["y"]
-    assert fresh.get_by_text("Show more").count() == 0
+    assert not fresh.get_by_text("Show more").is_visible()
     fresh.get_by_text("data_digest").first.wait_for()
     shown = fresh.locator("body").inner_text()
     assert "skinml." not in shown and "process" not in shown
