@@ -63,7 +63,7 @@ demo: $(STAMP)  ## train on generated images with `mlflow run`: no download, no 
 	    -P model=mobilenetv2 -P data=demo -P weights=none -P epochs_finetune=2 -P batch_size=16
 	@echo
 	@echo "The run is in mlflow.db, all it made in runs/. Where to look next:"
-	@echo "  make ui        then open http://127.0.0.1:$(PORT), experiment skinml-demo, Training runs"
+	@echo "  make ui        shows it, and prints the address of its results"
 	@echo "  ask the model about one of the generated pictures:"
 	@echo "    MLFLOW_TRACKING_URI=$(STORE) $(VENV)/bin/python -m skinml.predict \\"
 	@echo "      models:/skinml-demo-mobilenetv2@champion $$($(ENV) python -c \
@@ -85,9 +85,11 @@ format: $(STAMP)  ## format the code and fix what can be fixed
 
 # One worker and no job runner: half a gigabyte and 15 seconds instead of 3.3 and 30.
 ui: $(STAMP)  ## look at the runs in mlflow.db, on this machine only (PORT=5000)
-	@echo "http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
+	@echo "serving mlflow.db at http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
+	@MLFLOW_TRACKING_URI=$(STORE) $(ENV) \
+	  python -m skinml.tracking.views --server http://127.0.0.1:$(PORT)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(ENV) \
-	  mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri $(STORE)
+	  mlflow server --app-name skinml --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri $(STORE)
 
 # The images' locks hold no more than what runs in them; the service's has no TensorFlow.
 lock: $(STAMP)  ## write the locks from pyproject.toml (ARGS=--upgrade for newer versions)

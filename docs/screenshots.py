@@ -33,11 +33,21 @@ def mlflow_server(store: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "skinml"]
     with tempfile.TemporaryFile() as log:
         # In a process group of its own: its workers outlive a parent that is killed alone.
         server = subprocess.Popen(
-            [*command, "--workers", "1", "--backend-store-uri", store],
+            [
+                *command,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--workers",
+                "1",
+                "--backend-store-uri",
+                store,
+            ],
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=log,
             stderr=log,

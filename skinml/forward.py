@@ -38,6 +38,7 @@ from skinml.tracking.publish import (
 from skinml.tracking.record import destination, header, is_load, server_digest
 from skinml.tracking.state import State
 from skinml.tracking.store import refusal
+from skinml.tracking.views import where_to_look
 
 if TYPE_CHECKING:
     from mlflow import MlflowException
@@ -220,6 +221,7 @@ class Forwarder:
             raise
         self.state.run_id = run.info.run_id
         self.state.refused = ""
+        self.state.uris["results"] = where_to_look(self._uri, run.info.experiment_id)
         self._save()
         with suppress(MlflowException):
             prepare_experiment(self._uri, run.info.experiment_id)

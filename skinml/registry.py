@@ -111,7 +111,9 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
             uris[name] = f"models:/{model_id}"
             if register:
                 registered = model_name(description, serving=name == "serving")
-                settle_champion(registered, _register_once(model_id, registered, tags))
+                version = _register_once(model_id, registered, tags)
+                _describe(registered, version, description, _about_version(folder, run))
+                settle_champion(registered, version)
     return uris
 
 
@@ -237,6 +239,52 @@ def _register_once(model_id: str, name: str, tags: dict[str, str]) -> str:
         if version.model_id == model_id or version.source == f"models:/{model_id}":
             return str(version.version)
     return str(mlflow.register_model(f"models:/{model_id}", name, tags=tags).version)
+
+
+# MLflow's limit on a description, in characters.
+_DESCRIPTION_LENGTH = 5000
+
+
+def _describe(name: str, version: str, description: Description, about_version: str) -> None:
+    """Describe a registered model and a version of it, unless somebody has."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, _about_model(name, description))
+    if not client.get_model_version(name, version).description:
+        client.update_model_version(name, version, about_version)
+
+
+def _about_model(name: str, description: Description) -> str:
+    """What a registered model is and takes, in Markdown."""
+    network, serving = description.tags["model"], name.endswith("-serving")
+    takes = f"RGB pixels from 0 to 255, uint8 (n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3), and gives (n, 3)"
+    if serving:
+        takes = "a column `image` of base64 JPEGs or PNGs of any size, and gives a label and"
+    lines = [
+        f"**{network}** for skin lesions in dermoscopic images: {', '.join(CLASSES)}.",
+        f"It takes {takes} scores that add up to 1.",
+        f"`models:/{name}@{CHAMPION}` is the version with the best validation macro AUC of its "
+        "data and split. Each version says what it was trained on and how it did on the test part.",
+    ]
+    if description.tags["data"] == "demo":
+        lines.append("**Trained on generated images: it says nothing about skin lesions.**")
+    return "\n\n".join([*lines, f"**{NOTICE}**"])
+
+
+def _about_version(folder: RunFolder, run: "Run") -> str:
+    """The report of a version's run, in Markdown, below a link to the run and its two figures.
+
+    A list of versions shows how that begins.
+    """
+    metrics = folder.read_metrics()
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    text = (
+        f"Test accuracy {metrics['test_accuracy']:.3f}, macro AUC {metrics['test_auc_macro']:.3f}: "
+        f"[run {run.info.run_name}]({page})\n\n{folder.read_text('note.md')}"
+    )
+    return text[:_DESCRIPTION_LENGTH]
 
 
 def settle_champion(name: str, version: str) -> bool:

@@ -393,9 +393,13 @@ def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
     """Say what a person wants to know of a finished run."""
     if tracked.forwarder and folder.published:
         uris = tracked.forwarder.state().uris
-        models = f", model {uris['model']}, serving model {uris['serving']}" if uris else ""
+        models = (
+            f", model {uris['model']}, serving model {uris['serving']}" if "model" in uris else ""
+        )
         print(f"run {folder.published}{models}")
     _show(folder.read_text("note.md"))
+    if tracked.forwarder and (where := tracked.forwarder.state().uris.get("results")):
+        print(f"results: {where}")
     return folder
 
 

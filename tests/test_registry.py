@@ -1,13 +1,23 @@
 """Registered models: their names, and who is the champion."""
 
 import contextlib
+from typing import cast
 
 import pytest
 from mlflow import MlflowClient, MlflowException
 
+from skinml.data.isic2017 import NOTICE
 from skinml.errors import run_command
-from skinml.registry import CHAMPION, _log_model_metrics, main, model_name, settle_champion
-from skinml.tracking.folder import Description
+from skinml.registry import (
+    CHAMPION,
+    _about_version,
+    _describe,
+    _log_model_metrics,
+    main,
+    model_name,
+    settle_champion,
+)
+from skinml.tracking.folder import Description, RunFolder
 
 NAME = "skinml-mobilenetv2"
 TAGS = {"data_digest": "0123", "split": "challenge", "test_accuracy": "0.7500"}
@@ -168,3 +178,39 @@ def test_a_models_metrics_can_be_sent_again_however_many(store: MlflowClient) ->
         _log_model_metrics(run, model.model_id, metrics)
     found = store.get_logged_model(model.model_id).metrics
     assert sorted(metric.key for metric in found or []) == sorted(metrics)
+
+
+class _Folder:
+    """The two files of a run's folder that a version's description is made from."""
+
+    def read_metrics(self) -> dict[str, float]:
+        return {"test_accuracy": 0.71234, "test_auc_macro": 0.84321}
+
+    def read_text(self, name: str) -> str:
+        assert name == "note.md"
+        return "The report.\n\n" + "x" * 6000
+
+
+@pytest.mark.parametrize("data", ["isic2017", "demo"])
+def test_a_model_and_its_version_say_what_they_are(store: MlflowClient, data: str) -> None:
+    """To a person who meets them in the registry, and once: what somebody wrote there stays."""
+    run = store.create_run(store.create_experiment("skinml"), run_name="mobilenetv2-16-seed0")
+    version = _version(store, "0.8")
+    about = _about_version(cast(RunFolder, _Folder()), run)
+    description = Description("", {}, {"data": data, "model": "mobilenetv2"}, {})
+    _describe(NAME, version, description, about)
+
+    model = store.get_registered_model(NAME).description
+    assert f"models:/{NAME}@champion" in model and "melanoma, nevus" in model and NOTICE in model
+    assert ("says nothing about skin" in model) == (data == "demo")
+    text = store.get_model_version(NAME, version).description
+    link = f"[run mobilenetv2-16-seed0](#/experiments/1/runs/{run.info.run_id})"
+    assert text is not None and text.startswith(
+        f"Test accuracy 0.712, macro AUC 0.843: {link}\n\nThe report."
+    )
+
+    store.update_registered_model(NAME, "theirs")
+    store.update_model_version(NAME, version, "theirs")
+    _describe(NAME, version, description, about)
+    assert store.get_registered_model(NAME).description == "theirs"
+    assert store.get_model_version(NAME, version).description == "theirs"

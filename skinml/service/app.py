@@ -43,8 +43,11 @@ _Point = tuple[str, float, int, int, bool]
 def create_app() -> Any:
     """What each worker of the server serves: MLflow's own application, quickened."""
     import mlflow
-    from mlflow.server import auth
+    from mlflow.server import app, auth
 
+    from skinml.service.ui import add_script
+
+    add_script(app)
     if mlflow.__version__ == VERSION:
         quicken_store()
         quicken_permissions()

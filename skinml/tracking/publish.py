@@ -148,9 +148,9 @@ def _parent(then: dict[str, Any], server: str, now: dict[str, str]) -> dict[str,
 
 
 def prepare_experiment(uri: str, experiment_id: str) -> None:
-    """Give an experiment its layout, note and saved views, once a process."""
+    """Give an experiment, of which a run has just begun, its layout, note and saved views."""
     _open_as_model_training(uri, experiment_id)
-    _install_views(uri, experiment_id)
+    _install_views(experiment_id)
 
 
 @cache
@@ -164,8 +164,7 @@ def _open_as_model_training(uri: str, experiment_id: str) -> None:
         client.set_experiment_tag(experiment_id, kind, "custom_model_development")
 
 
-@cache
-def _install_views(uri: str, experiment_id: str) -> None:
+def _install_views(experiment_id: str) -> None:
     """Give an experiment its note and saved views; a warning where that fails."""
     from skinml.tracking.views import install_views
 

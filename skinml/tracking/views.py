@@ -1,14 +1,17 @@
 """How an experiment opens in the MLflow UI: its note and saved views, from `dashboards/mlflow/`.
 
-`python -m skinml.tracking.views` writes them by hand; a training writes them by itself. MLflow
+`python -m skinml.tracking.views` renews them by hand, as `make ui` does; a training writes them by
+itself. MLflow
 keeps a saved view as JSON in a tag of the experiment. That format is not a documented interface:
 MLflow is pinned, and tests/tracking/test_views.py looks at every view in a browser.
 
-    experiment.md   the note, a Jinja template; it knows `experiment` (its name) and `url(view)`
+    experiment.md   the note, a Jinja template; it knows `experiment` (its name), `views` (their
+                    keys) and `url(view)`
     views/*.json    a view a file, of which the stem is the key
         name        what the menu calls it
         order       its place in the menu, from 1 at the top
         mode        TABLE or CHART
+        runs        how many runs it takes to show anything (1): it is left out until they are there
         state       in the words of MLflow's UI: searchFilter, orderByKey, selectedColumns, …
         sections    of charts (CHART), each with name, charts and, if wanted, columns and cardHeight
 """
@@ -18,11 +21,18 @@ import json
 import re
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
 from skinml.provenance import PACKAGE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 FOLDER = PACKAGE.parent / "dashboards" / "mlflow"
 
@@ -30,6 +40,12 @@ _NOTE = "mlflow.note.content"
 _VIEW = "mlflow.sharedViewState."
 # A key that starts with this is ours: to be renewed, and removed when its file is gone.
 _OURS = "skinml-"
+
+# The view that an experiment is shown in first.
+_RESULTS = "results-table"
+
+# Where `make ui` serves, unless told otherwise.
+_MAKE_UI = "http://127.0.0.1:5000"
 
 # The UI makes a chart of every metric that a view does not show, in the section of this name. It
 # is there from the start, closed, below ours.
@@ -55,8 +71,9 @@ def install_views(experiment_id: str) -> dict[str, str]:
 
     if not FOLDER.is_dir():
         return {}
-    views = _read_views()
     client = MlflowClient()
+    trained = _count_trainings(client, experiment_id)
+    views = {key: view for key, view in _read_views().items() if view.get("runs", 1) <= trained}
     experiment = client.get_experiment(experiment_id)
     now = int(time.time() * 1000)
     for key, view in views.items():
@@ -75,6 +92,36 @@ def install_views(experiment_id: str) -> dict[str, str]:
     if present != note and (present is None or _is_our_note(present)):
         client.set_experiment_tag(experiment_id, _NOTE, note)
     return urls
+
+
+def _count_trainings(client: "MlflowClient", experiment_id: str) -> int:
+    """How many trainings an experiment has, at least one: they are written as the first begins."""
+    # The first moments of a run are without the tag, which a sweep and a comparison have at once.
+    runs = client.search_runs([experiment_id], max_results=20)
+    return max(1, sum(run.data.tags.get("kind", "training") == "training" for run in runs))
+
+
+def where_to_look(store: str, experiment_id: str) -> str:
+    """What a person does to see an experiment's results view: its address, and the server to start.
+
+    `store` is the tracking URI. Of a server the address is there already; a database has to be
+    served first, that of a checkout by `make ui`.
+    """
+    view = _url(experiment_id, _RESULTS, "TABLE")
+    if store.startswith(("http://", "https://")):
+        return f"{_public(store)}/{view}"
+    serve = "make ui"
+    scheme, _, path = store.partition(":///")
+    if scheme != "sqlite" or Path(path).resolve() != PACKAGE.parent / "mlflow.db":
+        serve = f"mlflow server --app-name skinml --backend-store-uri {_public(store)}"
+    return f"{serve}, then open {_MAKE_UI}/{view}"
+
+
+def _public(uri: str) -> str:
+    """An address without the name and password that may be in it."""
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return uri.replace(parts.netloc, host, 1).rstrip("/") if parts.netloc else uri
 
 
 def _read_views() -> dict[str, View]:
@@ -114,7 +161,7 @@ def _section(uuid: str, **given: Any) -> dict[str, Any]:
 def _chart(uuid: str, section: str, given: dict[str, Any]) -> dict[str, Any]:
     chart = {"uuid": uuid, "metricSectionId": section, "deleted": False, "isGenerated": False}
     if given["type"] == "LINE":
-        chart |= {"xAxisKey": "step", "selectedMetricKeys": [given["metricKey"]]}
+        chart |= {"xAxisKey": "step", "metricKey": given["selectedMetricKeys"][0]}
         chart["lineSmoothness"] = 0
     if given["type"] == "IMAGE":
         chart["step"] = 0
@@ -153,7 +200,7 @@ def _note(experiment: str, urls: dict[str, str]) -> str:
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
     try:
         template = jinja.from_string(path.read_text(encoding="utf-8"))
-        text = template.render(experiment=experiment, url=url).strip()
+        text = template.render(experiment=experiment, views=list(urls), url=url).strip()
     except TemplateError as error:
         raise UserError(f"{path}: {error}; expected a Jinja template") from None
     return f"{text}\n\n<!-- skinml {_digest(text)} -->"
@@ -174,28 +221,46 @@ def main(argv: list[str] | None = None) -> int:
 
     parser = Parser(
         prog="python -m skinml.tracking.views",
-        description="Write an experiment's note and saved views of the MLflow UI.",
+        description="Renew the note and saved views of experiments in the MLflow UI, and say where "
+        "their results are.",
     )
-    parser.add_argument("--experiment", default="skinml", metavar="NAME", help="default: skinml")
-    name = parser.parse_args(argv).experiment
+    parser.add_argument("--experiment", metavar="NAME", help="default: all that have such views")
+    parser.add_argument("--server", metavar="ADDRESS", help="of the UI, where it is served at one")
+    options = parser.parse_args(argv)
     if not FOLDER.is_dir():
         print("nothing done: the views lie in dashboards/mlflow of a checkout, and this is none")
         return 0
+    store = mlflow.get_tracking_uri()
     try:
-        experiment = mlflow.get_experiment_by_name(name)
-        if experiment is None:
-            raise UserError(
-                f"--experiment {name}: there is none at {mlflow.get_tracking_uri()}; expected one "
-                "that a run has made (MLFLOW_TRACKING_URI)"
-            )
-        for view, url in install_views(experiment.experiment_id).items():
-            print(f"{view}: {url}")
+        for experiment in _experiments(options.experiment):
+            install_views(experiment.experiment_id)
+            where = where_to_look(options.server or store, experiment.experiment_id)
+            print(f"results of {experiment.name}: {where}")
     except mlflow.MlflowException as error:
         raise UserError(
-            f"{mlflow.get_tracking_uri()}: {str(error).splitlines()[0]}; expected a tracking "
-            "server that lets you edit the experiment (MLFLOW_TRACKING_URI)"
+            f"{_public(store)}: {str(error).splitlines()[0]}; expected a tracking server that lets "
+            "you edit the experiment (MLFLOW_TRACKING_URI)"
         ) from None
     return 0
+
+
+def _experiments(name: str | None) -> "Iterator[Experiment]":
+    """The experiment of a name, else all that have views of ours."""
+    from mlflow import MlflowClient, get_tracking_uri
+
+    client = MlflowClient()
+    if name is None:
+        for experiment in client.search_experiments():
+            if any(tag.startswith(_VIEW + _OURS) for tag in experiment.tags):
+                yield experiment
+        return
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        raise UserError(
+            f"--experiment {name}: there is none at {_public(get_tracking_uri())}; expected one "
+            "that a run has made (MLFLOW_TRACKING_URI)"
+        )
+    yield found
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from skinml.evaluation.figures import FIGURES
 from skinml.evaluation.metrics import METRICS
 from skinml.evaluation.predictions import write_predictions
 from skinml.sync import sync
-from skinml.tracking import publish, views
+from skinml.tracking import views
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.publish import prepare_experiment
 from skinml.tracking.record import curve_metrics
@@ -44,6 +44,9 @@ MODELS = ("mobilenet", "mobilenetv2", "nasnetmobile")
 BATCH_SIZES = (16, 32, 64)
 EPOCHS = 3
 
+# Longer than what MLflow shows of a run's description by itself.
+REPORT = "A report.\n\n" + "A line of it.\n\n" * 20 + "The end of the report.\n"
+
 
 def tags(store: MlflowClient, experiment_id: str) -> dict[str, str]:
     return dict(store.get_experiment(experiment_id).tags)
@@ -59,7 +62,11 @@ def state(store: MlflowClient, experiment_id: str, key: str) -> dict[str, Any]:
 
 @pytest.fixture
 def experiment(store: MlflowClient) -> str:
-    return str(store.create_experiment("skinml"))
+    """An experiment of two runs, which is what all views take."""
+    made = str(store.create_experiment("skinml"))
+    for _ in range(2):
+        store.create_run(made)
+    return made
 
 
 @pytest.fixture
@@ -113,10 +120,54 @@ def test_a_view_shows_only_what_runs_log(store: MlflowClient, experiment: str) -
     for view in VIEWS:
         text = json.dumps(state(store, experiment, f"skinml-{view}"))
         named = re.findall(r"metrics\.`([^`]+)`|\"metricKey\": \"([^\"]+)\"", text)
+        for keys in re.findall(r'"selectedMetricKeys": (\[.*?\])', text):
+            named += [(key, "") for key in json.loads(keys)]
         named += re.findall(r'"key": "([^"]+)(), "type": "METRIC"', text)
         assert {"".join(pair) for pair in named} <= metrics
         for keys in re.findall(r'"imageKeys": (\[.*?\])', text):
             assert set(json.loads(keys)) <= set(FIGURES)
+
+
+def test_a_view_that_one_run_leaves_flat_comes_with_the_second(store: MlflowClient) -> None:
+    """One bar or one line says nothing; a sweep and a comparison are no trainings."""
+    made = str(store.create_experiment("skinml"))
+    flat = {"parallel-coordinates", "by-model"}
+    assert set(install_views(made)) == set(VIEWS) - flat  # As the first run of an experiment does.
+    for kind in ("sweep", "training", "comparison"):
+        store.create_run(made, tags={"kind": kind})
+    assert set(install_views(made)) == set(VIEWS) - flat
+    present = tags(store, made)
+    assert f"{TAG}skinml-by-model" not in present
+    assert "[trade-offs]" not in present[NOTE] and "[networks compared]" not in present[NOTE]
+    store.create_run(made)
+    assert tuple(install_views(made)) == VIEWS
+    present = tags(store, made)
+    assert f"{TAG}skinml-by-model" in present
+    assert "[trade-offs]" in present[NOTE] and "[networks compared]" in present[NOTE]
+
+
+@pytest.mark.parametrize(
+    ("store", "where"),
+    [
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000/#/"),
+        ("https://ann:secret@host.org/mlflow/", "https://host.org/mlflow/#/"),
+        (f"sqlite:///{ROOT / 'mlflow.db'}", "make ui, then open http://127.0.0.1:5000/#/"),
+        (
+            "sqlite:////other/mlflow.db",
+            "mlflow server --app-name skinml --backend-store-uri sqlite:////other/mlflow.db, "
+            "then open http://127.0.0.1:5000/#/",
+        ),
+    ],
+)
+def test_a_person_is_told_the_address_of_the_results(store: str, where: str) -> None:
+    view = "runs?workflowType=machine_learning&viewStateShareKey=skinml-results-table"
+    assert views.where_to_look(store, "7").startswith(f"{where}experiments/7/{view}&")
+
+
+def test_the_checkouts_store_is_served_by_make_ui(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the relative address that `make demo` gives it."""
+    monkeypatch.chdir(ROOT)
+    assert views.where_to_look("sqlite:///mlflow.db", "1").startswith("make ui, then open ")
 
 
 def test_installing_again_writes_nothing(
@@ -204,7 +255,7 @@ def test_a_mistake_in_a_file_is_named(
 # When they are installed
 
 
-def test_a_training_installs_them_once_a_process(
+def test_a_training_installs_them_as_it_begins(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -215,8 +266,7 @@ def test_a_training_installs_them_once_a_process(
 
     monkeypatch.setattr("skinml.tracking.views.install_views", install)
     made = store.create_experiment("skinml-demo")
-    for _ in range(2):
-        prepare_experiment("a server", made)
+    prepare_experiment("a server", made)
     assert asked == [made]
     found = store.get_experiment(made)
     assert "say nothing about skin lesions" in found.tags[NOTE]
@@ -233,19 +283,25 @@ def test_a_server_that_refuses_them_does_not_fail_a_training(
         raise RuntimeError("permission denied\nand more")
 
     monkeypatch.setattr("skinml.tracking.views.install_views", refuse)
-    publish._install_views.cache_clear()
     assert store.get_run(sync(finished_folder.path)).info.status == "FINISHED"
     assert "warning: the experiment has no saved views: permission denied\n" in (
         capsys.readouterr().err
     )
 
 
-def test_the_command_prints_where_the_views_are(
-    experiment: str, capsys: pytest.CaptureFixture[str]
+def test_the_command_renews_the_views_and_prints_where_the_results_are(
+    store: MlflowClient, experiment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[0] for line in out] == list(VIEWS)
+    """As `make ui` does, of all experiments that have views; one by its name."""
+    store.create_experiment("of-somebody-else")
+    assert main([]) == 0 and capsys.readouterr().out == ""
+    assert main(["--experiment", "skinml"]) == 0
+    assert capsys.readouterr().out.startswith("results of skinml: mlflow server --app-name skinml ")
+    store.delete_experiment_tag(experiment, f"{TAG}skinml-curves")
+    assert main(["--server", "http://127.0.0.1:5001"]) == 0
+    address = "http://127.0.0.1:5001/#/experiments/1/runs?"
+    assert capsys.readouterr().out.startswith(f"results of skinml: {address}")
+    assert f"{TAG}skinml-curves" in tags(store, experiment)
 
 
 def test_the_command_names_an_experiment_that_is_not_there(store: MlflowClient) -> None:
@@ -332,7 +388,7 @@ def _finished_folder(parent: Path, model: str, batch_size: int, auc: float) -> R
     for figure in FIGURES:
         Image.new("RGB", (46, 56), "white").save(folder.figures / f"{figure}.png")
     write_predictions(made_up(1, [batch_size]), folder.predictions("test"))
-    folder.write_text("note.md", "a note\n")
+    folder.write_text("note.md", REPORT)
     folder.finish()
     return folder
 
@@ -365,7 +421,7 @@ def server(
         monkeypatch.setenv("SKINML_PARENT_RUN_ID", sweep.info.run_id)
         for index, name in enumerate(names):
             model, batch, _ = name.split("-")
-            made = _finished_folder(folder / "runs", model, int(batch), 0.9 - index / 50)
+            made = _finished_folder(folder / "runs", model, int(batch), 0.900123456 - index / 50)
             sync(made.path)
         client.set_terminated(sweep.info.run_id)
         for name, tag, status in (
@@ -435,6 +491,21 @@ def _columns(page: Any) -> list[str]:
     return [text for _, text in sorted(headers) if text]
 
 
+# What a person looks for first, from left to right.
+FIRST_COLUMNS = ["model", "batch_size", "test_accuracy", "test_auc_macro", "test_melanoma_auc"]
+
+
+def _wait_for_columns(page: Any) -> None:
+    """The table of results, which is drawn before the view puts its columns in order."""
+    wanted = ["Run Name", "Created", *FIRST_COLUMNS]
+    for _ in range(60):
+        columns = _columns(page)[: len(wanted)]
+        if columns == wanted:
+            return
+        page.wait_for_timeout(500)
+    pytest.fail(f"columns {columns}")
+
+
 def on_page_of(view: str) -> list[pytest.MarkDecorator]:
     return [*in_a_browser, pytest.mark.parametrize("page", [view], indirect=True)]
 
@@ -453,27 +524,32 @@ def marked(marks: list[pytest.MarkDecorator]) -> Any:
 @marked(on_page_of("results-table"))
 def test_the_table_shows_the_nine_trainings_best_first(page: Any, names: list[str]) -> None:
     assert _run_names(page) == names
-    wanted = ["model", "batch_size", "seed", "test_accuracy", "test_precision_weighted"]
-    for _ in range(30):  # the table is drawn before the view puts its columns in order
-        columns = _columns(page)[: 2 + len(wanted)]
-        if columns == ["Run Name", "Created", *wanted]:
-            break
-        page.wait_for_timeout(1_000)
-    assert columns == ["Run Name", "Created", *wanted]
-    assert page.locator('[col-id="metrics.`test_auc_macro`"]').nth(1).inner_text() == "0.9"
+    _wait_for_columns(page)
+    # Four digits of what is stored with all of them.
+    assert page.locator('[col-id="metrics.`test_auc_macro`"]').nth(1).inner_text() == "0.9001"
     assert page.get_by_test_id("saved-views-trigger").inner_text() == "Results table"
 
 
 @marked(on_page_of("curves"))
 def test_the_curves_have_a_line_a_run_as_it_was_logged(page: Any, names: list[str]) -> None:
     assert sorted(_run_names(page)) == sorted(names)
-    legend = _card(page, "epoch/val_loss").inner_text()
-    assert all(f"{name} (epoch/val_loss)" in legend for name in names)
-    curves = [f"{p}_{n}" for p in ("val", "train") for n in ("loss", "accuracy", "auc_macro")]
-    for curve in (*curves, "learning_rate", "images_per_second", "seconds"):
-        card = _card(page, f"epoch/{curve}")
+    pairs = {n: f"epoch/train_{n} vs epoch/val_{n}" for n in ("loss", "accuracy", "auc_macro")}
+    legend = _card(page, pairs["loss"]).inner_text()
+    for part in ("train", "val"):
+        assert all(f"{name} (epoch/{part}_loss)" in legend for name in names)
+    alone = [f"epoch/{name}" for name in ("learning_rate", "images_per_second", "seconds")]
+    for title in (*pairs.values(), *alone):
+        card = _card(page, title)
         card.locator(".point").first.wait_for(state="attached")
-        assert card.locator(".point").count() == len(names) * EPOCHS
+        lines = len(names) * (2 if title in pairs.values() else 1)
+        assert card.locator(".point").count() == lines * EPOCHS
+    # Training and validation of a run have one colour: the stroke tells them apart.
+    strokes = (
+        _card(page, pairs["loss"])
+        .locator(".js-line")
+        .evaluate_all("lines => lines.map(line => line.style.strokeDasharray)")
+    )
+    assert len(set(strokes)) == 2
 
 
 @marked(on_page_of("parallel-coordinates"))
@@ -576,3 +652,101 @@ def test_the_notes_links_lead_to_the_views(browser: Any, server: str, urls: dict
 
 def _files_in_order() -> list[Path]:
     return [ROOT / "dashboards" / "mlflow" / "views" / f"{view}.json" for view in VIEWS]
+
+
+# As the page opens, in a browser that was never here
+
+
+SMALL = {"width": 1280, "height": 800}
+
+
+@pytest.fixture
+def fresh(browser: Any) -> Iterator[Any]:
+    """A page of a new profile, of the size of a small laptop's; nothing on it is closed first."""
+    page = browser.new_page(viewport=SMALL)
+    page.set_default_timeout(120_000)
+    yield page
+    page.close()
+
+
+def _in_sight(page: Any, column: str) -> bool:
+    """Whether a whole column of the table is in sight."""
+    header = page.locator(f'.ag-header-cell[col-id$="`{column}`"]').bounding_box()
+    table = page.locator(".ag-center-cols-viewport").bounding_box()
+    return header["x"] + header["width"] <= table["x"] + table["width"]
+
+
+@marked(in_a_browser)
+def test_the_start_page_leads_to_the_results(fresh: Any, server: str, names: list[str]) -> None:
+    """Model training, and by a click on the experiment its runs with what was measured."""
+    fresh.goto(server)
+    fresh.get_by_role("link", name="skinml", exact=True).first.click()
+    fresh.get_by_role("heading", name="Runs").wait_for()
+    for _ in range(2):
+        _wait_for_columns(fresh)
+        assert _run_names(fresh) == names
+        assert all(_in_sight(fresh, column) for column in FIRST_COLUMNS)
+        fresh.reload()
+
+
+@marked(in_a_browser)
+def test_what_a_person_changes_of_the_list_stays(fresh: Any, server: str) -> None:
+    """The list opens in our view once; from then on it is theirs."""
+    fresh.goto(f"{server}/#/experiments/1")
+    _wait_for_columns(fresh)
+    key = 'MLflowLocalStorage-1.1-ExperimentPage-["1"]-ReactComponentState'
+    fresh.evaluate(
+        "key => { const state = JSON.parse(localStorage.getItem(key));"
+        " state.selectedColumns = ['params.`seed`']; state.columnOrder = [];"
+        " localStorage.setItem(key, JSON.stringify(state)); }",
+        key,
+    )
+    fresh.goto("about:blank")
+    fresh.goto(f"{server}/#/experiments/1")
+    fresh.locator('.ag-header-cell[col-id="params.`seed`"]').wait_for()
+    assert fresh.locator('.ag-header-cell[col-id="metrics.`test_accuracy`"]').count() == 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@marked(in_a_browser)
+def test_a_reloaded_view_is_the_view(view: str, fresh: Any, urls: dict[str, str]) -> None:
+    """Twice, and after a step back from a run's page."""
+    fresh.goto(urls[view])
+    kept = json.loads((ROOT / "dashboards" / "mlflow" / "views" / f"{view}.json").read_text())
+    for way in ("open", "reload", "reload", "back"):
+        if way == "reload":
+            fresh.reload()
+        elif way == "back":
+            here = fresh.url
+            fresh.evaluate("location.hash = '#/experiments'")
+            fresh.get_by_role("heading", name="Experiments").wait_for()
+            fresh.go_back()
+            assert fresh.url.partition("&searchFilter")[0] == here.partition("&searchFilter")[0]
+        if view == "results-table":
+            _wait_for_columns(fresh)
+            assert all(_in_sight(fresh, column) for column in FIRST_COLUMNS)
+        for section in kept.get("sections", []):
+            fresh.get_by_text(section["name"], exact=True).first.wait_for(state="attached")
+        fresh.get_by_role("button", name=kept["name"]).wait_for()
+
+
+@marked(in_a_browser)
+def test_a_runs_page_begins_with_its_whole_report(
+    fresh: Any, server: str, urls: dict[str, str], names: list[str]
+) -> None:
+    """And shows what a person asks for: no lease, process or number of a journal's record."""
+    found = MlflowClient().get_experiment_by_name("skinml")
+    assert found is not None
+    [run] = MlflowClient().search_runs([found.experiment_id], f"attributes.run_name = '{names[0]}'")
+    assert {"skinml.journal", "skinml.acknowledged", "process"} <= run.data.tags.keys()
+    fresh.goto(f"{server}/#/experiments/{found.experiment_id}/runs/{run.info.run_id}")
+    fresh.get_by_text("The end of the report.").wait_for()
+    report = fresh.get_by_test_id("note-editor-preview-content").bounding_box()
+    metrics = fresh.get_by_text(re.compile(r"^Metrics \(")).bounding_box()
+    assert report["y"] + report["height"] <= metrics["y"]
+    assert not fresh.get_by_text("Show more").is_visible()
+    fresh.get_by_text("data_digest").first.wait_for()
+    shown = fresh.locator("body").inner_text()
+    assert "skinml." not in shown and "process" not in shown
+    # A number has all its digits here.
+    assert "0.900123456" in shown
