@@ -585,7 +585,7 @@ def _judge_power_of_seeds(outcomes: Outcomes, prepared: Any, settings: Settings)
     """Reported, not judged: what a comparison finds, and what the test before it found."""
     group = f"a configuration of {WEAKER_SEEDS} of the strength, spread {prepared[1]:g} over seeds"
     return [
-        _share("power", group, name, p_values < ALPHA, None, None, None)
+        _share("seeds", group, name, p_values < ALPHA, None, None, None)
         for name, p_values in outcomes.items()
     ]
 
@@ -1060,7 +1060,7 @@ STUDIES: dict[str, Study] = {
     },
     **{
         f"power of seeds, spread {spread:g}": Study(
-            "power", _given((POOLED, spread)), _simulate_power_of_seeds, _judge_power_of_seeds
+            "seeds", _given((POOLED, spread)), _simulate_power_of_seeds, _judge_power_of_seeds
         )
         for spread in SPREADS[1:]
     },
@@ -1098,6 +1098,12 @@ SECTIONS = {
         "The share of tests that find a true difference, against the normal theory with the true "
         "standard error: within 4 points. At the smallest detectable difference (hollow in the "
         "figure) it must be 80 %, within the same.",
+    ),
+    "seeds": (
+        "Power over seeds",
+        "How often a weaker configuration is found by runs with the same seeds: by the test over "
+        "seeds and images together, and by the sign-flip test over seeds alone, which says nothing "
+        "of other images and finds nothing with fewer than six seeds. Reported, not judged.",
     ),
     "best": (
         "Who is the best",
