@@ -185,6 +185,8 @@ def as_dict(comparison: "Comparison") -> dict[str, Any]:
                 "runs": [run.run_id for run in row.runs],
                 "metrics": {name: dataclasses.asdict(value) for name, value in row.values.items()},
                 "costs": row.costs,
+                "latency": dataclasses.asdict(row.latency) if row.latency else None,
+                "one_class": [found._asdict() for found in row.one_class],
                 "standing": {
                     name: {
                         "probability_best": s.probability_best[row.cell],
@@ -208,6 +210,10 @@ def as_dict(comparison: "Comparison") -> dict[str, Any]:
             question: [dataclasses.asdict(test) for test in tests]
             for question, tests in comparison.planned.items()
         },
+        "alike": {
+            name: [[str(cell) for cell in group] for group in s.alike]
+            for name, s in comparison.standings.items()
+        },
         "detectable_difference": {
             name: {"one_pair": s.detectable, "all_pairs": s.detectable_all}
             for name, s in comparison.standings.items()
@@ -223,12 +229,16 @@ def as_csv(comparison: "Comparison") -> str:
     parts = [field.name for field in dataclasses.fields(comparison.rows[0].values["accuracy"])]
     names = [f"{name}_{part}" if part != "value" else name for name in REPORTED for part in parts]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "batch_size", "runs", *names, *COSTS])
+    writer.writerow(["model", "batch_size", "runs", *names, *COSTS, "one_class", "one_class_runs"])
     for row in comparison.rows:
         figures = [getattr(row.values[name], part) for name in REPORTED for part in parts]
         costs = [row.costs.get(name, "") for name in COSTS]
         texts = ["" if value is None else value for value in (*figures, *costs)]
-        writer.writerow([row.cell.model, row.cell.batch_size, len(row.runs), *texts])
+        answers = "/".join(sorted({found.label for found in row.one_class}))
+        writer.writerow(
+            [row.cell.model, row.cell.batch_size, len(row.runs), *texts, answers,
+             len(row.one_class)]
+        )  # fmt: skip
     return out.getvalue()
 
 
@@ -269,7 +279,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value - value != 0 else value
 
 
-def write_folder(comparison: "Comparison", folder: Path) -> None:
+def write_folder(comparison: "Comparison", folder: Path, all_pairs: bool = False) -> None:
     """Write everything into a folder, runs included, from which `--from` rebuilds it.
 
     report.md, .tex, .html, .txt, table.csv, comparison.json, figures/, and runs/ with run.json,
@@ -283,7 +293,8 @@ def write_folder(comparison: "Comparison", folder: Path) -> None:
     draw_figures(comparison, figures)
     names = {kind: f"report{suffix}" for suffix, kind in SUFFIXES.items()}
     names |= {"csv": "table.csv", "json": "comparison.json"}
-    _write_reports(make_report(comparison), partial(numbers, comparison), names, figures)
+    document = make_report(comparison, all_pairs)
+    _write_reports(document, partial(numbers, comparison), names, figures)
     _forget_runs(folder / "runs")
     for run in comparison.selection.runs:
         _write_run(run, folder / "runs")
@@ -406,6 +417,10 @@ def _parser() -> Parser:
     output = parser.add_argument_group("what comes out")
     output.add_argument("--format", choices=FORMATS, help="default: by --out's ending, or terminal")
     output.add_argument(
+        "--all-pairs", action="store_true",
+        help="list the pairs that are not shown to differ too (HTML and Markdown fold them)",
+    )  # fmt: skip
+    output.add_argument(
         "--out", type=Path, metavar="PATH",
         help="a file (its ending names the format), or a folder for everything with the figures",
     )  # fmt: skip
@@ -514,9 +529,9 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
     from skinml.comparison.report import make_report
 
     out, kind = options.out, options.format
-    document, data = make_report(comparison), partial(numbers, comparison)
+    document, data = make_report(comparison, options.all_pairs), partial(numbers, comparison)
     if out and not out.suffix and not kind:
-        write_folder(comparison, out)
+        write_folder(comparison, out, options.all_pairs)
         print(write(document, data, "terminal", None))
         grid = " --grid none" if options.grid == "none" else ""
         print(
@@ -547,14 +562,24 @@ def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     filters = ["sweep", "protocol", "tag"]
     if options.paper or options.published:
         source = "--paper" if options.paper else "--published"
-        useless = [*filters, "experiment", "log"]
+        useless = [*filters, "experiment", "log", "all_pairs"]
     elif options.folder:
         source, useless = "--from", [*filters, "n"]
     else:
         source, useless = "runs in MLflow", ["n"]
-    given = [f"--{name}" for name in useless if getattr(options, name) not in (None, False, [])]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in useless
+        if getattr(options, name) not in (None, False, [])
+    ]
     if given:
         raise UserError(f"{', '.join(given)}: of no effect with {source}; expected to be left out")
+    kind = options.format or SUFFIXES.get(options.out.suffix if options.out else "", "")
+    if options.all_pairs and kind in ("csv", "json"):
+        raise UserError(
+            f"--all-pairs: of no effect on {kind} (json always has them, csv never); expected to "
+            "be left out"
+        )
     if options.n is not None and options.n < 1:
         raise UserError(f"n={options.n}: expected at least 1, the number of test images")
 

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -397,6 +398,8 @@ def test_a_folder_keeps_no_run_of_an_earlier_comparison(nine: Path, tmp_path: Pa
         ["--from", "RUNS", "--n", "550"],
         ["--paper", "--sweep", "abc"],
         ["--paper", "--log"],
+        ["--paper", "--all-pairs"],
+        ["--from", "RUNS", "--all-pairs", "--format", "csv"],
         ["--n", "550"],
         ["--paper", "--n", "0"],
         ["--paper", "--format", "latex", "--out", "x.md"],
@@ -446,6 +449,66 @@ def test_a_terminal_table_never_breaks_a_figure(
     words = " ".join(lines).split()
     for figure in ("82.00", "0.8832", "nasnetmobile-16"):
         assert figure in words
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_nine_runs_are_read_in_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """At 100 columns each table is whole; at no width an interval goes over two lines."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["--from", str(RESULTS / "nine-runs")]) == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= width
+    assert not [line for line in lines if re.fullmatch(r"\s*(to|[+−]?[\d.]+(–| to)?)\s*", line)]
+    assert len(re.findall(r"[+−][\d.]+ to [+−][\d.]+", shown)) == 36 + 12
+    tables = [line for line in lines if set(line.strip()) == {"─"}]
+    titles = 10 + 2  # Those that always stand there, and the differences shown of two metrics.
+    assert len(tables) == titles if width == 100 else len(tables) > titles
+    assert "18 of 36 differences are not shown at 5 % (--all-pairs" in " ".join(shown.split())
+
+
+def test_all_pairs_are_listed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ["--from", str(RESULTS / "nine-runs")]
+    counts = []
+    for options in ([], ["--all-pairs"]):
+        assert main([*runs, *options]) == 0
+        shown = capsys.readouterr().out
+        counts.append(shown.count("minus "))
+        # First what differs.
+        assert shown.index("the differences shown") < shown.index("not shown at 5 %")
+    assert counts == [36 + 12, 72 + 12]
+
+
+def test_a_folded_format_has_all_pairs_anyway(tmp_path: Path) -> None:
+    main(["--from", str(RESULTS / "nine-runs"), "--out", str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<small>minus ") == 72 + 12 and page.count("<details>") == 5
+
+
+def test_networks_of_one_answer_are_named_in_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    """Six of the nine; one of them names another class for 27 of the 550 images."""
+    runs = ["--from", str(RESULTS / "nine-runs")]
+    main([*runs, "--format", "json"])
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    found = {
+        f"{cell['model']}-{cell['batch_size']}": one["share"]
+        for cell in cells
+        for one in cell["one_class"]
+    }
+    sizes = (16, 32, 64)
+    expected = {f"{model}-{size}": 1.0 for model in ("mobilenet", "nasnetmobile") for size in sizes}
+    assert found == expected | {"nasnetmobile-32": 523 / 550}
+    main([*runs, "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    told = {f"{row['model']}-{row['batch_size']}": row["one_class"] for row in rows}
+    assert {cell for cell, label in told.items() if label == "nevus"} == set(found)
+    assert [cell["latency"]["runs"] for cell in cells] == [3] * 9
+    assert len({row["latency_ms"] for row in rows}) == 3
 
 
 def test_a_sweeps_cells_are_those_below_it_and_those_it_found_done(

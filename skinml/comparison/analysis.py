@@ -13,6 +13,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from skinml.comparison.published import PAPER_TABLE
 from skinml.comparison.runs import CellName, RunRecord, Selection
 from skinml.errors import UserError
 from skinml.evaluation.metrics import METRICS, evaluate
-from skinml.evaluation.predictions import Predictions
+from skinml.evaluation.predictions import OneClass, Predictions
 from skinml.evaluation.statistics import (
     CONFIDENCE,
     LEAST_OF_A_CLASS,
@@ -70,6 +71,9 @@ REPORTED = (
     "calibration_error",
 )
 
+# The mark of a cell whose network answers one class for nearly every image.
+ONE_CLASS_MARK = "†"
+
 # What a run measured beside its predictions.
 COSTS = ("parameters_millions", "model_size_mb", "latency_ms", "training_seconds", "best_epoch")
 
@@ -91,14 +95,52 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Milliseconds that a network takes for one image on one device.
+
+    They do not depend on the batch size of the training: so the runs of a network measure one and
+    the same thing, and what they differ by is noise. `median`, `low` and `high` (the smallest and
+    largest) of what `runs` runs measured, each of them a median of its own.
+    """
+
+    median: float
+    low: float
+    high: float
+    runs: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Row:
-    """A cell of the table; `by_run` has the metrics of each of its runs."""
+    """A cell of the table; `by_run` has the metrics of each of its runs.
+
+    `costs` are means over its runs, but the latency, which is that of its network.
+    """
 
     cell: CellName
     runs: tuple[RunRecord, ...]
     by_run: tuple[dict[str, float], ...]
     values: dict[str, Value]
     costs: dict[str, float]
+    latency: Latency | None
+
+    @cached_property
+    def one_class(self) -> tuple[OneClass, ...]:
+        """The answer of each run whose network gives nearly every image the same one."""
+        return tuple(found for run in self.runs if (found := run.predictions.one_class))
+
+    @property
+    def mark(self) -> str:
+        """What follows the cell's name wherever it stands: nothing, or that it is of one class."""
+        return f" {ONE_CLASS_MARK}" if self.one_class else ""
+
+    @property
+    def one_answer(self) -> str:
+        """What it answers, in words, where its networks give nearly every image one class."""
+        if len(self.runs) == 1:
+            return "".join(found.answer for found in self.one_class)
+        runs = f"in {len(self.one_class)} of {len(self.runs)} runs"
+        return f"one class to nearly every image {runs}" if self.one_class else ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +204,12 @@ class Comparison:
     standings: dict[str, Standing]
 
     @property
+    def device(self) -> str:
+        """The device that most of the latencies here were measured on; "" without any."""
+        often = Counter(row.latency.device for row in self.rows if row.latency)
+        return often.most_common(1)[0][0] if often else ""
+
+    @property
     def seeds(self) -> int:
         """The fewest seeds of a cell."""
         return min(len({run.tags["seed"] for run in row.runs}) for row in self.rows)
@@ -172,6 +220,7 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
     images = _Images(selection.runs)
     weights = bootstrap_weights(len(images.ids), resamples)
     rows, draws, estimates = [], [], {}
+    latencies = _latencies(selection.runs)
     with progress_bar("comparing", len(selection.runs)) as advance:
         for cell, runs in selection.cells.items():
             points, redrawn = [], []
@@ -191,7 +240,8 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
                 for name in REPORTED
             }
             draws.append(mean_draws)
-            rows.append(_row(cell, runs, points, mean_draws))
+            latency = latencies.get(runs[0].network)
+            rows.append(_row(cell, runs, points, mean_draws, latency))
     of_cell = {
         metric: {
             row.cell: combine([estimates[run][metric] for run in row.runs], _shares(row.runs))
@@ -307,6 +357,7 @@ def _row(
     runs: tuple[RunRecord, ...],
     points: list[dict[str, float]],
     draws: dict[str, np.ndarray],
+    latency: Latency | None,
 ) -> Row:
     values = {}
     for name in REPORTED:
@@ -324,9 +375,33 @@ def _row(
     costs = {
         name: float(np.mean([run.metrics[name] for run in runs]))
         for name in COSTS
-        if all(name in run.metrics for run in runs)
+        if name != "latency_ms" and all(name in run.metrics for run in runs)
     }
-    return Row(cell, runs, tuple(points), values, costs)
+    if latency:
+        costs["latency_ms"] = latency.median
+    return Row(cell, runs, tuple(points), values, costs, latency)
+
+
+def _latencies(runs: Sequence[RunRecord]) -> dict[tuple[str, ...], Latency]:
+    """The latency of each network, measured on one device, by `RunRecord.network`.
+
+    The device is the one that most of all runs were measured on; a network that was not measured
+    there has that of its own.
+    """
+    measured: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for run in runs:
+        if "latency_ms" in run.metrics:
+            by_device = measured.setdefault(run.network, {})
+            by_device.setdefault(run.device, []).append(run.metrics["latency_ms"])
+    often = Counter(run.device for run in runs if "latency_ms" in run.metrics)
+    found = {}
+    for network, by_device in measured.items():
+        device = next(name for name, _ in often.most_common() if name in by_device)
+        values = by_device[device]
+        found[network] = Latency(
+            float(np.median(values)), min(values), max(values), len(values), device
+        )
+    return found
 
 
 def _sd(values: list[float]) -> float | None:
@@ -411,7 +486,8 @@ class _Evidence:
             whole.append(
                 combine([self.estimates[r][metric] for r, _ in runs], [w for _, w in runs])
             )
-            right.append(sum(weight * self.images.right(run) for run, weight in runs))
+            weights = np.array([weight for _, weight in runs])
+            right.append(weights @ np.array([self.images.right(run) for run, _ in runs]))
             for (x, y), share in zip(pairs, _shares(first), strict=False):
                 step = difference(self.estimates[x][metric], self.estimates[y][metric])
                 # A seed that gives the same answers as another is no second experiment.
@@ -526,6 +602,11 @@ def _verdict(
     figure, others = f"{top.cell} ({highest:.3f})", f"each of the {len(own)} others"
     if len(own) == 1:
         others = own[0].second
+    if top.one_class:
+        return (
+            None,
+            f"{name}: no winner. {figure} has the highest value, and answers {top.one_answer}.",
+        )
     open_ = [test for test in own if not (test.p_images_holm < ALPHA and test.difference > 0)]
     if open_:
         return None, f"{name}: no winner. {figure} has the highest value; {_not_shown(open_, own)}."
@@ -564,8 +645,10 @@ def _from(name: str, test: Test) -> Test:
     """A test as the difference of one cell from the other."""
     if test.first == name:
         return test
-    ends = {"low": -test.high, "high": -test.low, "difference": -test.difference}
-    return replace(test, first=name, second=test.first, **ends)
+    return replace(
+        test, first=name, second=test.first, difference=-test.difference, low=-test.high,
+        high=-test.low,
+    )  # fmt: skip
 
 
 def _not_shown(open_: Sequence[Test], own: Sequence[Test]) -> str:

@@ -6,7 +6,9 @@ the others.
 """
 
 import base64
+import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from skinml.data.isic2017 import NOTICE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
 
@@ -29,7 +33,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `columns` are headings, the first `labels` columns name the row."""
+    """A table: `columns` are headings, the first `labels` columns name the row.
+
+    A heading that occurs more than once, such as "paper", is of what the column before it says,
+    and stays with it.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -67,14 +75,26 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A section of figures that lie beside the report: stem of the file → what it shows."""
+class Picture:
+    """A figure that lies beside the report: the stem of its file and what it shows."""
 
-    heading: str
-    captions: dict[str, str]
+    name: str
+    caption: str
 
 
-Block = Table | Heading | Text | Items | Code | Pictures
+@dataclass(frozen=True)
+class Details:
+    """Blocks below a summary, folded where a format can; elsewhere `instead` stands for them.
+
+    They are always shown where `instead` is empty.
+    """
+
+    summary: str
+    blocks: tuple["Block", ...]
+    instead: str = ""
+
+
+Block = Table | Heading | Text | Items | Code | Picture | Details
 
 
 @dataclass(frozen=True)
@@ -84,11 +104,27 @@ class Document:
     title: str
     blocks: list[Block] = field(default_factory=list)
 
+    @property
+    def sections(self) -> list[tuple[str, list[Block]]]:
+        """The blocks below each heading, those before the first one below ""."""
+        found: list[tuple[str, list[Block]]] = [("", [])]
+        for block in self.blocks:
+            if isinstance(block, Heading):
+                found.append((block.text, []))
+            else:
+                found[-1][1].append(block)
+        return found
+
 
 def to_markdown(document: Document, pictures: str = "") -> str:
     """Markdown as GitHub and MLflow show it; `pictures` is the folder of the figures, if any."""
-    lines = [f"# {document.title}", ""]
-    for block in document.blocks:
+    lines = [f"# {document.title}", "", *_markdown(document.blocks, pictures)]
+    return "\n".join([*lines, f"> {NOTICE}", ""])
+
+
+def _markdown(blocks: Sequence[Block], pictures: str) -> list[str]:
+    lines: list[str] = []
+    for block in blocks:
         match block:
             case Heading(text):
                 lines += [f"## {text}"]
@@ -98,17 +134,19 @@ def to_markdown(document: Document, pictures: str = "") -> str:
                 lines += [f"- {item}" for item in items]
             case Code(commands):
                 lines += ["```", *commands, "```"]
-            case Pictures(heading, captions):
-                if pictures:
-                    lines += [f"## {heading}"]
-                for name, caption in captions.items() if pictures else ():
-                    lines += ["", f"![{caption}]({pictures}/{name}.png)"]
+            case Picture(name, caption):
+                if not pictures:
+                    continue
+                lines += [f"![{caption}]({pictures}/{name}.png)"]
+            case Details(summary, inner):
+                lines += [f"<details><summary>{html.escape(summary, quote=False)}</summary>", ""]
+                lines += [*_markdown(inner, pictures), "</details>"]
             case Table(title, columns, rows, labels):
                 rule = ["---"] * labels + ["---:"] * (len(columns) - labels)
                 lines += [f"**{title}**", "", _row(columns), _row(rule)]
                 lines += [_row([_markdown_cell(cell) for cell in row]) for row in rows]
         lines.append("")
-    return "\n".join([*lines, f"> {NOTICE}", ""])
+    return lines
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -126,7 +164,7 @@ _LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--",
     "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$", "<": r"$<$",
     ">": r"$>$", "…": r"\ldots{}", "Δ": r"$\Delta$", "α": r"$\alpha$", "→": r"$\to$", "—": "---",
-    '"': "''", "“": "``", "”": "''", "’": "'", "|": r"\textbar{}", "`": "'",
+    '"': "''", "†": r"$\dagger$", "“": "``", "”": "''", "’": "'", "|": r"\textbar{}", "`": "'",
 }  # fmt: skip
 
 
@@ -146,8 +184,14 @@ def to_latex(document: Document, pictures: str = "") -> str:
         r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
         r"\begin{document}",
         rf"\section*{{{latex_text(document.title)}}}",
+        *_latex(document.blocks),
     ]
-    for block in document.blocks:
+    return "\n".join([*lines, "", latex_text(NOTICE), r"\end{document}", ""])
+
+
+def _latex(blocks: Sequence[Block]) -> list[str]:
+    lines: list[str] = []
+    for block in blocks:
         match block:
             case Heading(text):
                 lines += [rf"\subsection*{{{latex_text(text)}}}"]
@@ -159,11 +203,20 @@ def to_latex(document: Document, pictures: str = "") -> str:
             case Code(commands):
                 # Not verbatim: a command is longer than a line.
                 lines += [rf"\texttt{{{latex_text(command)}}}\\" for command in commands] + [""]
-            case Pictures():
+            case Picture():
                 continue
+            case Details():
+                lines += _latex(_unfolded(block))
             case Table(title, columns, rows, labels):
                 lines += _latex_table(title, columns, rows, labels)
-    return "\n".join([*lines, "", latex_text(NOTICE), r"\end{document}", ""])
+    return lines
+
+
+def _unfolded(details: Details) -> list[Block]:
+    """What stands for folded blocks where nothing folds."""
+    if details.instead:
+        return [Text(f"{details.summary} ({details.instead}).")]
+    return [Text(f"{details.summary}."), *details.blocks]
 
 
 def _latex_table(
@@ -213,9 +266,7 @@ def to_html(document: Document, pictures: Path | None = None) -> str:
 
 def to_terminal(document: Document, width: int | None = None, colour: bool | None = None) -> str:
     """The report for a terminal of `width` columns, the real one's by default."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
     out = io.StringIO()
@@ -223,7 +274,16 @@ def to_terminal(document: Document, width: int | None = None, colour: bool | Non
         file=out, width=width, force_terminal=bool(colour), highlight=False, soft_wrap=False
     )
     console.print(document.title, style="bold")
-    for block in document.blocks:
+    _print(document.blocks, console)
+    console.print(RichText(NOTICE), style="dim")
+    return re.sub(r"\n{3,}", "\n\n", out.getvalue())
+
+
+def _print(blocks: Sequence[Block], console: "Console") -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
+
+    for block in blocks:
         match block:
             case Heading(text):
                 console.print()
@@ -239,48 +299,105 @@ def to_terminal(document: Document, width: int | None = None, colour: bool | Non
                 for command in commands:
                     # Not wrapped: a command is there to be copied.
                     console.print(RichText(f"  {command}"), soft_wrap=True, style="green")
-            case Pictures():
+            case Picture():
                 continue
-            case Table(title, columns, rows, labels):
+            case Details():
                 console.print()
-                console.print(RichText(title, style="italic"))
+                _print(_unfolded(block), console)
+            case Table():
+                console.print()
+                console.print(RichText(block.title, style="italic"))
                 for chosen in _columns_that_fit(block, console.width):
-                    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-                    for number in chosen:
-                        side: Literal["left", "right"] = "left" if number < labels else "right"
-                        table.add_column(
-                            RichText(columns[number]), justify=side, no_wrap=number < labels,
-                            min_width=_least_width(block, number),
-                        )  # fmt: skip
-                    for row in rows:
-                        table.add_row(*(_terminal_cell(row[number]) for number in chosen))
-                    console.print(table)
-    console.print(RichText(NOTICE), style="dim")
-    return out.getvalue()
+                    console.print(_terminal_table(block, chosen, console.width))
+                    console.print()
+
+
+def _terminal_table(table: Table, chosen: list[int], width: int) -> "RichTable":
+    """Some columns of a table, `_GAP` blanks apart."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
+
+    # The box puts the other blank between two columns.
+    made = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0)
+    )
+    for number, room in zip(chosen, _widths(table, chosen, width), strict=True):
+        side: Literal["left", "right"] = "left" if number < table.labels else "right"
+        made.add_column(RichText(table.columns[number]), justify=side, width=room)
+    for row in table.rows:
+        made.add_row(*(_terminal_cell(row[number]) for number in chosen))
+    return made
+
+
+_GAP = 2
+
+
+def _widths(table: Table, chosen: list[int], width: int) -> list[int]:
+    """How wide columns are: what must not be broken fits, then lines of cells, then headings."""
+    widths = [_least_width(table, number) for number in chosen]
+    spare = width - sum(widths) - _GAP * (len(chosen) - 1)
+    lines = [[part for row in table.rows for part in (row[n].text, row[n].note)] for n in chosen]
+    headings = [[table.columns[n]] for n in chosen]
+    for texts in (lines, headings):
+        for place, own in enumerate(texts):
+            more = max(map(len, own), default=0) - widths[place]
+            # Less than all of it would be of no use.
+            if 0 < more <= spare:
+                widths[place] += more
+                spare -= more
+    return widths
 
 
 def _least_width(table: Table, number: int) -> int:
-    """The letters of a column's longest word, or line where it names the row: never broken."""
-    texts = [part for row in table.rows for part in (row[number].text, row[number].note)]
-    texts.append(table.columns[number])
-    words = texts if number < table.labels else [w for text in texts for w in text.split()]
-    return max(map(len, words), default=1)
+    """The letters of a column's longest piece that must not be broken.
+
+    That is a word of a heading or a figure; a whole line of what names the row; and of a note an
+    interval, or what follows it from its ±.
+    """
+    cells = [row[number] for row in table.rows]
+    pieces = table.columns[number].split()
+    if number < table.labels:
+        pieces += [part for cell in cells for part in (cell.text, cell.note)]
+    else:
+        pieces += [word for cell in cells for word in cell.text.split()]
+        pieces += [piece for cell in cells for piece in re.split(" (?=±)", cell.note)]
+    return max(map(len, pieces), default=1)
 
 
 def _columns_that_fit(table: Table, width: int) -> list[list[int]]:
-    """The columns of a table as one or more that fit a terminal, each with the row's names."""
-    names = list(range(table.labels))
-    # A blank at either side of a column, and one between two.
-    widths = [_least_width(table, number) + 3 for number in range(len(table.columns))]
-    own = sum(widths[: table.labels]) + 1
+    """The columns of a table as one or more that fit a terminal, each with the row's names.
+
+    Where they do not all fit, the parts are made as equal in width as their number allows.
+    """
+    widths = [_least_width(table, number) + _GAP for number in range(len(table.columns))]
+    parts = _parts(table, widths, width + _GAP)
+    for room in range(width + _GAP - 1, 0, -1):
+        narrower = _parts(table, widths, room)
+        if len(narrower) > len(parts):
+            break
+        parts = narrower
+    return parts
+
+
+def _parts(table: Table, widths: list[int], room: int) -> list[list[int]]:
+    """Columns in parts that are at most `room` wide, or have no less to them: their numbers."""
+    names, own = list(range(table.labels)), sum(widths[: table.labels])
+    units: list[list[int]] = []
+    for number in range(table.labels, len(widths)):
+        if table.columns.count(table.columns[number]) > 1 and units:
+            units[-1].append(number)
+        else:
+            units.append([number])
     parts: list[list[int]] = [[]]
-    room = width - own
-    for number in range(table.labels, len(table.columns)):
-        if parts[-1] and widths[number] > room:
+    taken = own
+    for unit in units:
+        wide = sum(widths[number] for number in unit)
+        if parts[-1] and taken + wide > room:
             parts.append([])
-            room = width - own
-        parts[-1].append(number)
-        room -= widths[number]
+            taken = own
+        parts[-1] += unit
+        taken += wide
     return [names + part for part in parts]
 
 

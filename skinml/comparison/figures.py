@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skinml.comparison.analysis import VERDICT_METRICS, Comparison, Row, metric_title, paper_values
+from skinml.comparison.analysis import (
+    VERDICT_METRICS,
+    Comparison,
+    Row,
+    metric_title,
+    paper_values,
+)
 from skinml.data.isic2017 import NOTICE
 from skinml.evaluation.drawing import CLASS_COLOURS, GREY, PAGE, drawing, ink, save, spaced
 from skinml.evaluation.predictions import Predictions
@@ -55,7 +61,23 @@ def _first(row: Row) -> Predictions:
 
 def _title(row: Row) -> str:
     more = f", seed {row.runs[0].tags['seed']} of {len(row.runs)}" if len(row.runs) > 1 else ""
-    return f"{row.cell}{more}"
+    return f"{_name(row)}{more}"
+
+
+def _name(row: Row) -> str:
+    return f"{row.cell}{row.mark}"
+
+
+def _explained(comparison: Comparison, heading: str) -> str:
+    """A heading that says what a hollow marker means, where there is one."""
+    if not any(row.one_class for row in comparison.rows):
+        return heading
+    return f"{heading}\nhollow: answers one class to nearly every image"
+
+
+def _fill(row: Row) -> str:
+    """The inside of a cell's marker."""
+    return "white" if row.one_class else "black"
 
 
 def _roc(comparison: Comparison) -> "Figure":
@@ -139,65 +161,68 @@ def _order_in_model(rows: Sequence[Row]) -> np.ndarray:
     return np.array(order)
 
 
-def _crowded(places: np.ndarray, room: float) -> list[bool]:
-    """Which labels go to the other end of their bars, as those left of them are too near."""
-    other = [False] * len(places)
-    last = {False: -math.inf, True: -math.inf}
-    for index in np.argsort(places):
-        side = bool(places[index] - last[False] < room and last[True] < last[False])
-        other[index], last[side] = side, places[index]
-    return other
-
-
 def _pareto(comparison: Comparison) -> "Figure":
-    """Accuracy against what an answer costs, with the cells that none beats in both."""
+    """Accuracy against what an answer costs, with the cells that none beats in both.
+
+    A network that answers one class is shown, but stands for nothing that it would be best at.
+    """
     heading = (
-        "Accuracy against cost (number: batch size; bar: 95 % interval; dashed: best for its cost)"
+        "Accuracy against cost (number: batch size, set apart; bar: 95 % interval; "
+        "dashed: best for its cost)"
     )
     figure = _sheet("", PAGE, 3.6, 1, 2)
     models = list(dict.fromkeys(row.cell.model for row in comparison.rows))
     titles = {
-        "latency_ms": "latency, ms an image",
-        "model_size_mb": "size of the saved model, MB (equal ones set apart)",
+        "latency_ms": f"latency, ms an image, {comparison.device}",
+        "model_size_mb": "size of the saved model, MB",
     }
     for axes, (name, title) in zip(figure.axes, titles.items(), strict=True):
         rows = [row for row in comparison.rows if name in row.costs]
+        if name == "latency_ms":
+            # What was measured on another device has no place on this axis.
+            rows = [row for row in rows if row.latency and row.latency.device == comparison.device]
         if not rows:
             axes.set_axis_off()
             axes.text(0.5, 0.5, f"no run has its {name}", ha="center", color=GREY)
             continue
         costs = np.array([row.costs[name] for row in rows])
         gains = np.array([100 * row.values["accuracy"].value for row in rows])
-        front = pareto_front(costs, gains)
-        axes.step(
-            costs[front], gains[front], where="post", color="black", linewidth=0.8, linestyle="--"
-        )
-        # The cells of one network have one size: a little apart they can be told from each other.
-        apart = (costs.max() - costs.min() or costs.max() or 1) * 0.03
-        places = costs + (apart * _order_in_model(rows) if name == "model_size_mb" else 0)
-        below = _crowded(places, 1.5 * apart)
-        for row, x, under in zip(rows, places, below, strict=True):
+        # The cells of one network cost the same: a little apart they can be told from each other.
+        apart = (costs.max() - costs.min() or costs.max() or 1) * 0.05
+        places = costs + apart * _order_in_model(rows)
+        told = np.array([not row.one_class for row in rows])
+        front = np.flatnonzero(told)[pareto_front(costs[told], gains[told])]
+        if len(front):
+            # On to the right: whatever costs more and lies below it is not better.
+            axes.step(
+                [*places[front], places.max()], [*gains[front], gains[front[-1]]], where="post",
+                color="black", linewidth=0.8, linestyle="--",
+            )  # fmt: skip
+        for row, x in zip(rows, places, strict=True):
             value = row.values["accuracy"]
             axes.vlines(x, 100 * value.low, 100 * value.high, color=GREY, linewidth=0.8)
-            axes.plot(x, 100 * value.value, _MARKERS[models.index(row.cell.model)], color="black",
-                      markersize=5, zorder=3)  # fmt: skip
-            axes.annotate(str(row.cell.batch_size), (x, 100 * (value.low if under else value.high)),
-                          xytext=(0, -3 if under else 3), textcoords="offset points", fontsize=6.5,
-                          ha="center", va="top" if under else "bottom")  # fmt: skip
+            axes.plot(x, 100 * value.value, _MARKERS[models.index(row.cell.model)], markersize=9,
+                      markerfacecolor=_fill(row), zorder=3, markeredgewidth=0.7,
+                      markeredgecolor="black" if row.one_class else "white")  # fmt: skip
+            axes.annotate(str(row.cell.batch_size), (x, 100 * value.value), fontsize=5, zorder=4,
+                          color="black" if row.one_class else "white", ha="center",
+                          va="center_baseline")  # fmt: skip
         axes.margins(y=0.1)
-        axes.set(xlabel=title, ylabel="accuracy, %")
+        axes.set(ylabel="accuracy, %")
+        axes.set_xlabel(title, fontsize=8)
         axes.label_outer(remove_inner_ticks=False)
     # In the legend's title: matplotlib sets a legend outside the axes upon a figure's title.
-    figure.legend(
+    legend = figure.legend(
         handles=[
-            figure.axes[0].plot([], [], _MARKERS[i], color="black", markersize=5, label=model)[0]
+            figure.axes[0].plot([], [], _MARKERS[i], color="black", markersize=6, label=model)[0]
             for i, model in enumerate(models)
         ],
         loc="outside upper center",
         ncols=len(models),
-        title=heading,
+        title=_explained(comparison, heading),
         title_fontsize=9,
     )
+    legend.get_title().set_multialignment("center")
     return figure
 
 
@@ -206,8 +231,9 @@ def _forest(comparison: Comparison) -> "Figure":
     rows = comparison.rows
     repeated = any(row.values[m].sd_seeds is not None for row in rows for m in VERDICT_METRICS)
     band = "; band: ±1 SD over seeds" if repeated else ""
-    figure = _sheet(f"95 % bootstrap intervals over the test images (cross: the paper's{band})",
-                    PAGE, 1.1 + 0.27 * len(rows), 1, len(VERDICT_METRICS))  # fmt: skip
+    heading = f"95 % bootstrap intervals over the test images (cross: the paper's{band})"
+    figure = _sheet(_explained(comparison, heading), PAGE, 1.1 + 0.27 * len(rows), 1,
+                    len(VERDICT_METRICS))  # fmt: skip
     printed = paper_values()
     fields = {"accuracy": ("accuracy", 1 / 100), "auc_weighted": ("auc", 1)}
     heights = np.arange(len(rows))[::-1]
@@ -220,10 +246,12 @@ def _forest(comparison: Comparison) -> "Figure":
                 reach = value.sd_seeds
                 axes.hlines(height, value.value - reach, value.value + reach, color="black",
                             linewidth=3.5, alpha=0.35)  # fmt: skip
-            axes.plot(value.value, height, "o", color="black", markersize=4)
+            axes.plot(
+                value.value, height, "o", color="black", markersize=4, markerfacecolor=_fill(row)
+            )
             if row.cell in printed:
                 axes.plot(factor * printed[row.cell][field], height, "x", color=GREY, markersize=5)
-        axes.set_yticks(heights, [str(row.cell) for row in rows])
+        axes.set_yticks(heights, [_name(row) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", linewidth=0.4, color="#DDDDDD")
         axes.set_axisbelow(True)
@@ -233,10 +261,10 @@ def _forest(comparison: Comparison) -> "Figure":
 
 
 def _ranks(comparison: Comparison) -> "Figure":
-    """Rank intervals of every cell, and how probably it is the best."""
+    """Rank intervals of every cell, and in which share of the draws it has the highest value."""
     rows = comparison.rows
     figure = _sheet(
-        "Rank if the test images were drawn again: 95 % interval (number: probability of rank 1)",
+        "Rank if test images were drawn again: 95 % interval (number: share of draws on rank 1)",
         PAGE, 1.1 + 0.27 * len(rows), 1, len(VERDICT_METRICS),
     )  # fmt: skip
     heights = np.arange(len(rows))[::-1]
@@ -250,7 +278,7 @@ def _ranks(comparison: Comparison) -> "Figure":
             axes.text(len(rows) + 0.45, height, f"{best:.2f}", ha="left", va="center", fontsize=7)
         axes.set(xlim=(0.7, len(rows) + 0.3), xlabel=f"rank, {metric_title(metric)}")
         axes.set_xticks(range(1, len(rows) + 1))
-        axes.set_yticks(heights, [str(row.cell) for row in rows])
+        axes.set_yticks(heights, [_name(row) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", linewidth=0.4, color="#DDDDDD")
         axes.label_outer(remove_inner_ticks=False)
@@ -259,7 +287,7 @@ def _ranks(comparison: Comparison) -> "Figure":
 
 FIGURES: dict[str, tuple[Callable[[Comparison], "Figure"], str]] = {
     "intervals": (_forest, "Each cell's figures with 95 % intervals, beside the paper's"),
-    "ranks": (_ranks, "Rank intervals and the probability of being the best"),
+    "ranks": (_ranks, "Rank intervals, and the share of redrawn test sets with the highest value"),
     "pareto": (_pareto, "Accuracy against latency and size, with the Pareto front"),
     "roc_curves": (_roc, "ROC curves of all cells"),
     "confusion_matrices": (_confusion, "Confusion matrices of all cells"),

@@ -25,7 +25,7 @@ from skinml.comparison.document import (
     Document,
     Heading,
     Items,
-    Pictures,
+    Picture,
     Table,
     Text,
     to_markdown,
@@ -479,9 +479,7 @@ class PublishedReport:
                 *self._test(),
                 Heading("Intervals"),
                 *self._intervals(),
-                Pictures(
-                    "Figure", {"intervals": "Accuracies with 95 % intervals, the highest on top"}
-                ),
+                Picture("intervals", "Accuracies with 95 % intervals, the highest on top"),
                 Heading("Differences"),
                 *self._differences(),
                 Heading("Verdict"),

@@ -3,9 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 
 from skinml.comparison.analysis import (
     COSTS,
+    ONE_CLASS_MARK,
     VERDICT_METRICS,
     Comparison,
     Row,
@@ -19,16 +21,19 @@ from skinml.comparison.document import (
     Block,
     Cell,
     Code,
+    Details,
     Document,
     Heading,
     Items,
-    Pictures,
+    Picture,
     Table,
     Text,
 )
 from skinml.comparison.figures import captions
-from skinml.comparison.paired import ALPHA, pairs_needed
-from skinml.comparison.runs import CellName, RunRecord, Selection, command_for
+from skinml.comparison.paired import ALPHA, LEAST_SEEDS
+from skinml.comparison.runs import CellName, Selection, command_for
+from skinml.evaluation.predictions import ONE_CLASS_SHARE
+from skinml.evaluation.statistics import LEAST_OF_A_CLASS
 
 # The columns of the paper's Table III: metric → heading, factor, decimals, the paper's field.
 TABLE_III = {
@@ -66,26 +71,62 @@ _COSTS = {
 _OF_A_RUN = {"accuracy": "accuracy", "auc_macro": "AUC macro", "challenge_auc": "chall. AUC"}
 
 
+_GLOSSARY = (
+    "Network as trained: one run's weights. Configuration: network and batch size, trained anew "
+    "with each seed.",
+    "95 % interval over images: where the figure of these networks would lie with other test "
+    "images of the same kind, 95 times in 100.",
+    "p over images: how often a difference as large or larger would be seen on such images if the "
+    "networks as trained were equally good.",
+    "p over images and seeds: the same if the configurations were equally good, with other images "
+    f"and other seeds. It takes {LEAST_SEEDS} runs of each with the same seeds, whose answers "
+    "differ.",
+    "Holm: the p-value corrected for the number of tests of one metric in one table.",
+    "McNemar's test, exact swaps: exact tests of accuracy on the same images, of single runs and "
+    "of means over runs. DeLong's test: of AUCs on the same images.",
+    "No winner: the highest value is not shown to be higher than each other one. Shown means both "
+    f"p-values below {ALPHA:g} after Holm's correction, in runs of the same seeds trained alike.",
+    "Share of resamples: in how much of the redrawn test sets a cell has the highest value. Other "
+    "seeds are not in it; it is no probability of being the better configuration.",
+    "AUC: the probability that an image of the class gets a higher score than one of the others.",
+    "Challenge AUC: the mean of the AUCs for melanoma and for seborrheic keratosis. Calibration "
+    "error: the mean gap of stated and observed frequency of being right.",
+)
+
+
 _DEMO = "Generated demo images: these figures say nothing about skin lesions."
 
 
-def make_report(comparison: Comparison) -> Document:
-    """The whole report of a comparison."""
+def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
+    """The whole report of a comparison.
+
+    The pairs that are not shown to differ are folded; formats that cannot fold have them only with
+    `all_pairs`.
+    """
     selection = comparison.selection
     several = len(comparison.rows) > 1
     demo = selection.runs[0].tags["data"] == "demo"
     verdicts = [standing.verdict for standing in comparison.standings.values()]
+    pictures = captions(comparison)
+
+    def picture(name: str) -> list[Block]:
+        return [Picture(name, pictures.pop(name))] if name in pictures else []
+
     blocks: list[Block] = [
         *([Text(_DEMO, strong=True)] if demo else []),
         *(Text(verdict, strong=True) for verdict in verdicts if several),
+        *_one_class(comparison),
         Text(_test_set(comparison)),
         _table_iii(comparison),
+        *picture("intervals"),
         Text(
-            "Below each figure: its 95 % bootstrap interval over the test images"
+            "Below each figure: its 95 % interval over the test images (bootstrap; Wilson's for a "
+            f"figure of 0 or 1; none where fewer than {LEAST_OF_A_CLASS} images carry it)"
             + (", ± standard deviation over seeds. " if _any_sd(comparison) else ". ")
             + ("" if demo else "Beside it the paper's, with the difference below. ")
             + (
-                "Best of a column in bold, which is not to say that it is shown to be better. "
+                "The best value of a column is in bold; whether it differs from the others is a "
+                "question of the tests below. "
                 if several
                 else ""
             )
@@ -96,14 +137,26 @@ def make_report(comparison: Comparison) -> Document:
         Items(tuple(_caveats(comparison))),
         Heading("By class"),
         _plain_table(comparison, "Sensitivity and specificity", _BY_CLASS),
+        *picture("confusion_matrices"),
         _plain_table(comparison, "Areas under the ROC curve, calibration", _AUCS),
+        *picture("roc_curves"),
         Heading("Cost"),
         _cost_table(comparison),
+        *picture("pareto"),
+        *_how_latency(comparison),
         *(_all_averages(comparison) if several else ()),
-        *(_differences(comparison) if several else ()),
-        Pictures("Figures", captions(comparison)),
+        *_planned(comparison),
+        *([Heading("Who is best?"), _standings_table(comparison)] if several else ()),
+        *picture("ranks"),
+        *([Items(tuple(_detectable(comparison)))] if several else ()),
+        *([Heading("All pairs"), *_pairs(comparison, all_pairs)] if several else ()),
+        *_further(pictures),
         Heading("Runs"),
-        _runs_table(comparison),
+        Details(
+            "Initial weights, epochs (frozen + fine-tuning) and the one kept, figures of each run",
+            (_runs_table(comparison),),
+        ),
+        Details("Glossary", (Items(_GLOSSARY),), instead="--format html has it"),
     ]
     first = selection.runs[0]
     kind = "generated demo images" if demo else "ISIC 2017"
@@ -112,21 +165,40 @@ def make_report(comparison: Comparison) -> Document:
     return Document(f"{what} on {kind}, {first.tags['protocol']} protocol", blocks)
 
 
-def _differences(comparison: Comparison) -> list[Block]:
-    """What is asked of two or more configurations."""
-    planned = [
+def _further(pictures: dict[str, str]) -> list[Block]:
+    """Figures that have no table to stand beside."""
+    found = [Picture(name, caption) for name, caption in pictures.items()]
+    return [Heading("Further figures"), *found] if found else []
+
+
+def _planned(comparison: Comparison) -> list[Block]:
+    """The paper's own questions, as far as there are cells to answer them."""
+    tables = [
         _tests_table(f"{question.capitalize()}, pooled over the rest", tests)
         for question, tests in comparison.planned.items()
         if tests
     ]
+    return [Heading("The paper's own questions"), *tables] if tables else []
+
+
+def _one_class(comparison: Comparison) -> list[Block]:
+    """Which configurations have no more than one answer, said before anyone reads their figures."""
+    cells: dict[str, list[CellName]] = {}
+    for row in comparison.rows:
+        if row.one_answer:
+            cells.setdefault(row.one_answer, []).append(row.cell)
+    if not cells:
+        return []
+    count, of = sum(map(len, cells.values())), len(comparison.rows)
+    verb = "answers" if count == 1 else "answer"
+    told = "; ".join(f"{_cells(own)}: {answer}" for answer, own in cells.items())
     return [
-        *([Heading("The paper's own questions")] if planned else []),
-        *planned,
-        Heading("Who is best?"),
-        _standings_table(comparison),
-        Items(tuple(_detectable(comparison))),
-        Heading("All pairs"),
-        *_pairs(comparison),
+        Text(
+            f"{count} of {of} configurations {verb} one class for more than "
+            f"{100 * ONE_CLASS_SHARE:.0f} % of the images ({told}). They are marked "
+            f"{ONE_CLASS_MARK} and never set in bold.",
+            strong=True,
+        )
     ]
 
 
@@ -175,28 +247,38 @@ def _published(comparison: Comparison) -> dict[CellName, dict[str, float]]:
     return {} if demo else paper_values()
 
 
-def _value_cell(value: Value, factor: float, decimals: int, best: float) -> Cell:
-    # At most three digits, one less than the paper prints: nobody can use more.
-    ends = [_number(factor * end, max(decimals - 1, 3 if factor == 1 else 1))
-            for end in (value.low, value.high)]  # fmt: skip
+def _value_cell(value: Value, factor: float, decimals: int, bold: bool) -> Cell:
+    ends = [_number(factor * end, _fewer(factor, decimals)) for end in (value.low, value.high)]
     note = "–".join(ends) if math.isfinite(value.low) else ""
     if value.sd_seeds is not None:
         note += f"{' ' if note else ''}±{_number(factor * value.sd_seeds, decimals)}"
-    return Cell(_number(factor * value.value, decimals), note, value.value == best)
+    return Cell(_number(factor * value.value, decimals), note, bold)
 
 
-def _best(rows: Sequence[Row], metric: str) -> float:
-    """The best value of a column; NaN where there is but one."""
-    if len(rows) < 2:
-        return math.nan
-    values = [row.values[metric].value for row in rows]
-    finite = [value for value in values if math.isfinite(value)]
-    pick = min if metric in _LOWER_IS_BETTER else max
-    return pick(finite, default=math.nan)
+def _fewer(factor: float, decimals: int) -> int:
+    """At most three digits, one less than the paper prints: nobody can use more of a spread."""
+    return max(decimals - 1, 3 if factor == 1 else 1)
 
 
-def _names(cell: CellName) -> list[Cell]:
-    return [Cell(cell.model), Cell(str(cell.batch_size))]
+def _best(rows: Sequence[Row], figure: Callable[[Row], float], lower: bool) -> set[CellName]:
+    """The cells to set in bold in a column: the best of those that have more than one answer.
+
+    None where fewer than two of them have a figure: it is the best of nothing.
+    """
+    figures = {row.cell: figure(row) for row in rows if not row.one_class}
+    finite = {cell: value for cell, value in figures.items() if math.isfinite(value)}
+    if len(finite) < 2:
+        return set()
+    best = (min if lower else max)(finite.values())
+    return {cell for cell, value in finite.items() if value == best}
+
+
+def _best_value(rows: Sequence[Row], metric: str) -> set[CellName]:
+    return _best(rows, lambda row: row.values[metric].value, metric in _LOWER_IS_BETTER)
+
+
+def _names(row: Row) -> list[Cell]:
+    return [Cell(row.cell.model), Cell(f"{row.cell.batch_size}{row.mark}")]
 
 
 def _table_iii(comparison: Comparison) -> Table:
@@ -204,21 +286,24 @@ def _table_iii(comparison: Comparison) -> Table:
     columns = ["model", "batch"]
     for title, *_ in TABLE_III.values():
         columns += [title, "paper"] if published else [title]
+    best = {metric: _best_value(comparison.rows, metric) for metric in TABLE_III}
     rows = []
     cells = [*(row.cell for row in comparison.rows), *comparison.selection.missing]
     by_cell = {row.cell: row for row in comparison.rows}
     for cell in cells:
-        line = _names(cell)
+        row = by_cell.get(cell)
+        line = _names(row) if row else [Cell(cell.model), Cell(str(cell.batch_size))]
         paper = published.get(cell, {})
         for metric, (_, factor, decimals, name) in TABLE_III.items():
             printed = paper.get(name)
-            if cell in by_cell:
-                value = by_cell[cell].values[metric]
-                line.append(_value_cell(value, factor, decimals, _best(comparison.rows, metric)))
-                gap = _signed(factor * value.value - printed, decimals) if printed else ""
+            gap = ""
+            if row:
+                value = row.values[metric]
+                line.append(_value_cell(value, factor, decimals, cell in best[metric]))
+                if printed:
+                    gap = _signed(factor * value.value - printed, _fewer(factor, decimals))
             else:
                 line.append(Cell("missing"))
-                gap = ""
             if published:
                 line.append(Cell(_number(printed, decimals), gap) if printed else Cell("–"))
         rows.append(line)
@@ -226,11 +311,12 @@ def _table_iii(comparison: Comparison) -> Table:
 
 
 def _plain_table(comparison: Comparison, title: str, metrics: dict[str, str]) -> Table:
+    best = {metric: _best_value(comparison.rows, metric) for metric in metrics}
     rows = [
         [
-            *_names(row.cell),
+            *_names(row),
             *(
-                _value_cell(row.values[metric], 1, 3, _best(comparison.rows, metric))
+                _value_cell(row.values[metric], 1, 3, row.cell in best[metric])
                 for metric in metrics
             ),
         ]
@@ -239,30 +325,58 @@ def _plain_table(comparison: Comparison, title: str, metrics: dict[str, str]) ->
     return Table(title, ("model", "batch", *metrics.values()), rows, labels=2)
 
 
+def _cost(row: Row, name: str) -> float:
+    return row.costs.get(name, math.nan)
+
+
 def _cost_table(comparison: Comparison) -> Table:
+    # Latencies of two devices say nothing of two networks.
+    own = [
+        row for row in comparison.rows if row.latency and row.latency.device == comparison.device
+    ]
+    best = {
+        name: _best(
+            own if name == "latency_ms" else comparison.rows, partial(_cost, name=name), True
+        )
+        for name in _COSTS
+    }
     rows = []
     for row in comparison.rows:
-        line = _names(row.cell)
+        line = _names(row)
         for name, (_, decimals) in _COSTS.items():
-            value = row.costs.get(name, math.nan)
-            finite = [other.costs[name] for other in comparison.rows if name in other.costs]
-            shown = value / 60 if name == "training_seconds" else value
-            line.append(
-                Cell(_number(shown, decimals), bold=len(finite) > 1 and value == min(finite))
-            )
+            value = _cost(row, name) / (60 if name == "training_seconds" else 1)
+            note = _latency_note(row, comparison.device) if name == "latency_ms" else ""
+            line.append(Cell(_number(value, decimals), note, row.cell in best[name]))
         rows.append(line)
-    devices = sorted({_device(run) for run in comparison.selection.runs})
     return Table(
-        f"Cost of the networks as built here, latency for one image on {', '.join(devices)}",
+        "Cost of the networks as built here",
         ("model", "batch", *(title for title, _ in _COSTS.values())),
         rows,
         labels=2,
     )
 
 
-def _device(run: RunRecord) -> str:
-    params = run.params
-    return f"{params.get('device_name', '?')} ({params.get('device_threads', '?')} threads)"
+def _latency_note(row: Row, usual: str) -> str:
+    """Over how many runs a latency is the median, their ends, and the device if it is another."""
+    latency = row.latency
+    if latency is None:
+        return ""
+    decimals = _COSTS["latency_ms"][1]
+    ends = [_number(end, decimals) for end in (latency.low, latency.high)]
+    runs = f"{'–'.join(ends)}, {latency.runs} runs" if latency.runs > 1 else "1 run"
+    return runs if latency.device == usual else f"{runs}, {latency.device}"
+
+
+def _how_latency(comparison: Comparison) -> list[Block]:
+    if not comparison.device:
+        return []
+    return [
+        Text(
+            f"Latency: one image at a time on {comparison.device}. It does not depend on the batch "
+            "size of the training, so each network has one: the median of what its runs "
+            "measured; below it their smallest and largest."
+        )
+    ]
 
 
 def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]) -> Table:
@@ -290,45 +404,47 @@ def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]
     return Table(title, tuple(columns), rows)
 
 
-def _p_cell(p: float | None) -> Cell:
-    return Cell("–") if p is None else Cell(format_p(p), bold=p < ALPHA)
+def _p_cell(p: float, note: str) -> Cell:
+    return Cell(format_p(p), note if math.isfinite(p) else "", bold=p < ALPHA)
 
 
 def _tests_table(title: str, tests: Sequence[Test]) -> Table:
-    columns = (
-        "metric", "difference of", "from", "value", "p (images)", "Holm", "p (seeds, Holm)", "test",
-    )  # fmt: skip
-    rows = [
-        [
-            Cell(metric_title(test.metric)),
-            Cell(test.first),
-            Cell(test.second),
-            Cell(_signed(test.difference, 4), f"{_signed(test.low, 4)} to {_signed(test.high, 4)}"),
-            Cell(format_p(test.p_images)),
-            _p_cell(test.p_images_holm),
-            _p_cell(test.p_seeds_holm),
-            Cell(test.method),
+    """Differences with their tests; a column says the metric where there are several."""
+    several = len({test.metric for test in tests}) > 1
+    columns = ("difference", "value", "p, images", "Holm", "images and seeds, Holm")
+    rows = []
+    for test in tests:
+        interval = f"{_signed(test.low, 3)} to {_signed(test.high, 3)}"
+        line = [
+            Cell(test.first, f"minus {test.second}"),
+            Cell(_signed(test.difference, 4), interval if math.isfinite(test.low) else ""),
+            Cell(format_p(test.p_images), test.method),
+            _p_cell(test.p_images_holm, ""),
+            _p_cell(test.p_seeds_holm, f"{test.pairs} runs each" if test.pairs > 1 else ""),
         ]
-        for test in tests
-    ]
-    return Table(title, columns, rows, labels=3)
+        rows.append([Cell(metric_title(test.metric)), *line] if several else line)
+    if several:
+        return Table(title, ("metric", *columns), rows, labels=2)
+    return Table(title, columns, rows)
 
 
 def _standings_table(comparison: Comparison) -> Table:
     columns = ["model", "batch"]
     for metric in VERDICT_METRICS:
-        columns += [f"{metric_title(metric)}: P(best)", "rank, 95 %"]
+        columns += [f"{metric_title(metric)}: highest in", "rank, 95 %"]
     rows = []
     for row in comparison.rows:
-        line = _names(row.cell)
+        line = _names(row)
         for metric in VERDICT_METRICS:
             standing = comparison.standings[metric]
             low, high = standing.rank_low[row.cell], standing.rank_high[row.cell]
-            line.append(Cell(_number(standing.probability_best[row.cell], 3)))
+            share = standing.probability_best[row.cell]
+            line.append(Cell(f"{100 * share:.1f} %" if math.isfinite(share) else "–"))
             line.append(Cell(f"{low:g}–{high:g}"))
         rows.append(line)
     return Table(
-        "Probability of being the best, and rank, if the test images were drawn again",
+        "If the test images were drawn again: the share of resamples in which each has the highest "
+        "value, and its rank, of the networks as trained",
         tuple(columns),
         rows,
         labels=2,
@@ -338,28 +454,52 @@ def _standings_table(comparison: Comparison) -> Table:
 def _detectable(comparison: Comparison) -> list[str]:
     lines = []
     for metric, standing in comparison.standings.items():
+        if not math.isfinite(standing.detectable):
+            continue
         lines.append(
-            f"{metric_title(metric)}: with these {comparison.images} images a true difference of "
-            f"two cells is found with 80 % power if it is at least {standing.detectable:.3f}; as "
-            f"the largest of all pairs, corrected, {standing.detectable_all:.3f} (the standard "
-            "error of a pair is the median one here)."
+            f"{metric_title(metric)}: the smallest difference between two of these networks that "
+            f"{comparison.images} images show with 80 % power is {standing.detectable:.3f} in a "
+            f"single test, and {standing.detectable_all:.3f} among all pairs with Holm's "
+            "correction (for a pair whose standard error is the median of the pairs that differ)."
         )
     return lines
 
 
-def _pairs(comparison: Comparison) -> list[Block]:
+def _pairs(comparison: Comparison, all_pairs: bool) -> list[Block]:
+    """Every pair of cells: first those that are shown to differ, then the rest."""
     blocks: list[Block] = []
     for metric in VERDICT_METRICS:
-        tests = [test for test in comparison.pairs if test.metric == metric]
-        shown = sorted(
-            (test for test in tests if test.p_images_holm < ALPHA), key=lambda t: t.p_images_holm
+        title = metric_title(metric)
+        tests = sorted(
+            (test for test in comparison.pairs if test.metric == metric),
+            # What cannot be computed comes last.
+            key=lambda test: (math.isnan(test.p_images_holm), test.p_images_holm),
         )
-        text = f"{metric_title(metric)}: {len(shown)} of {len(tests)} differences are shown at 5 %"
-        text += " after Holm's correction." if tests else "."
-        blocks.append(Text(text))
-        if shown:
-            blocks.append(_tests_table(f"{metric_title(metric)}: the differences shown", shown))
+        shown = [test for test in tests if test.p_images_holm < ALPHA]
+        rest = [test for test in tests if not test.p_images_holm < ALPHA]
+        text = f"{title}: {len(shown)} of {len(tests)} differences are shown at 5 %"
+        text += " after Holm's correction" if tests else ""
+        for group in comparison.standings[metric].alike:
+            blocks.append(Text(f"{title}: {_alike(metric, group)}"))
+        found = _tests_table(f"{title}: the differences shown", shown)
+        blocks.append(Details(text, (found,)) if shown else Text(f"{text}."))
+        if rest:
+            blocks.append(
+                Details(
+                    f"{title}: {len(rest)} of {len(tests)} differences are not shown at 5 %",
+                    (_tests_table(f"{title}: the differences not shown", rest),),
+                    instead="" if all_pairs else "--all-pairs lists them",
+                )
+            )
     return blocks
+
+
+def _alike(metric: str, group: Sequence[CellName]) -> str:
+    """That cells cannot be told apart by a metric, and why."""
+    why = "they are right on the same images" if metric == "accuracy" else (
+        "they put the images in the same order"
+    )  # fmt: skip
+    return f"{_cells(group)} cannot be told apart, as {why}; they are tested once, as {group[0]}."
 
 
 def _missing(comparison: Comparison) -> list[Block]:
@@ -394,14 +534,15 @@ def _caveats(comparison: Comparison) -> list[str]:
     uneven = len({len(row.runs) for row in comparison.rows}) > 1
     lines.append(
         f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {'at least ' if uneven else ''}{seeds} "
-        f"seed{'s' if seeds > 1 else ''} a cell. Intervals and p-values over images are about "
-        "these networks as trained."
+        f"seed{'s' if seeds > 1 else ''} of each configuration. Intervals and p-values over images "
+        "are about these networks as trained."
     )
     if comparison.pairs:
         lines.append(
-            f"P-values over seeds (sign-flip) are about the configurations on these test images; "
-            f"they need {pairs_needed()} paired runs and are left out with fewer. Holm's "
-            "correction is over all tests of one metric in one table."
+            "P-values over images and seeds are about the configurations: whether the difference "
+            f"would be there with other seeds and other images. They take {LEAST_SEEDS} runs of "
+            "each with the same seeds. A difference is that of the runs with the same seeds where "
+            "there are any. Holm's correction is over all tests of one metric in one table."
         )
     spread = [row.values["accuracy"].sd_seeds for row in comparison.rows]
     known = [sd for sd in spread if sd is not None]
@@ -481,23 +622,18 @@ def _runs_table(comparison: Comparison) -> Table:
             kept = run.metrics.get("best_epoch", math.nan)
             rows.append(
                 [
-                    Cell(str(row.cell)),
-                    Cell(run.run_id[:12]),
+                    Cell(f"{row.cell}{row.mark}"),
+                    Cell(run.run_id[:8]),
                     Cell(run.tags["seed"]),
                     Cell(run.tags.get("weights_kind", "?")),
                     Cell(epochs),
                     Cell(_number(kept, 0)),
                     *(Cell(_number(values[name], 3)) for name in _OF_A_RUN),
                     Cell(run.params.get("device_kind", "?")),
-                    Cell(run.params.get("git_commit", "?")[:10]),
+                    Cell(run.params.get("git_commit", "?")[:7]),
                 ]
             )
     columns = (
         "cell", "run", "seed", "weights", "epochs", "kept", *_OF_A_RUN.values(), "device", "commit",
     )  # fmt: skip
-    return Table(
-        "The runs: initial weights, epochs (frozen + fine-tuning) and the one kept, figures",
-        columns,
-        rows,
-        labels=2,
-    )
+    return Table("The runs", columns, rows, labels=2)

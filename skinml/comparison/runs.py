@@ -62,6 +62,19 @@ class RunRecord:
         return CellName(self.tags["model"], int(self.tags["batch_size"]))
 
     @property
+    def network(self) -> tuple[str, ...]:
+        """What the time of an answer depends on beside the device: all that shapes the network."""
+        return (self.tags["model"], self.setting("pooling"), self.setting("dense_units"))
+
+    @property
+    def device(self) -> str:
+        """What the run was trained and timed on, such as "AMD EPYC (2 threads, tensorflow)"."""
+        name, threads, backend = (
+            self.params.get(key, "?") for key in ("device_name", "device_threads", "keras_backend")
+        )
+        return f"{name} ({threads} threads, {backend})"
+
+    @property
     def repetition(self) -> tuple[str, str]:
         """Seed and split: what runs of different cells are paired by."""
         return self.tags["seed"], self.tags["split"]

@@ -3,11 +3,35 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from skinml.data.isic2017 import CLASSES
 from skinml.errors import UserError
+
+# A network that gives more than this share of the images one and the same class tells nothing
+# apart, however right it is: two thirds of the images are nevi.
+ONE_CLASS_SHARE = 0.95
+
+
+class OneClass(NamedTuple):
+    """The class that a network answers for nearly every image, and for what share of them."""
+
+    label: str
+    share: float
+
+    @property
+    def answer(self) -> str:
+        """In words, such as "“nevus” to 95.1 % of the images"."""
+        # Never rounded up to all of them.
+        percent = min(100 * self.share, 99.9)
+        images = "every image" if self.share == 1 else f"{percent:.1f} % of the images"
+        return f"“{self.label.replace('_', ' ')}” to {images}"
+
+    def __str__(self) -> str:
+        """A predicate: "answers “nevus” to every image"."""
+        return f"answers {self.answer}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,15 @@ class Predictions:
     def predicted(self) -> np.ndarray:
         """The class with the highest score of each image: (N,) int64, the first one in a tie."""
         return self.scores.argmax(axis=1)
+
+    @property
+    def one_class(self) -> OneClass | None:
+        """The class predicted for more than `ONE_CLASS_SHARE` of the images; None without one."""
+        counts = np.bincount(self.predicted, minlength=len(self.classes))
+        commonest = int(counts.argmax())
+        if counts[commonest] <= ONE_CLASS_SHARE * len(self.labels):
+            return None
+        return OneClass(self.classes[commonest], counts[commonest] / len(self.labels))
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

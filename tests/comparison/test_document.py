@@ -13,10 +13,11 @@ from PIL import Image
 from skinml.comparison.document import (
     Cell,
     Code,
+    Details,
     Document,
     Heading,
     Items,
-    Pictures,
+    Picture,
     Table,
     Text,
     latex_text,
@@ -50,7 +51,9 @@ def document() -> Document:
             Items(("one", NASTY)),
             Code(("mlflow run . -P model=mobilenet -P weights=…",)),
             table,
-            Pictures("Figures", {"roc": "ROC <curves>"}),
+            Picture("roc", "ROC <curves>"),
+            Details("Two & more", (Text("folded"),)),
+            Details("The rest", (Text("left out"),), instead="--all lists them"),
         ],
     )
 
@@ -81,7 +84,7 @@ def test_markdown_tables_keep_their_columns(document: Document) -> None:
 def test_figures_are_only_where_they_can_be_seen(document: Document) -> None:
     assert "roc" not in to_markdown(document).replace("ROC", "")
     assert "![ROC <curves>](figures/roc.png)" in to_markdown(document, "figures")
-    assert "Figures" not in to_terminal(document)
+    assert "ROC" not in to_terminal(document)
 
 
 class _Page(HTMLParser):
@@ -101,6 +104,33 @@ def test_the_page_is_one_file_that_runs_nothing(document: Document, tmp_path: Pa
     [image] = [attributes for tag, attributes in page.tags if tag == "img"]
     assert str(image["src"]).startswith("data:image/png;base64,") and image["alt"]
     assert names.count("td") == 6 and names.count("th") == 3
+    assert names.count("details") == names.count("summary") == 2
+
+
+def test_the_page_leads_to_each_section(document: Document) -> None:
+    page = _Page()
+    page.feed(to_html(document))
+    sections = [f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"]
+    assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == sections
+    assert len(sections) == 1
+
+
+@pytest.mark.parametrize("kind", [to_terminal, to_latex])
+def test_what_cannot_be_folded_is_shown_or_named(
+    document: Document, kind: Callable[[Document], str]
+) -> None:
+    text = kind(document)
+    assert "folded" in text
+    assert "left out" not in text and "The rest (-" in text
+
+
+@pytest.mark.parametrize("kind", [to_markdown, to_html])
+def test_what_can_be_folded_is_all_there(
+    document: Document, kind: Callable[[Document], str]
+) -> None:
+    text = kind(document)
+    assert "<details>" in text and "<summary>Two &amp; more</summary>" in text
+    assert "folded" in text and "left out" in text and "--all" not in text
 
 
 def test_latex_text_is_plain_ascii_without_commands_of_its_own() -> None:
@@ -125,3 +155,19 @@ def test_the_terminal_shows_a_note_below_its_value(document: Document) -> None:
     assert "76.0–84.2" in lines[index + 1]
     assert "\x1b" not in "".join(lines)
     assert "\x1b" in to_terminal(document, width=200, colour=True)
+
+
+@pytest.mark.parametrize("width", [34, 40, 60, 80])
+def test_a_terminal_parts_a_table_evenly_and_only_between_its_figures(width: int) -> None:
+    """Every interval whole, every "paper" beside its figure, and no part of one column alone."""
+    columns = ("name", *(title for n in range(4) for title in (f"figure {n}", "paper")))
+    cells = [Cell(f"0.5{n}", f"0.4{n}0–0.6{n}0 ±0.0{n}") for n in range(4)]
+    row = [Cell("net-16"), *(cell for own in cells for cell in (own, Cell("0.70", "−0.20")))]
+    lines = to_terminal(Document("T", [Table("t", columns, [row])]), width).splitlines()
+    assert max(map(len, lines)) <= width
+    headings = [line for line in lines if line.startswith("name")]
+    assert {line.count("paper") for line in headings} == {4 // len(headings)}
+    assert sum(line.count("paper") for line in headings) == 4
+    words = " ".join(lines).split()
+    for n in range(4):
+        assert f"0.4{n}0–0.6{n}0" in words and f"±0.0{n}" in words

@@ -97,6 +97,34 @@ def test_rounded_probabilities_are_taken(
     np.testing.assert_array_equal(read_predictions(tmp_path / "table.csv").scores, scores)
 
 
+def answering(nevi: int, others: int) -> Predictions:
+    """A network's table that names nevus for some images and melanoma for others."""
+    predicted = [CLASSES.index("nevus")] * nevi + [CLASSES.index("melanoma")] * others
+    count = nevi + others
+    scores = 0.1 + 0.7 * np.eye(3)[predicted] if count else np.zeros((0, 3))
+    return Predictions(np.arange(count).astype(str), np.zeros(count, np.int64), scores)
+
+
+@pytest.mark.parametrize(
+    ("nevi", "others", "said"),
+    [
+        (550, 0, "answers “nevus” to every image"),
+        (523, 27, "answers “nevus” to 95.1 % of the images"),
+        (1999, 1, "answers “nevus” to 99.9 % of the images"),
+        (522, 28, None),
+        (19, 1, None),
+        (0, 0, None),
+    ],
+)
+def test_a_network_that_answers_one_class_is_told_by_its_share(
+    nevi: int, others: int, said: str | None
+) -> None:
+    """More than 95 % of the images: no less, and never rounded up to all of them."""
+    found = answering(nevi, others).one_class
+    assert (str(found) if found else None) == said
+    assert found is None or found.share == nevi / (nevi + others)
+
+
 @pytest.mark.parametrize(
     "row",
     [
