@@ -211,6 +211,10 @@ def as_dict(comparison: "Comparison") -> dict[str, Any]:
             question: [dataclasses.asdict(test) for test in tests]
             for question, tests in comparison.planned.items()
         },
+        "alike": {
+            name: [[str(cell) for cell in group] for group in s.alike]
+            for name, s in comparison.standings.items()
+        },
         "detectable_difference": {
             name: {"one_pair": s.detectable, "all_pairs": s.detectable_all}
             for name, s in comparison.standings.items()

@@ -24,7 +24,13 @@ from skinml.data.isic2017 import CHALLENGE_TASKS, CSV_COLUMNS, HOMEPAGE, NOTICE,
 from skinml.data.official import read_ground_truth
 from skinml.errors import Problems, run_command
 from skinml.evaluation.metrics import auc
-from skinml.evaluation.statistics import CONFIDENCE, RESAMPLES, bootstrap_weights
+from skinml.evaluation.statistics import (
+    CONFIDENCE,
+    LEAST_OF_A_CLASS,
+    RESAMPLES,
+    bootstrap_weights,
+    percentile_interval,
+)
 
 # A score above it, not at it, was a positive answer.
 THRESHOLD = 0.5
@@ -295,36 +301,51 @@ def _values(truth: np.ndarray, scores: np.ndarray) -> list[Value]:
     weights = bootstrap_weights(len(truth))
     once = np.ones((1, len(truth)))
     values = []
-    point, resampled = [], []
+    point, resampled, carriers = [], [], list[int]()
     for task, column in zip(CHALLENGE_TASKS, scores.T, strict=True):
         positive = truth == task
         point.append(auc(positive, column, once))
         resampled.append(auc(positive, column, weights))
-        values.append(_with_interval(task, point[-1], resampled[-1]))
+        carriers.append(min(int(positive.sum()), int((~positive).sum())))
+        values.append(_with_interval(task, point[-1], resampled[-1], carriers[-1]))
         values += [Value(task, name, v) for name, v in _at_thresholds(positive, column).items()]
-    mean = _with_interval("mean", np.mean(point, axis=0), np.mean(resampled, axis=0))
-    return [*values, mean]
+    mean = np.mean(point, axis=0), np.mean(resampled, axis=0)
+    return [*values, _with_interval("mean", *mean, min(carriers))]
 
 
-def _with_interval(task: str, point: np.ndarray, resampled: np.ndarray) -> Value:
-    """An AUC (1,) with the percentile interval of its resamples (R,), less those without one."""
-    low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Value(task, "auc", float(point[0]), float(low), float(high))
+def _with_interval(task: str, point: np.ndarray, resampled: np.ndarray, carriers: int) -> Value:
+    """An AUC (1,) with the interval of its resamples (R,), where enough images carry it."""
+    low, high = percentile_interval(resampled, carriers)
+    known = math.isfinite(low)
+    return Value(task, "auc", float(point[0]), low if known else None, high if known else None)
 
 
 def _at_thresholds(positive: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """The challenge's other figures of one task: name → value in 0..1.
 
-    The specificity at a sensitivity is that of the first point of the ROC curve which reaches it.
-    The average precision is today's step sum; the challenge's, with a scikit-learn before 0.19,
-    drew lines between the points.
+    The specificity at a sensitivity is that of the first point which reaches it of scikit-learn's
+    ROC curve, as in the challenge's program (`computeSPECMetrics`). That curve leaves out points
+    that lie in line with both their neighbours; so with tied scores another threshold may reach the
+    sensitivity at a specificity some hundredths higher.
+
+    The average precision of the challenge's program, with a scikit-learn before 0.19, is the area
+    below lines that join the points of the curve; today's, a sum of steps, is given beside it.
     """
-    from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_curve
+    from sklearn.metrics import (
+        accuracy_score,
+        auc,
+        average_precision_score,
+        precision_recall_curve,
+        recall_score,
+        roc_curve,
+    )
 
     answer = scores > THRESHOLD
     false_alarms, found, _ = roc_curve(positive, scores)
+    precision, recall, _ = precision_recall_curve(positive, scores)
     return {
-        "average_precision": float(average_precision_score(positive, scores)),
+        "average_precision": float(auc(recall, precision)),
+        "average_precision_steps": float(average_precision_score(positive, scores)),
         "accuracy": float(accuracy_score(positive, answer)),
         "sensitivity": float(recall_score(positive, answer)),
         "specificity": float(recall_score(positive, answer, pos_label=False)),
@@ -340,7 +361,8 @@ def _at_thresholds(positive: np.ndarray, scores: np.ndarray) -> dict[str, float]
 _NAMES = {
     "auc": "AUC",
     "auc_ci": "95 % interval",
-    "average_precision": "average precision",
+    "average_precision": "average precision, lines",
+    "average_precision_steps": "average precision, steps",
     "accuracy": f"accuracy at {THRESHOLD}",
     "sensitivity": f"sensitivity at {THRESHOLD}",
     "specificity": f"specificity at {THRESHOLD}",
@@ -354,8 +376,9 @@ def _table(score: Score) -> list[list[str]]:
     cells = {("images", task): str(count) for task, count in score.positives.items()}
     for task, metric, value, low, high in score.values:
         cells[metric, task] = f"{value:.3f}"
-        if low is not None:
-            cells["auc_ci", task] = f"{low:.3f}–{high:.3f}"
+        if metric == "auc":
+            known = low is not None and high is not None
+            cells["auc_ci", task] = f"{low:.3f}–{high:.3f}" if known else "too few images"
     tasks = [*CHALLENGE_TASKS, "mean"]
     return [
         ["", *(task.replace("_", " ") for task in tasks)],
@@ -370,7 +393,10 @@ def _remarks(score: Score) -> list[str]:
     return [
         f"{score.images} images; labels: {score.labels_are}.",
         f"Intervals: percentile bootstrap over images, {RESAMPLES} resamples, the same ones for "
-        "all three AUCs. What other seeds of the training would do is not in them.",
+        f"all three AUCs; none with fewer than {LEAST_OF_A_CLASS} images of a class. What other "
+        "seeds of the training would do is not in them.",
+        "Average precision: lines between the points of the curve, as the challenge computed it, "
+        "and the sum of steps of scikit-learn since 0.19.",
         NOTICE,
     ]
 
@@ -404,8 +430,8 @@ def _write_json(score: Score, out: TextIO) -> None:
     tasks: dict[str, dict[str, float | None]] = {}
     for task, metric, value, low, high in score.values:
         tasks.setdefault(task, {})[metric] = value
-        if low is not None:
-            tasks[task] |= {f"{metric}_ci_low": low, f"{metric}_ci_high": high}
+        if metric == "auc":
+            tasks[task] |= {"auc_ci_low": low, "auc_ci_high": high}
     for task, count in score.positives.items():
         tasks[task]["images_of_the_class"] = count
     document = {

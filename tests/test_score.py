@@ -2,13 +2,19 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    roc_auc_score,
+    roc_curve,
+)
 
 from skinml.data.isic2017 import CHALLENGE_TASKS, CLASSES, CSV_COLUMNS, OFFICIAL_PARTS
 from skinml.errors import UserError, run_command
@@ -95,6 +101,36 @@ def some(rng: np.random.Generator, tmp_path: Path) -> tuple[Predictions, Path]:
     return table, write_labels(tmp_path / "truth.csv", as_labels(table))
 
 
+def lines_between_points(positive: np.ndarray, scores: np.ndarray) -> float:
+    """The area below the precision-recall curve by the trapezoidal rule, threshold by threshold."""
+    points = [(0.0, 1.0)]
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        answer = scores >= threshold
+        points.append((positive[answer].sum() / positive.sum(), positive[answer].mean()))
+    return float(sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points)))
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 9])
+def test_the_specificity_at_a_sensitivity_is_the_challenges_program_s(
+    rng: np.random.Generator, tmp_path: Path, file: Callable[..., Path], decimals: int
+) -> None:
+    """Its loop over the points of scikit-learn's curve; ties may leave a better threshold out."""
+    for _ in range(5):
+        table = drawn(rng)
+        table = Predictions(table.image_ids, table.labels, table.scores.round(decimals))
+        truth = write_labels(tmp_path / "truth.csv", as_labels(table))
+        got = values(score_file(file(*submission(table)), truth))
+        for index, task in zip((0, 2), CHALLENGE_TASKS, strict=True):
+            false_alarms, found, _ = roc_curve(table.labels == index, table.scores[:, index])
+            for least in SENSITIVITIES:
+                expected = next(
+                    1 - rate
+                    for rate, share in zip(false_alarms, found, strict=True)
+                    if share >= least
+                )
+                assert got[task, f"specificity_at_sensitivity_{least:g}"] == pytest.approx(expected)
+
+
 def test_the_figures_are_scikit_learn_s(
     some: tuple[Predictions, Path], file: Callable[..., Path]
 ) -> None:
@@ -107,7 +143,8 @@ def test_the_figures_are_scikit_learn_s(
         (tn, fp), (fn, tp) = confusion_matrix(positive, scores > 0.5)
         expected = {
             "auc": areas[-1],
-            "average_precision": average_precision_score(positive, scores),
+            "average_precision": lines_between_points(positive, scores),
+            "average_precision_steps": average_precision_score(positive, scores),
             "accuracy": (tp + tn) / 240,
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
@@ -417,13 +454,22 @@ def test_json_and_csv_hold_every_figure(
     scored = score_file(file(*GOOD), labels)
     document = json.loads(printed("json"))
     rows = list(csv.DictReader(io.StringIO(printed("csv"))))
-    assert len(rows) == len(scored.values) == 17
+    assert len(rows) == len(scored.values) == 19
     for value, row in zip(scored.values, rows, strict=True):
         assert document[value.task][value.metric] == value.value == float(row["value"])
         if value.ci_low is not None:
             assert document[value.task]["auc_ci_low"] == value.ci_low == float(row["ci_low"])
             assert document[value.task]["auc_ci_high"] == value.ci_high == float(row["ci_high"])
     assert document["official_test"] is False and document["threshold"] == 0.5
+
+
+def test_two_images_of_a_class_have_no_interval(printed: Callable[[str], str]) -> None:
+    """The AUC of two melanomas may be 1 by chance: 1.000 to 1.000 said it could not."""
+    for form in ("terminal", "markdown"):
+        [line] = [line for line in printed(form).splitlines() if "95 % interval" in line]
+        assert line.count("too few images") == 3
+    document = json.loads(printed("json"))
+    assert document["melanoma"]["auc_ci_low"] is None is document["mean"]["auc_ci_high"]
 
 
 def test_the_tables_show_each_figure_with_its_interval(
@@ -439,7 +485,7 @@ def test_the_tables_show_each_figure_with_its_interval(
         for place, task in enumerate((*CHALLENGE_TASKS, "mean")):
             value = by_place[task, "auc"]
             assert rows["AUC"][place] == f"{value.value:.3f}"
-            assert rows["95 % interval"][place] == f"{value.ci_low:.3f}–{value.ci_high:.3f}"
+            assert rows["95 % interval"][place] == "too few images"
         sensitivity = by_place["melanoma", "sensitivity"].value
         assert rows["sensitivity at 0.5"] == [f"{sensitivity:.3f}", *rows["sensitivity at 0.5"][1:]]
         assert rows["images of the class"] == ["2", "2", ""]

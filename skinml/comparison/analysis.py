@@ -1,9 +1,9 @@
 """What the runs of one comparable set show: values with their spread, tests, a verdict.
 
-Two sources of chance are kept apart. Other test images: intervals and tests over the images, which
-pair all networks; they are about the networks as trained. Other seeds and splits: standard
-deviations and sign-flip tests over repeated runs; they are about the configurations, on these test
-images. A configuration wins only where both show it.
+Two statements are kept apart. One is about the networks as trained: intervals and tests over the
+test images, which pair all networks. The other is about configurations, which other seeds train
+anew: tests over seeds and images together, for which it takes some runs with the same seeds. A
+configuration wins only where both are shown, in the same direction, for the same runs.
 
 A cell's figures are means within each split, averaged over the splits, so that cells that have
 unequal numbers of seeds a split are not told apart by how hard the splits are.
@@ -12,26 +12,26 @@ unequal numbers of seeds a split are not told apart by how hard the splits are.
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from skinml.comparison.paired import (
     ALPHA,
+    LEAST_SEEDS,
     TESTED,
     Estimate,
     combine,
     difference,
     estimate,
     holm,
-    mcnemar,
     mean,
-    pairs_needed,
     probability_of_best,
     ranks,
-    sign_flip,
+    seeds_and_images,
     smallest_detectable,
+    swap_test,
 )
 from skinml.comparison.published import PAPER_TABLE
 from skinml.comparison.runs import CellName, RunRecord, Selection
@@ -40,8 +40,11 @@ from skinml.evaluation.metrics import METRICS, evaluate
 from skinml.evaluation.predictions import OneClass, Predictions
 from skinml.evaluation.statistics import (
     CONFIDENCE,
+    LEAST_OF_A_CLASS,
     RESAMPLES,
     bootstrap_weights,
+    carriers_of,
+    percentile_interval,
     resampled,
 )
 from skinml.progress import progress_bar
@@ -144,10 +147,11 @@ class Row:
 class Test:
     """A difference, first minus second, and what is shown of it.
 
-    `low`, `high`, `p_images` and `p_images_holm` are over test images, `p_seeds` and
-    `p_seeds_holm` over paired runs (`pairs` of them; None where too few to reach 5 %). Holm's
-    method corrects for all tests of the metric and question, `family` of them. `method` names the
-    test over images.
+    It is that of the runs with the same seed and split, `pairs` of them that differ from each
+    other, as a mean; of all runs where there is no such pair. `low`, `high`, `p_images` and
+    `p_images_holm` are over test images, `p_seeds` and `p_seeds_holm` over seeds and images
+    together. What cannot be computed is NaN. Holm's method corrects for all tests of the metric and
+    question, `family` of them. `method` names the test over images.
     """
 
     metric: str
@@ -159,8 +163,8 @@ class Test:
     p_images: float
     p_images_holm: float
     method: str
-    p_seeds: float | None
-    p_seeds_holm: float | None
+    p_seeds: float
+    p_seeds_holm: float
     pairs: int
     family: int
 
@@ -170,14 +174,17 @@ class Standing:
     """Where each cell stands by a metric when the test images are drawn again.
 
     `probability_best`, `rank_low` and `rank_high` (95 %) by cell, of the networks as trained.
-    `detectable` is the smallest difference of two cells that the test set would have shown with
-    80 % power, `detectable_all` the same among all pairs (the first step of Holm's method).
+    `alike` are groups of cells that the metric cannot tell apart, as they give the same answers: a
+    group is tested once, under the name of its first. `detectable` is the smallest difference of
+    two groups that the test set would have shown with 80 % power, `detectable_all` the same among
+    all pairs (the first step of Holm's method); NaN where no two differ.
     """
 
     metric: str
     probability_best: dict[CellName, float]
     rank_low: dict[CellName, float]
     rank_high: dict[CellName, float]
+    alike: tuple[tuple[CellName, ...], ...]
     detectable: float
     detectable_all: float
     verdict: str
@@ -242,21 +249,23 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         }
         for metric in TESTED
     }
+    evidence = _Evidence(images, estimates)
+    groups = {metric: _alike(rows, of_cell[metric]) for metric in VERDICT_METRICS}
     pairs = tuple(
         test
         for metric in VERDICT_METRICS
         for test in _tests(
             metric,
-            [((str(a.cell), str(b.cell)), [(a, b)]) for a, b in itertools.combinations(rows, 2)],
-            of_cell[metric],
-            estimates,
+            [
+                ((str(a[0].cell), str(b[0].cell)), [(a[0], b[0])])
+                for a, b in itertools.combinations(groups[metric], 2)
+            ],
+            evidence,
         )
     )
     planned = {
         question: tuple(
-            test
-            for metric in VERDICT_METRICS
-            for test in _tests(metric, contrasts, of_cell[metric], estimates)
+            test for metric in VERDICT_METRICS for test in _tests(metric, contrasts, evidence)
         )
         for question, contrasts in _planned(rows).items()
     }
@@ -266,7 +275,8 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
             rows,
             np.array([draw[metric] for draw in draws]),
             of_cell[metric],
-            pairs,
+            groups[metric],
+            [test for test in pairs if test.metric == metric],
             tuple(selection.differences),
         )
         for metric in VERDICT_METRICS
@@ -317,6 +327,12 @@ class _Images:
         influence[self.rows(run)] = estimate.influence
         return Estimate(estimate.value, influence)
 
+    def right(self, run: RunRecord) -> np.ndarray:
+        """Whether a run's answer is right, by image: (N,) float64; 0 where it was not asked."""
+        table, answers = run.predictions, np.zeros(len(self._index))
+        answers[self.rows(run)] = table.predicted == table.labels
+        return answers
+
 
 def _shares(runs: Sequence[RunRecord]) -> list[float]:
     """The weight of each run in its cell's mean: splits count alike, and the runs of one split."""
@@ -331,30 +347,9 @@ _WITHOUT_INTERVAL = ("calibration_error",)
 
 def _interval(name: str, draws: np.ndarray, table: Predictions) -> tuple[float, float]:
     """The 95 % interval of a cell's figure over the images, from its resamples."""
-    finite = draws[np.isfinite(draws)]
-    if name in _WITHOUT_INTERVAL or not len(finite):
+    if name in _WITHOUT_INTERVAL:
         return np.nan, np.nan
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    low, high = np.quantile(finite, tails)
-    if low == high and low in (0, 1):
-        return _of_a_sure_thing(name, low, table)
-    return float(low), float(high)
-
-
-def _of_a_sure_thing(name: str, share: float, table: Predictions) -> tuple[float, float]:
-    """The interval of a share that no resample can move, as none or all of the images count.
-
-    Wilson's (J. Am. Stat. Assoc. 1927, 22:209-212), of as many images as the share is taken of.
-    """
-    from statsmodels.stats.proportion import proportion_confint
-
-    kind, _, of_class = name.partition("_")
-    count = len(table.labels)
-    if kind in ("sensitivity", "specificity"):
-        own = int(np.sum(table.labels == table.classes.index(of_class)))
-        count = own if kind == "sensitivity" else count - own
-    low, high = proportion_confint(share * count, count, 1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
+    return percentile_interval(draws, carriers_of(name, table))
 
 
 def _row(
@@ -458,56 +453,86 @@ def _planned(rows: Sequence[Row]) -> dict[str, list[Contrast]]:
     }
 
 
-def _tests(
-    metric: str,
-    contrasts: Sequence[Contrast],
-    of_cell: dict[CellName, Estimate],
-    estimates: dict[RunRecord, dict[str, Estimate]],
-) -> list[Test]:
+@dataclass(frozen=True)
+class _Evidence:
+    """What tests are made of: the images, and each run's estimates by metric."""
+
+    images: _Images
+    estimates: dict[RunRecord, dict[str, Estimate]]
+
+    def paired(self, a: Row, b: Row) -> list[tuple[RunRecord, RunRecord]]:
+        """The runs of two cells with the same seed and split."""
+        others = {run.repetition: run for run in b.runs}
+        return [(run, others[run.repetition]) for run in a.runs if run.repetition in others]
+
+    def differences(
+        self, metric: str, cells: Sequence[tuple[Row, Row]]
+    ) -> tuple[Estimate, list[Estimate], list[float], np.ndarray]:
+        """The mean difference over pairs of cells, and what it is the mean of.
+
+        The mean; the differences of paired runs and their shares, those of identical answers once;
+        how much more often the first is right, by image (N,).
+        """
+        whole, right = [], []
+        units: dict[bytes, tuple[Estimate, float]] = {}
+        for a, b in cells:
+            pairs = self.paired(a, b)
+            first, second = (
+                ([x for x, _ in pairs], [y for _, y in pairs]) if pairs else (a.runs, b.runs)
+            )
+            sides = [(first, 1), (second, -1)]
+            runs = [(run, sign * share) for side, sign in sides
+                    for run, share in zip(side, _shares(side), strict=True)]  # fmt: skip
+            whole.append(
+                combine([self.estimates[r][metric] for r, _ in runs], [w for _, w in runs])
+            )
+            weights = np.array([weight for _, weight in runs])
+            right.append(weights @ np.array([self.images.right(run) for run, _ in runs]))
+            for (x, y), share in zip(pairs, _shares(first), strict=False):
+                step = difference(self.estimates[x][metric], self.estimates[y][metric])
+                # A seed that gives the same answers as another is no second experiment.
+                key = step.influence.round(12).tobytes()
+                known = units.get(key, (step, 0.0))[1]
+                units[key] = step, known + share / len(cells)
+        steps, shares = [step for step, _ in units.values()], [share for _, share in units.values()]
+        return mean(whole), steps, shares, np.mean(right, axis=0)
+
+
+def _alike(rows: Sequence[Row], of_cell: dict[CellName, Estimate]) -> list[list[Row]]:
+    """The cells in groups that a metric cannot tell apart: no image contributes to a difference."""
+    groups: dict[bytes, list[Row]] = {}
+    for row in rows:
+        own = of_cell[row.cell]
+        key = np.r_[own.value, own.influence].round(12).tobytes()
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def _tests(metric: str, contrasts: Sequence[Contrast], evidence: _Evidence) -> list[Test]:
     """Test one family of contrasts, corrected for their number."""
     found = []
-    for (first, second), cells in contrasts:
-        whole = mean([difference(of_cell[a.cell], of_cell[b.cell]) for a, b in cells])
-        exact = metric == "accuracy" and len(cells) == 1 and _single(cells[0])
-        if exact:
-            [(a, b)] = cells
-            p = mcnemar(a.runs[0].predictions, b.runs[0].predictions)
-            method = "McNemar, exact"
+    run = next(iter(evidence.estimates))
+    enough = carriers_of(metric, run.predictions) >= LEAST_OF_A_CLASS
+    for names, cells in contrasts:
+        whole, steps, shares, right = evidence.differences(metric, cells)
+        if metric == "accuracy":
+            p = swap_test(right)
+            single = len(cells) == 1 and np.isin(right, (-1, 0, 1)).all()
+            method = "McNemar, exact" if single else "exact swaps"
         else:
-            p = whole.p_value()
-            method = "paired z" if metric == "accuracy" else "DeLong"
-        steps = _paired_runs(cells, metric, estimates)
-        low, high = whole.interval()
-        found.append((first, second, whole.value, low, high, p, method, steps))
-    adjusted = holm([p for *_, p, _, _ in found])
-    over_seeds = [sign_flip(steps) for *_, steps in found]
-    # One that is not to be had counts as a test that showed nothing.
-    corrected = holm([1.0 if p is None else p for p in over_seeds])
+            p, method = whole.p_value() if enough else np.nan, "DeLong"
+        # Seeds add to the chance that lies in the images, and take nothing from it.
+        over_seeds = seeds_and_images(steps, shares)
+        over_seeds = max(p, over_seeds) if np.isfinite([p, over_seeds]).all() else np.nan
+        ends = whole.interval() if enough and whole.standard_error else (np.nan, np.nan)
+        found.append((names, whole.value, ends, p, method, over_seeds, len(steps)))
+    images, seeds = holm([row[3] for row in found]), holm([row[5] for row in found])
     return [
-        Test(metric, first, second, value, low, high, p, p_holm, method, p_seeds,
-             None if p_seeds is None else p_seeds_holm, len(steps), len(found))
-        for (first, second, value, low, high, p, method, steps), p_holm, p_seeds, p_seeds_holm
-        in zip(found, adjusted, over_seeds, corrected, strict=True)
+        Test(metric, *names, value, *ends, p, p_holm, method, p_seeds, p_seeds_holm, pairs,
+             len(found))
+        for (names, value, ends, p, method, p_seeds, pairs), p_holm, p_seeds_holm
+        in zip(found, images, seeds, strict=True)
     ]  # fmt: skip
-
-
-def _single(pair: tuple[Row, Row]) -> bool:
-    return all(len(row.runs) == 1 for row in pair)
-
-
-def _paired_runs(
-    cells: list[tuple[Row, Row]], metric: str, estimates: dict[RunRecord, dict[str, Estimate]]
-) -> list[float]:
-    """The differences of runs of the same seed and split, one a pair."""
-    steps = []
-    for a, b in cells:
-        others = {run.repetition: run for run in b.runs}
-        steps += [
-            estimates[run][metric].value - estimates[others[run.repetition]][metric].value
-            for run in a.runs
-            if run.repetition in others
-        ]
-    return steps
 
 
 def _standing(
@@ -515,7 +540,8 @@ def _standing(
     rows: Sequence[Row],
     draws: np.ndarray,
     of_cell: dict[CellName, Estimate],
-    pairs: Sequence[Test],
+    groups: Sequence[Sequence[Row]],
+    tests: Sequence[Test],
     unlike: Sequence[str],
 ) -> Standing:
     cells = [row.cell for row in rows]
@@ -528,75 +554,121 @@ def _standing(
     else:
         low = high = best = np.full(len(cells), np.nan)
     errors = [
-        difference(of_cell[a], of_cell[b]).standard_error
-        for a, b in itertools.combinations(cells, 2)
+        error
+        for a, b in itertools.combinations(groups, 2)
+        if (error := difference(of_cell[a[0].cell], of_cell[b[0].cell]).standard_error) > 0
     ]
     typical = float(np.median(errors)) if errors else np.nan
-    winner, verdict = _verdict(metric, rows, [test for test in pairs if test.metric == metric])
-    if winner is not None and unlike:
-        verdict += (
-            f" It was not trained like all others ({', '.join(unlike)}): a difference may come "
-            "from that, and not from network or batch size."
-        )
+    winner, verdict = _verdict(metric, groups, tests, unlike)
     return Standing(
         metric,
         dict(zip(cells, map(float, best), strict=True)),
         dict(zip(cells, map(float, low), strict=True)),
         dict(zip(cells, map(float, high), strict=True)),
+        tuple(tuple(row.cell for row in group) for group in groups if len(group) > 1),
         smallest_detectable(typical),
-        smallest_detectable(typical, max(len(errors), 1)),
+        smallest_detectable(typical, max(len(tests), 1)),
         verdict,
         winner,
     )
 
 
 def _verdict(
-    metric: str, rows: Sequence[Row], tests: Sequence[Test]
+    metric: str, groups: Sequence[Sequence[Row]], tests: Sequence[Test], unlike: Sequence[str]
 ) -> tuple[CellName | None, str]:
-    """Who wins by a metric, in one sentence; nobody unless every difference is shown."""
+    """Who wins by a metric, and why, or why nobody does.
+
+    A configuration wins where it was trained like all others, alone has the highest value, and is
+    shown to be better than each other one both as trained (over images) and over seeds and images,
+    in runs with the same seeds.
+    """
     name = metric_title(metric)
-    finite = [row for row in rows if np.isfinite(row.values[metric].value)]
-    if len(finite) < 2:
-        return None, f"{name}: no winner, as there are not two cells to compare."
-    best = max(finite, key=lambda row: row.values[metric].value)
-    own = [test for test in tests if str(best.cell) in (test.first, test.second)]
-    open_ = [test for test in own if not test.p_images_holm < ALPHA]
-    figure = f"{best.cell} ({best.values[metric].value:.3f})"
-    if best.one_class:
-        return None, f"{name}: no winner. The highest, {figure}, answers {best.one_answer}."
+    finite = [group for group in groups if np.isfinite(group[0].values[metric].value)]
+    if sum(map(len, finite)) < 2:
+        few = "there is one configuration" if sum(map(len, groups)) < 2 else (
+            "it can be computed of fewer than two of the configurations"
+        )  # fmt: skip
+        return None, f"{name}: no winner, as {few}."
+    highest = max(group[0].values[metric].value for group in finite)
+    best = [row for group in finite for row in group if row.values[metric].value == highest]
+    if len(best) > 1:
+        names = ", ".join(str(row.cell) for row in best)
+        which = "as they give the same answers" if len(finite) == 1 else "none is above the others"
+        return None, f"{name}: no winner. {names} have the highest value, {highest:.3f}: {which}."
+    [top] = best
+    own = [
+        _from(str(top.cell), test) for test in tests if str(top.cell) in (test.first, test.second)
+    ]
+    figure, others = f"{top.cell} ({highest:.3f})", f"each of the {len(own)} others"
+    if len(own) == 1:
+        others = own[0].second
+    if top.one_class:
+        return (
+            None,
+            f"{name}: no winner. {figure} has the highest value, and answers {top.one_answer}.",
+        )
+    open_ = [test for test in own if not (test.p_images_holm < ALPHA and test.difference > 0)]
     if open_:
-        # By all three: corrected p-values are often 1 alike.
-        closest = max(
-            open_, key=lambda test: (test.p_images_holm, test.p_images, -abs(test.difference))
-        )
-        other = closest.second if closest.first == str(best.cell) else closest.first
-        gap = abs(closest.difference)
-        which = "any" if len(open_) == len(own) else f"{len(open_)}"
-        return None, (
-            f"{name}: no winner. The highest, {figure}, is not shown to be better than "
-            f"{which} of the {len(own)} others (nearest to equal: {other}, difference "
-            f"{gap:.3f}, adjusted {_p_equals(closest.p_images_holm)})."
-        )
+        return None, f"{name}: no winner. {figure} has the highest value; {_not_shown(open_, own)}."
     weakest = max(own, key=lambda test: test.p_images_holm)
-    sentence = (
-        f"{name}: {figure} is better than each of the {len(own)} others on these test images "
+    as_trained = (
+        f"On images like these the trained network {figure} is better than {others} "
         f"(largest adjusted {_p_equals(weakest.p_images_holm)})"
     )
-    pairs, needed = min(test.pairs for test in own), pairs_needed(ALPHA / own[0].family)
-    if pairs < needed:
-        runs = "run" if pairs == 1 else "runs"
-        return best.cell, (
-            f"{sentence}, as trained: {pairs} paired {runs} a cell cannot show that the "
-            f"configuration, and not its seed, wins (among {own[0].family} tests {needed} can)."
-        )
-    shown = sum(test.p_seeds_holm is not None and test.p_seeds_holm < ALPHA for test in own)
-    if shown < len(own):
+    if unlike:
         return None, (
-            f"{name}: no winner. {figure} is better than each of the {len(own)} others on these "
-            f"test images, but over {pairs} paired runs a cell only {shown} of the differences "
-            "are shown."
+            f"{name}: no winner. {as_trained}, but the networks were not trained alike "
+            f"({', '.join(unlike)}): nothing follows for the configurations."
         )
-    return best.cell, f"{sentence}, and over {pairs} paired runs a cell too."
+    pairs = min(test.pairs for test in own)
+    if pairs < LEAST_SEEDS:
+        count = {0: "no run", 1: "1 run"}.get(pairs, f"{pairs} different runs")
+        return None, (
+            f"{name}: no winner among the configurations. {as_trained}. Whether another seed would "
+            f"show the same, {count} of each with the same seeds cannot tell; it takes "
+            f"{LEAST_SEEDS}."
+        )
+    missed = [test for test in own if not test.p_seeds_holm < ALPHA]
+    if missed:
+        return None, (
+            f"{name}: no winner among the configurations. {as_trained}, but over {pairs} seeds and "
+            f"the images together {len(missed)} of the {len(own)} differences are not shown."
+        )
+    weakest = max(own, key=lambda test: test.p_seeds_holm)
+    return top.cell, (
+        f"{name}: {figure} is better than {others}, over images like these and over seeds "
+        f"({pairs} with each, largest adjusted {_p_equals(weakest.p_seeds_holm)})."
+    )
+
+
+def _from(name: str, test: Test) -> Test:
+    """A test as the difference of one cell from the other."""
+    if test.first == name:
+        return test
+    return replace(
+        test, first=name, second=test.first, difference=-test.difference, low=-test.high,
+        high=-test.low,
+    )  # fmt: skip
+
+
+def _not_shown(open_: Sequence[Test], own: Sequence[Test]) -> str:
+    """What is not shown of the highest value, with the difference that is least clear."""
+    if any(not test.difference > 0 for test in open_):
+        others = ", ".join(test.second for test in open_ if not test.difference > 0)
+        return f"in the runs with the same seeds it is not above {others}"
+    if all(np.isnan(test.p_images) for test in open_):
+        return f"{len(open_)} of its differences cannot be tested, as too few images carry them"
+    # By all three: corrected p-values are often 1 alike.
+    least = max(
+        (test for test in open_ if np.isfinite(test.p_images)),
+        key=lambda test: (test.p_images_holm, test.p_images, -abs(test.difference)),
+    )
+    which = f"{len(open_)} of its {len(own)} differences" if len(own) > 1 else "the difference"
+    interval = f", 95 % CI {least.low:.3f} to {least.high:.3f}" if np.isfinite(least.low) else ""
+    return (
+        f"{which} from the others cannot be told from chance (least clear: {least.second}, "
+        f"{least.difference:.3f}{interval}, adjusted {_p_equals(least.p_images_holm)})"
+    ).replace("difference from the others cannot", f"difference from {own[0].second} cannot")
 
 
 def paper_values() -> dict[CellName, dict[str, float]]:
@@ -635,5 +707,7 @@ def _p_equals(p: float) -> str:
 
 
 def format_p(p: float) -> str:
-    """A p-value as papers print it."""
+    """A p-value as papers print it; a dash where it cannot be computed."""
+    if np.isnan(p):
+        return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 0.9995 else "1"

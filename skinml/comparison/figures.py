@@ -261,10 +261,10 @@ def _forest(comparison: Comparison) -> "Figure":
 
 
 def _ranks(comparison: Comparison) -> "Figure":
-    """Rank intervals of every cell, and how probably it is the best."""
+    """Rank intervals of every cell, and in which share of the draws it has the highest value."""
     rows = comparison.rows
     figure = _sheet(
-        "Rank if the test images were drawn again: 95 % interval (number: probability of rank 1)",
+        "Rank if test images were drawn again: 95 % interval (number: share of draws on rank 1)",
         PAGE, 1.1 + 0.27 * len(rows), 1, len(VERDICT_METRICS),
     )  # fmt: skip
     heights = np.arange(len(rows))[::-1]
@@ -287,7 +287,7 @@ def _ranks(comparison: Comparison) -> "Figure":
 
 FIGURES: dict[str, tuple[Callable[[Comparison], "Figure"], str]] = {
     "intervals": (_forest, "Each cell's figures with 95 % intervals, beside the paper's"),
-    "ranks": (_ranks, "Rank intervals and the probability of being the best"),
+    "ranks": (_ranks, "Rank intervals, and the share of redrawn test sets with the highest value"),
     "pareto": (_pareto, "Accuracy against latency and size, with the Pareto front"),
     "roc_curves": (_roc, "ROC curves of all cells"),
     "confusion_matrices": (_confusion, "Confusion matrices of all cells"),

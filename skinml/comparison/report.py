@@ -30,9 +30,10 @@ from skinml.comparison.document import (
     Text,
 )
 from skinml.comparison.figures import captions
-from skinml.comparison.paired import ALPHA, pairs_needed
+from skinml.comparison.paired import ALPHA, LEAST_SEEDS
 from skinml.comparison.runs import CellName, Selection, command_for
 from skinml.evaluation.predictions import ONE_CLASS_SHARE
+from skinml.evaluation.statistics import LEAST_OF_A_CLASS
 
 # The columns of the paper's Table III: metric → heading, factor, decimals, the paper's field.
 TABLE_III = {
@@ -70,6 +71,29 @@ _COSTS = {
 _OF_A_RUN = {"accuracy": "accuracy", "auc_macro": "AUC macro", "challenge_auc": "chall. AUC"}
 
 
+_GLOSSARY = (
+    "Network as trained: one run's weights. Configuration: network and batch size, trained anew "
+    "with each seed.",
+    "95 % interval over images: where the figure of these networks would lie with other test "
+    "images of the same kind, 95 times in 100.",
+    "p over images: how often a difference as large or larger would be seen on such images if the "
+    "networks as trained were equally good.",
+    "p over images and seeds: the same if the configurations were equally good, with other images "
+    f"and other seeds. It takes {LEAST_SEEDS} runs of each with the same seeds, whose answers "
+    "differ.",
+    "Holm: the p-value corrected for the number of tests of one metric in one table.",
+    "McNemar's test, exact swaps: exact tests of accuracy on the same images, of single runs and "
+    "of means over runs. DeLong's test: of AUCs on the same images.",
+    "No winner: the highest value is not shown to be higher than each other one. Shown means both "
+    f"p-values below {ALPHA:g} after Holm's correction, in runs of the same seeds trained alike.",
+    "Share of resamples: in how much of the redrawn test sets a cell has the highest value. Other "
+    "seeds are not in it; it is no probability of being the better configuration.",
+    "AUC: the probability that an image of the class gets a higher score than one of the others.",
+    "Challenge AUC: the mean of the AUCs for melanoma and for seborrheic keratosis. Calibration "
+    "error: the mean gap of stated and observed frequency of being right.",
+)
+
+
 _DEMO = "Generated demo images: these figures say nothing about skin lesions."
 
 
@@ -96,11 +120,13 @@ def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
         _table_iii(comparison),
         *picture("intervals"),
         Text(
-            "Below each figure: its 95 % bootstrap interval over the test images"
+            "Below each figure: its 95 % interval over the test images (bootstrap; Wilson's for a "
+            f"figure of 0 or 1; none where fewer than {LEAST_OF_A_CLASS} images carry it)"
             + (", ± standard deviation over seeds. " if _any_sd(comparison) else ". ")
             + ("" if demo else "Beside it the paper's, with the difference below. ")
             + (
-                "Best of a column in bold, which is not to say that it is shown to be better. "
+                "The best value of a column is in bold; whether it differs from the others is a "
+                "question of the tests below. "
                 if several
                 else ""
             )
@@ -130,6 +156,7 @@ def make_report(comparison: Comparison, all_pairs: bool = False) -> Document:
             "Initial weights, epochs (frozen + fine-tuning) and the one kept, figures of each run",
             (_runs_table(comparison),),
         ),
+        Details("Glossary", (Items(_GLOSSARY),), instead="--format html has it"),
     ]
     first = selection.runs[0]
     kind = "generated demo images" if demo else "ISIC 2017"
@@ -377,14 +404,14 @@ def _averages(comparison: Comparison, title: str, key: Callable[[CellName], str]
     return Table(title, tuple(columns), rows)
 
 
-def _p_cell(p: float | None) -> Cell:
-    return Cell("–") if p is None else Cell(format_p(p), bold=p < ALPHA)
+def _p_cell(p: float, note: str) -> Cell:
+    return Cell(format_p(p), note if math.isfinite(p) else "", bold=p < ALPHA)
 
 
 def _tests_table(title: str, tests: Sequence[Test]) -> Table:
     """Differences with their tests; a column says the metric where there are several."""
     several = len({test.metric for test in tests}) > 1
-    columns = ("difference", "value", "p (images)", "Holm", "p (seeds, Holm)")
+    columns = ("difference", "value", "p, images", "Holm", "images and seeds, Holm")
     rows = []
     for test in tests:
         interval = f"{_signed(test.low, 3)} to {_signed(test.high, 3)}"
@@ -392,8 +419,8 @@ def _tests_table(title: str, tests: Sequence[Test]) -> Table:
             Cell(test.first, f"minus {test.second}"),
             Cell(_signed(test.difference, 4), interval if math.isfinite(test.low) else ""),
             Cell(format_p(test.p_images), test.method),
-            _p_cell(test.p_images_holm),
-            _p_cell(test.p_seeds_holm),
+            _p_cell(test.p_images_holm, ""),
+            _p_cell(test.p_seeds_holm, f"{test.pairs} runs each" if test.pairs > 1 else ""),
         ]
         rows.append([Cell(metric_title(test.metric)), *line] if several else line)
     if several:
@@ -404,18 +431,20 @@ def _tests_table(title: str, tests: Sequence[Test]) -> Table:
 def _standings_table(comparison: Comparison) -> Table:
     columns = ["model", "batch"]
     for metric in VERDICT_METRICS:
-        columns += [f"{metric_title(metric)}: P(best)", "rank, 95 %"]
+        columns += [f"{metric_title(metric)}: highest in", "rank, 95 %"]
     rows = []
     for row in comparison.rows:
         line = _names(row)
         for metric in VERDICT_METRICS:
             standing = comparison.standings[metric]
             low, high = standing.rank_low[row.cell], standing.rank_high[row.cell]
-            line.append(Cell(_number(standing.probability_best[row.cell], 3)))
+            share = standing.probability_best[row.cell]
+            line.append(Cell(f"{100 * share:.1f} %" if math.isfinite(share) else "–"))
             line.append(Cell(f"{low:g}–{high:g}"))
         rows.append(line)
     return Table(
-        "Probability of being the best, and rank, if the test images were drawn again",
+        "If the test images were drawn again: the share of resamples in which each has the highest "
+        "value, and its rank, of the networks as trained",
         tuple(columns),
         rows,
         labels=2,
@@ -425,11 +454,13 @@ def _standings_table(comparison: Comparison) -> Table:
 def _detectable(comparison: Comparison) -> list[str]:
     lines = []
     for metric, standing in comparison.standings.items():
+        if not math.isfinite(standing.detectable):
+            continue
         lines.append(
-            f"{metric_title(metric)}: with these {comparison.images} images a true difference of "
-            f"two cells is found with 80 % power if it is at least {standing.detectable:.3f}; as "
-            f"the largest of all pairs, corrected, {standing.detectable_all:.3f} (the standard "
-            "error of a pair is the median one here)."
+            f"{metric_title(metric)}: the smallest difference between two of these networks that "
+            f"{comparison.images} images show with 80 % power is {standing.detectable:.3f} in a "
+            f"single test, and {standing.detectable_all:.3f} among all pairs with Holm's "
+            "correction (for a pair whose standard error is the median of the pairs that differ)."
         )
     return lines
 
@@ -448,6 +479,8 @@ def _pairs(comparison: Comparison, all_pairs: bool) -> list[Block]:
         rest = [test for test in tests if not test.p_images_holm < ALPHA]
         text = f"{title}: {len(shown)} of {len(tests)} differences are shown at 5 %"
         text += " after Holm's correction" if tests else ""
+        for group in comparison.standings[metric].alike:
+            blocks.append(Text(f"{title}: {_alike(metric, group)}"))
         found = _tests_table(f"{title}: the differences shown", shown)
         blocks.append(Details(text, (found,)) if shown else Text(f"{text}."))
         if rest:
@@ -459,6 +492,14 @@ def _pairs(comparison: Comparison, all_pairs: bool) -> list[Block]:
                 )
             )
     return blocks
+
+
+def _alike(metric: str, group: Sequence[CellName]) -> str:
+    """That cells cannot be told apart by a metric, and why."""
+    why = "they are right on the same images" if metric == "accuracy" else (
+        "they put the images in the same order"
+    )  # fmt: skip
+    return f"{_cells(group)} cannot be told apart, as {why}; they are tested once, as {group[0]}."
 
 
 def _missing(comparison: Comparison) -> list[Block]:
@@ -493,14 +534,15 @@ def _caveats(comparison: Comparison) -> list[str]:
     uneven = len({len(row.runs) for row in comparison.rows}) > 1
     lines.append(
         f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {'at least ' if uneven else ''}{seeds} "
-        f"seed{'s' if seeds > 1 else ''} a cell. Intervals and p-values over images are about "
-        "these networks as trained."
+        f"seed{'s' if seeds > 1 else ''} of each configuration. Intervals and p-values over images "
+        "are about these networks as trained."
     )
     if comparison.pairs:
         lines.append(
-            f"P-values over seeds (sign-flip) are about the configurations on these test images; "
-            f"they need {pairs_needed()} paired runs and are left out with fewer. Holm's "
-            "correction is over all tests of one metric in one table."
+            "P-values over images and seeds are about the configurations: whether the difference "
+            f"would be there with other seeds and other images. They take {LEAST_SEEDS} runs of "
+            "each with the same seeds. A difference is that of the runs with the same seeds where "
+            "there are any. Holm's correction is over all tests of one metric in one table."
         )
     spread = [row.values["accuracy"].sd_seeds for row in comparison.rows]
     known = [sd for sd in spread if sd is not None]

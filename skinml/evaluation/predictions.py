@@ -87,7 +87,12 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read a table that `write_predictions` wrote; a malformed one is a `UserError`."""
+    """Read a table that `write_predictions` wrote; one that is malformed is a `UserError`.
+
+    The columns of the classes are found by their names, in whatever order they stand. Refused are
+    other names, an image that stands there twice, and scores that are no probabilities: outside 0
+    to 1, or of a sum that rounding does not explain.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
@@ -101,23 +106,51 @@ def read_predictions(path: Path) -> Predictions:
             f"{path}: its first line is {','.join(rows[0]) if rows else 'empty'!r}, expected "
             "image_id,label and a column for each class; is this a predictions table of skinml?"
         )
-    classes = tuple(rows[0][2:])
-    ids, labels, scores = [], [], []
+    names = rows[0][2:]
+    if sorted(names) != sorted(CLASSES):
+        raise UserError(
+            f"{path}: its columns of scores are {', '.join(names)}; expected each of "
+            f"{', '.join(CLASSES)} once"
+        )
+    if len(rows) == 1:
+        raise UserError(f"{path}: holds no image; expected a line for each image of a part")
+    columns = [2 + names.index(name) for name in CLASSES]
+    lines: dict[str, int] = {}
+    labels, scores = [], []
     for number, row in enumerate(rows[1:], start=2):
+        where = f"{path}, line {number}: {','.join(row)!r}"
         try:
-            labels.append(classes.index(row[1]))
-            scores.append([float(value) for value in row[2:]])
+            labels.append(CLASSES.index(row[1]))
+            scores.append([float(row[column]) for column in columns])
             if len(row) != len(rows[0]) or not np.isfinite(scores[-1]).all():
                 raise ValueError
         except (ValueError, IndexError):
             raise UserError(
-                f"{path}, line {number}: {','.join(row)!r} is not an image id, one of "
-                f"{', '.join(classes)} and {len(classes)} finite scores"
+                f"{where} is not an image id, one of {', '.join(CLASSES)} and {len(CLASSES)} "
+                "finite scores"
             ) from None
-        ids.append(row[0])
+        if not _are_probabilities(scores[-1]):
+            raise UserError(
+                f"{where}: the scores have the sum {sum(scores[-1]):g}; expected probabilities, "
+                "from 0 to 1 and of sum 1: apply softmax to the network's output"
+            )
+        if row[0] in lines:
+            raise UserError(
+                f"{path}: image {row[0]} stands in the lines {lines[row[0]]} and {number}; "
+                "expected each image once"
+            )
+        lines[row[0]] = number
     return Predictions(
-        np.array(ids, dtype=str),
+        np.array(list(lines), dtype=str),
         np.array(labels, dtype=np.int64),
-        np.array(scores, dtype=np.float64).reshape(len(ids), len(classes)),
-        classes,
+        np.array(scores, dtype=np.float64),
     )
+
+
+# Scores of two decimals, each off by up to half a hundredth.
+_ROUNDING = 0.005
+
+
+def _are_probabilities(scores: list[float]) -> bool:
+    in_range = min(scores) >= 0 and max(scores) <= 1 + _ROUNDING
+    return in_range and abs(sum(scores) - 1) <= len(scores) * _ROUNDING

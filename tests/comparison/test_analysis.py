@@ -1,9 +1,12 @@
 """What a comparison says, held against what is known of made-up networks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from skinml.comparison.analysis import (
     VERDICT_METRICS,
@@ -12,10 +15,10 @@ from skinml.comparison.analysis import (
     format_p,
     paper_values,
 )
-from skinml.comparison.paired import mcnemar
 from skinml.comparison.runs import CellName, paper_grid, runs_in_folder, select
 from skinml.errors import UserError
 from skinml.evaluation.metrics import point_metrics
+from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import bootstrap_intervals
 from tests.comparison.conftest import made_up, write_grid, write_run
 
@@ -35,40 +38,179 @@ def test_networks_of_the_same_skill_have_no_winner(equal: Comparison) -> None:
         assert "no winner" in equal.standings[metric].verdict
 
 
-def test_a_far_better_network_wins_but_one_seed_is_not_a_configuration(tmp_path: Path) -> None:
+def test_one_run_of_each_shows_something_of_trained_networks_alone(tmp_path: Path) -> None:
     folder = write_grid(
         tmp_path, lambda model, size: 5 if (model, size) == ("mobilenet", 32) else 0.5
     )
     for standing in comparison_of(folder).standings.values():
-        assert standing.winner == CellName("mobilenet", 32)
+        assert standing.winner is None
         assert standing.probability_best[CellName("mobilenet", 32)] > 0.99
-        assert "1 paired run a cell cannot show" in standing.verdict
+        assert "no winner among the configurations. On images like these" in standing.verdict
+        assert "trained network mobilenet-32" in standing.verdict
+        assert "1 run of each with the same seeds cannot tell; it takes 3" in standing.verdict
 
 
-def test_a_winner_that_was_trained_otherwise_is_said_to_be_so(tmp_path: Path) -> None:
+def test_networks_that_were_not_trained_alike_have_no_winner(tmp_path: Path) -> None:
     for name, skill, epochs in (("mobilenet", 5, 40), ("mobilenetv2", 0.5, 4)):
-        table = made_up(skill, [epochs])
-        write_run(tmp_path, table, model=name, epochs_finetune=epochs, test_fraction=0.2)
+        for seed in range(4):
+            table = made_up(skill, [epochs, seed])
+            write_run(tmp_path, table, model=name, epochs_finetune=epochs, seed=seed)
     for standing in comparison_of(tmp_path).standings.values():
-        assert standing.winner == CellName("mobilenet", 16)
-        assert "not trained like all others (epochs_finetune)" in standing.verdict
+        assert standing.winner is None
+        assert "not trained alike (epochs_finetune): nothing follows" in standing.verdict
 
 
 def test_enough_seeds_show_that_a_configuration_wins(tmp_path: Path) -> None:
     folder = write_grid(
         tmp_path, lambda model, _: 4 if model == "mobilenet" else 0.5,
-        seeds=range(7), models=("mobilenet", "mobilenetv2"), sizes=(16,),
+        seeds=range(4), models=("mobilenet", "mobilenetv2"), sizes=(16,),
     )  # fmt: skip
     found = comparison_of(folder)
-    verdict = found.standings["accuracy"].verdict
-    assert "over 7 paired runs a cell too" in verdict
+    for metric, standing in found.standings.items():
+        assert standing.winner == CellName("mobilenet", 16)
+        assert "over images like these and over seeds (4 with each" in standing.verdict
+        [test] = [test for test in found.pairs if test.metric == metric]
+        assert 0 < test.p_images <= test.p_seeds < 0.05
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_give_no_test_over_seeds(tmp_path: Path, seeds: int) -> None:
+    folder = write_grid(
+        tmp_path, seeds=range(seeds), models=("mobilenet", "mobilenetv2"), sizes=(16,)
+    )
+    assert all(np.isnan([t.p_seeds, t.p_seeds_holm]).all() for t in comparison_of(folder).pairs)
+
+
+def two_networks(
+    folder: Path, first: dict[int, float], second: dict[int, float], **options: Any
+) -> Comparison:
+    """Seed → skill of the runs of mobilenet and of mobilenetv2."""
+    for model, skills in (("mobilenet", first), ("mobilenetv2", second)):
+        for seed, skill in skills.items():
+            write_run(folder, made_up(skill, [len(model), seed]), model=model, seed=seed, **options)
+    return comparison_of(folder)
+
+
+def test_seeds_that_the_other_lacks_do_not_make_a_winner(tmp_path: Path) -> None:
+    """The first is worse in all six seeds that both have, and has five perfect ones beside them."""
+    shared = dict.fromkeys(range(6), 0.5)
+    found = two_networks(
+        tmp_path, shared | dict.fromkeys(range(6, 11), 30.0), dict.fromkeys(range(6), 0.9)
+    )
+    for standing in found.standings.values():
+        assert (
+            found.rows[0].values[standing.metric].value
+            > found.rows[1].values[standing.metric].value
+        )
+        assert standing.winner is None
+        assert "in the runs with the same seeds it is not above mobilenetv2-16" in standing.verdict
+    for test in found.pairs:
+        assert test.pairs == 6 and test.difference < 0
+
+
+def test_a_difference_is_that_of_the_runs_it_is_tested_with(tmp_path: Path) -> None:
+    found = two_networks(tmp_path, {0: 1, 1: 2, 2: 3, 9: 9}, {0: 1.5, 1: 1, 2: 1, 8: 0})
+    by_seed = [
+        {run.tags["seed"]: values for run, values in zip(row.runs, row.by_run, strict=True)}
+        for row in found.rows
+    ]
+    for test in found.pairs:
+        steps = [by_seed[0][seed][test.metric] - by_seed[1][seed][test.metric] for seed in "012"]
+        assert test.difference == pytest.approx(np.mean(steps))
+
+
+def test_without_a_shared_seed_nobody_wins(tmp_path: Path) -> None:
+    found = two_networks(tmp_path, dict.fromkeys(range(5), 5.0), dict.fromkeys(range(5, 10), 0.5))
+    for standing in found.standings.values():
+        assert standing.winner is None and "no run of each with the same seeds" in standing.verdict
+
+
+def test_a_seed_repeated_is_no_further_seed(tmp_path: Path) -> None:
+    """Runs with the same predictions count once, and change no p-value."""
+    for number in (1, 6):
+        for model, skill in (("mobilenet", 2.0), ("mobilenetv2", 1.0)):
+            for seed in range(number):
+                table = made_up(skill, [len(model)])
+                write_run(tmp_path / str(number), table, model=model, seed=seed)
+    one, six = (comparison_of(tmp_path / str(number)) for number in (1, 6))
+    for alone, repeated in zip(one.pairs, six.pairs, strict=True):
+        assert repeated.pairs == 1 and np.isnan(repeated.p_seeds)
+        assert repeated.p_images == pytest.approx(alone.p_images, rel=1e-9)
+    assert all(standing.winner is None for standing in six.standings.values())
+
+
+def test_cells_that_answer_alike_are_tested_once(tmp_path: Path) -> None:
+    """Five networks that answer nevus are one contrast to a sixth, not five, and no pair of 15."""
+    nevus = made_up(1, [1])
+    nevus.scores[:] = np.eye(3)[np.full(len(nevus.labels), nevus.classes.index("nevus"))]
+    for model in ("mobilenet", "nasnetmobile"):
+        for size in (16, 32):
+            write_run(tmp_path, nevus, model=model, batch_size=size)
+    write_run(tmp_path, made_up(3, [1]), model="mobilenetv2")
+    found = comparison_of(tmp_path)
+    for metric, standing in found.standings.items():
+        [test] = [test for test in found.pairs if test.metric == metric]
+        assert test.family == 1 and test.p_images_holm == test.p_images
+        assert list(map(len, standing.alike)) == [4]
+        assert standing.detectable > 0.01
+    alike = comparison_of(write_alike(tmp_path / "all", nevus))
+    for standing in alike.standings.values():
+        assert standing.winner is None and np.isnan(standing.detectable)
+        assert "mobilenet-16, mobilenet-32 have the highest value" in standing.verdict
+        assert "as they give the same answers" in standing.verdict
+
+
+def write_alike(folder: Path, table: Predictions) -> Path:
+    for size in (16, 32):
+        write_run(folder, table, model="mobilenet", batch_size=size)
+    return folder
+
+
+def test_what_too_few_images_carry_is_not_computed(tmp_path: Path) -> None:
+    """One melanoma: no p-value of an AUC that it is part of, nor an interval, nor a winner."""
+    for model, skill in (("mobilenet", 5.0), ("mobilenetv2", 0.2)):
+        for seed in range(4):
+            table = made_up(skill, [len(model), seed])
+            kept = table.labels != table.classes.index("melanoma")
+            kept[np.flatnonzero(~kept)[0]] = True
+            few = Predictions(table.image_ids[kept], table.labels[kept], table.scores[kept])
+            write_run(tmp_path, few, model=model, seed=seed)
+    found = comparison_of(tmp_path)
+    [test] = [test for test in found.pairs if test.metric == "auc_weighted"]
+    assert np.isnan([test.p_images, test.p_images_holm, test.p_seeds, test.low, test.high]).all()
+    standing = found.standings["auc_weighted"]
+    assert standing.winner is None and "too few images carry them" in standing.verdict
+    for name in ("auc_weighted", "auc_macro", "melanoma_auc", "sensitivity_melanoma"):
+        assert np.isnan(found.rows[0].values[name].low)
+    assert np.isfinite(found.rows[0].values["specificity_melanoma"].low)
+
+
+def test_two_images_show_nothing(tmp_path: Path) -> None:
+    for model, right in (("mobilenet", True), ("mobilenetv2", False)):
+        for seed in range(2):
+            labels = np.array([0, 1])
+            answers = labels if right else 1 - labels
+            scores = 0.9 * np.eye(3)[answers] + 0.1 / 3
+            table = Predictions(np.array(["a", "b"]), labels, scores)
+            write_run(tmp_path, table, model=model, seed=seed)
+    found = comparison_of(tmp_path)
+    assert all(standing.winner is None for standing in found.standings.values())
     [test] = [test for test in found.pairs if test.metric == "accuracy"]
-    assert test.p_seeds == pytest.approx(2 / 2**7)
+    assert test.p_images == 0.5
 
 
-def test_fewer_seeds_than_can_give_a_p_value_give_none(tmp_path: Path) -> None:
-    folder = write_grid(tmp_path, seeds=range(5), models=("mobilenet", "mobilenetv2"), sizes=(16,))
-    assert all(test.p_seeds is None for test in comparison_of(folder).pairs)
+def test_a_perfect_classifier_has_the_intervals_of_what_carries_them(tmp_path: Path) -> None:
+    write_run(tmp_path, made_up(60, [1]))
+    [row] = comparison_of(tmp_path).rows
+    images = len(row.runs[0].predictions.labels)
+    for name, carriers in {
+        "accuracy": images, "precision_weighted": images, "f1_weighted": images,
+        "melanoma_auc": 40, "keratosis_auc": 35, "auc_macro": 35, "sensitivity_melanoma": 40,
+        "specificity_melanoma": images - 40,
+    }.items():  # fmt: skip
+        value = row.values[name]
+        expected = proportion_confint(carriers, carriers, 0.05, method="wilson")
+        assert (value.value, value.low, value.high) == pytest.approx((1, *expected))
 
 
 def test_every_pair_is_tested_once_and_corrected_for_their_number(equal: Comparison) -> None:
@@ -84,7 +226,9 @@ def test_single_runs_are_tested_by_mcnemar(equal: Comparison) -> None:
     test = equal.pairs[0]
     tables = {str(row.cell): row.runs[0].predictions for row in equal.rows}
     assert test.method == "McNemar, exact"
-    assert test.p_images == mcnemar(tables[test.first], tables[test.second])
+    right = [(t.predicted == t.labels) for t in (tables[test.first], tables[test.second])]
+    counts = [[np.sum(a & b) for b in (right[1], ~right[1])] for a in (right[0], ~right[0])]
+    assert test.p_images == pytest.approx(mcnemar(counts, exact=True).pvalue, rel=1e-9)
 
 
 def test_the_interval_of_a_single_run_is_the_one_it_was_logged_with(nine: Path) -> None:
@@ -184,7 +328,8 @@ def test_runs_that_disagree_on_a_label_are_refused(tmp_path: Path) -> None:
 def test_a_single_cell_is_no_contest(tmp_path: Path) -> None:
     write_run(tmp_path, made_up(1, [1]))
     found = comparison_of(tmp_path)
-    assert found.pairs == () and "not two cells" in found.standings["accuracy"].verdict
+    assert found.pairs == ()
+    assert "there is one configuration" in found.standings["accuracy"].verdict
 
 
 def test_the_order_of_images_in_a_table_does_not_matter(tmp_path: Path) -> None:
@@ -241,4 +386,4 @@ def test_the_neighbour_that_is_named_is_the_nearest(equal: Comparison) -> None:
         if test.metric == "accuracy" and best in (pair := (test.first, test.second))
     }
     nearest = max(own, key=lambda c: (own[c].p_images_holm, own[c].p_images))
-    assert f"nearest to equal: {nearest}" in standing.verdict
+    assert f"least clear: {nearest}" in standing.verdict

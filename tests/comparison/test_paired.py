@@ -17,16 +17,16 @@ from skinml.comparison.paired import (
     Estimate,
     auc_influence,
     combine,
+    components,
     difference,
     estimate,
     holm,
-    mcnemar,
     mean,
-    pairs_needed,
     probability_of_best,
     ranks,
-    sign_flip,
+    seeds_and_images,
     smallest_detectable,
+    swap_test,
 )
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation.metrics import evaluate
@@ -249,25 +249,53 @@ def test_the_p_value_and_the_interval_agree_at_the_edge() -> None:
     assert Estimate(1.01 * edge, influence).p_value() < ALPHA
 
 
-# McNemar, Holm
+# Swaps, Holm
 
 
-def test_mcnemar_is_a_binomial_test_of_the_images_in_which_one_is_right(
-    rng: np.random.Generator,
-) -> None:
+def swapped(first: np.ndarray, second: np.ndarray) -> float:
+    """The test of two networks' answers, right or wrong, each (N,) bool or a share of runs."""
+    return swap_test(first.astype(float) - second.astype(float))
+
+
+def test_for_one_run_of_each_it_is_mcnemars_exact_test(rng: np.random.Generator) -> None:
+    """A binomial test of the images in which one alone is right."""
     for _ in range(20):
-        labels = rng.integers(3, size=60)
         first, second = rng.random((2, 60)) < [[0.8], [0.6]]
         only_first, either = int((first & ~second).sum()), int((first != second).sum())
-        p = mcnemar(answering(labels, first), answering(labels, second))
+        p = swapped(first, second)
         assert p == pytest.approx(stats.binomtest(only_first, either).pvalue, abs=1e-12)
-        assert p == mcnemar(answering(labels, second), answering(labels, first))
+        assert p == swapped(second, first)
 
 
-def test_mcnemar_of_equal_answers_is_1(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_all_swaps_are_counted(rng: np.random.Generator, runs: int) -> None:
+    """Against every choice of the signs, written out."""
+    for _ in range(5):
+        right = rng.random((2, runs, 10)) < 0.6
+        steps = right.mean(axis=1)[0] - right.mean(axis=1)[1]
+        sums = [abs(np.dot(signs, steps)) for signs in itertools.product((1, -1), repeat=10)]
+        expected = np.mean(np.array(sums) >= abs(steps.sum()) - 1e-9)
+        assert swap_test(steps) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_run_repeated_shows_no_more_than_once(rng: np.random.Generator) -> None:
+    """Five images tell two networks apart: p = .0625, however often the same answers are given."""
+    first, second = np.ones(550), np.ones(550)
+    second[:5] = 0
+    for runs in (1, 2, 3, 7):
+        steps = np.mean([first] * runs, axis=0) - np.mean([second] * runs, axis=0)
+        assert swap_test(steps) == pytest.approx(2 / 2**5)
+
+
+def test_shares_that_are_no_fractions_are_rounded_to_thousandths(rng: np.random.Generator) -> None:
+    steps = rng.normal(size=12)
+    sums = [abs(np.dot(signs, steps)) for signs in itertools.product((1, -1), repeat=12)]
+    assert swap_test(steps) == pytest.approx(np.mean(np.array(sums) >= abs(steps.sum())), abs=0.01)
+
+
+def test_equal_answers_differ_by_nothing() -> None:
     """Not a division by no images at all."""
-    table = made_up(rng)
-    assert mcnemar(table, table) == 1
+    assert swap_test(np.zeros(40)) == 1
 
 
 def holm_by_hand(p_values: Sequence[float]) -> list[float]:
@@ -298,42 +326,79 @@ def test_holm_of_nothing_is_nothing() -> None:
     assert holm([]) == []
 
 
-# Repeated runs
+def test_what_cannot_be_computed_stays_so_and_counts_as_a_test() -> None:
+    """Printed as 1 it would say that the networks are equal."""
+    found = holm([0.01, math.nan, 0.02])
+    assert found[0] == pytest.approx(0.03) and found[2] == pytest.approx(0.04)
+    assert math.isnan(found[1])
 
 
-def all_signs(steps: Sequence[float]) -> float:
-    """Share of all 2^n sums that are as far from 0 as the one found."""
-    sums = [
-        sum(sign * step for sign, step in zip(signs, steps, strict=True))
-        for signs in itertools.product((1, -1), repeat=len(steps))
+# Seeds and images together
+
+
+def repeated(
+    rng: np.random.Generator, seeds: int, of_seeds: float, images: int = 400
+) -> list[Estimate]:
+    """Differences of two equal configurations: chance of the images, of each run, of the seeds."""
+    shared, own = rng.normal(size=images), rng.normal(size=(seeds, images))
+    shifts = of_seeds * rng.normal(size=seeds)
+    each = (shared + 0.5 * own) / images
+    return [
+        Estimate(float(steps.sum() + shift), (steps - steps.mean()) * 1.0)
+        for steps, shift in zip(each, shifts, strict=True)
     ]
-    return float(np.mean([abs(total) >= abs(sum(steps)) - 1e-12 for total in sums]))
 
 
-@pytest.mark.parametrize("pairs", [6, 7, 9, 10])
-def test_sign_flips_are_all_tried(rng: np.random.Generator, pairs: int) -> None:
-    """Ties and zeros, which accuracies of a few hundred images have, included."""
-    for decimals in (9, 1):
-        steps = list(rng.normal(0.6, 1, size=pairs).round(decimals))
-        assert sign_flip(steps) == pytest.approx(all_signs(steps), abs=1e-12)
+def equal_shares(count: int) -> list[float]:
+    return [1 / count] * count
 
 
-@pytest.mark.parametrize("pairs", [6, 8, 10, 13])
-def test_the_smallest_p_value_is_two_signs_of_all(pairs: int) -> None:
-    steps = 0.01 + 0.001 * np.arange(pairs)
-    assert sign_flip(list(steps)) == pytest.approx(2 / 2**pairs)
-    assert sign_flip(list(-steps)) == pytest.approx(2 / 2**pairs)
+def test_the_components_are_found(rng: np.random.Generator) -> None:
+    """On average over many comparisons: what images and seeds do to the mean of four runs."""
+    images, seeds, of_seeds = 400, 4, 0.06
+    found = np.mean(
+        [components(repeated(rng, seeds, of_seeds), equal_shares(seeds)) for _ in range(600)],
+        axis=0,
+    )
+    assert found[0] == pytest.approx((1 + 0.25 / seeds) / images, rel=0.03)
+    assert found[1] == pytest.approx(of_seeds**2 / seeds, rel=0.15)
 
 
-def test_too_few_pairs_give_no_p_value() -> None:
-    """Five pairs cannot reach 5 %: 2 / 32. No number is better than one that cannot be small."""
-    assert pairs_needed() == 6
-    assert 2 / 2 ** pairs_needed() <= ALPHA < 2 / 2 ** (pairs_needed() - 1)
-    assert all(sign_flip([0.1] * pairs) is None for pairs in range(6))
+def test_without_a_part_of_the_seeds_it_is_the_test_over_images(rng: np.random.Generator) -> None:
+    """Runs that differ by nothing but chance of the images add none."""
+    one = repeated(rng, 1, 0)[0]
+    assert components([one] * 3, equal_shares(3)).seeds == 0
+    assert seeds_and_images([one] * 3, equal_shares(3)) == pytest.approx(one.p_value(), rel=1e-9)
 
 
-def test_runs_that_do_not_differ_show_nothing() -> None:
-    assert sign_flip([0.0] * 8) == 1
+def test_without_a_part_of_the_images_it_is_students_test() -> None:
+    values = [0.03, 0.01, 0.05, 0.02]
+    steps = [Estimate(value, np.zeros(10)) for value in values]
+    expected = stats.ttest_1samp(values, 0).pvalue
+    assert seeds_and_images(steps, equal_shares(4)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 2])
+def test_too_few_seeds_give_no_p_value(rng: np.random.Generator, seeds: int) -> None:
+    """No number is better than one that errs more often than it says."""
+    assert math.isnan(seeds_and_images(repeated(rng, seeds, 0), equal_shares(seeds or 1)[:seeds]))
+
+
+@pytest.mark.parametrize("of_seeds", [0, 0.02, 0.1])
+@pytest.mark.parametrize("seeds", [3, 6, 11])
+def test_it_errs_as_often_as_it_says(rng: np.random.Generator, seeds: int, of_seeds: float) -> None:
+    """3 to 7 %, of which benchmarks/simulation.py makes sure with networks."""
+    p_values = [
+        seeds_and_images(repeated(rng, seeds, of_seeds), equal_shares(seeds)) for _ in range(1500)
+    ]
+    assert 0.02 < np.mean(np.array(p_values) < ALPHA) < 0.085
+
+
+def test_the_smallest_change_of_a_run_changes_a_p_value_little(rng: np.random.Generator) -> None:
+    steps = repeated(rng, 4, 0.05)
+    moved = [Estimate(steps[0].value + 1e-9, steps[0].influence), *steps[1:]]
+    before, after = (seeds_and_images(each, equal_shares(4)) for each in (steps, moved))
+    assert before == pytest.approx(after, abs=1e-6)
 
 
 # Power and standing
@@ -371,23 +436,14 @@ def test_every_tested_metric_is_computed_and_the_classes_are_the_challenges() ->
     assert (CLASSES[MELANOMA], CLASSES[KERATOSIS]) == ("melanoma", "seborrheic_keratosis")
 
 
-def test_sign_flips_stay_exact_with_many_pairs() -> None:
-    """Three networks with five seeds are 15 pairs of a batch size with another."""
-    assert sign_flip([0.01] * 15) == pytest.approx(2 / 2**15)
-
-
-def test_an_undefined_difference_of_runs_is_not_significant() -> None:
-    found = sign_flip([math.nan, 0.1, 0.1, 0.1, 0.1, 0.1])
-    assert found is None or math.isnan(found)
-
-
-def test_a_difference_without_any_spread_is_not_called_equal() -> None:
-    """One network always right, the other never: McNemar says 2 / 2^40."""
+def test_a_difference_without_any_spread_is_not_computed_by_its_spread() -> None:
+    """One network always right, the other never: the swaps say 2 / 2^40, an error of 0 nothing."""
     labels = np.repeat(np.arange(3), (10, 20, 10))
     right, wrong = np.ones(40, dtype=bool), np.zeros(40, dtype=bool)
+    assert swapped(right, wrong) == pytest.approx(2 / 2**40)
     tables = [answering(labels, answers) for answers in (right, wrong)]
-    assert mcnemar(*tables) < 1e-11
-    assert difference(*(estimate(table, "accuracy") for table in tables)).p_value() < ALPHA
+    whole = difference(*(estimate(table, "accuracy") for table in tables))
+    assert whole.value == 1 and math.isnan(whole.p_value())
 
 
 def test_rounding_is_not_a_difference(rng: np.random.Generator) -> None:

@@ -27,11 +27,74 @@ def test_float32_scores_come_back_exactly(tmp_path: Path, rng: np.random.Generat
     assert read.scores.dtype == np.float64 and read.labels.dtype == np.int64
 
 
-def test_a_table_without_images(tmp_path: Path) -> None:
-    nothing = Predictions(np.array([], str), np.array([], np.int64), np.zeros((0, 3)))
-    write_predictions(nothing, tmp_path / "table.csv")
-    read = read_predictions(tmp_path / "table.csv")
-    assert read.scores.shape == (0, 3) and read.labels.shape == (0,)
+def refused(path: Path, text: str) -> str:
+    """The one line in which a table of this text is refused."""
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_predictions(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_the_columns_of_the_classes_go_by_their_names(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """In another order they gave the AUCs and sensitivities of other classes, without a word."""
+    scores = rng.dirichlet(np.ones(3), size=60)
+    written = Predictions(np.arange(60).astype(str), rng.integers(3, size=60), scores)
+    write_predictions(written, tmp_path / "table.csv")
+    rows = [line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines()]
+    mixed = "".join(",".join([*row[:2], row[3], row[2], row[4]]) + "\n" for row in rows)
+    assert mixed.splitlines()[0].endswith(",".join([CLASSES[1], CLASSES[0], CLASSES[2]]))
+    (tmp_path / "mixed.csv").write_text(mixed)
+    first, second = (read_predictions(tmp_path / f"{name}.csv") for name in ("table", "mixed"))
+    assert first.classes == second.classes == CLASSES
+    np.testing.assert_array_equal(first.scores, second.scores)
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+@pytest.mark.parametrize(
+    "names", ["melanoma,naevus,seborrheic_keratosis", "melanoma,nevus", "melanoma,nevus,nevus"]
+)
+def test_other_classes_are_refused_by_name(tmp_path: Path, names: str) -> None:
+    told = refused(tmp_path / "table.csv", f"image_id,label,{names}\nISIC_1,nevus,0,1,0\n")
+    assert f"its columns of scores are {names.replace(',', ', ')}; expected each of" in told
+
+
+def test_a_table_without_images_is_refused(tmp_path: Path) -> None:
+    assert "holds no image" in refused(tmp_path / "table.csv", f"{HEADER}\n")
+
+
+def test_an_image_that_stands_there_twice_is_named(tmp_path: Path) -> None:
+    rows = "ISIC_0,nevus,0.1,0.2,0.7\nISIC_1,nevus,0.1,0.2,0.7\nISIC_0,nevus,0.1,0.2,0.7\n"
+    told = refused(tmp_path / "table.csv", f"{HEADER}\n{rows}")
+    assert told == ": image ISIC_0 stands in the lines 2 and 4; expected each image once"
+
+
+@pytest.mark.parametrize(
+    ("scores", "total"),
+    [("2.5,-1,0.3", "1.8"), ("1,1,1", "3"), ("0.2,0.3,0.4", "0.9"), ("1.2,-0.1,-0.1", "1")],
+)
+def test_scores_that_are_no_probabilities_are_refused(
+    tmp_path: Path, scores: str, total: str
+) -> None:
+    """Logits give a calibration error above 1, and a log loss of nothing."""
+    told = refused(tmp_path / "table.csv", f"{HEADER}\nISIC_1,nevus,{scores}\n")
+    assert f"line 2: 'ISIC_1,nevus,{scores}': the scores have the sum {total}; expected" in told
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3, 6])
+def test_rounded_probabilities_are_taken(
+    tmp_path: Path, rng: np.random.Generator, decimals: int
+) -> None:
+    scores = rng.dirichlet(np.ones(3), size=500).round(decimals)
+    scores[:, 2] = (
+        (1 - scores[:, 0] - scores[:, 1]).round(decimals) if decimals == 1 else scores[:, 2]
+    )
+    scores = scores[(scores >= 0).all(axis=1)]
+    ids = np.arange(len(scores)).astype(str)
+    write_predictions(Predictions(ids, np.zeros(len(ids), int), scores), tmp_path / "table.csv")
+    np.testing.assert_array_equal(read_predictions(tmp_path / "table.csv").scores, scores)
 
 
 def answering(nevi: int, others: int) -> Predictions:

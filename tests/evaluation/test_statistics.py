@@ -7,7 +7,12 @@ from scipy import stats
 from skinml.evaluation import statistics
 from skinml.evaluation.metrics import HEADLINE, point_metrics
 from skinml.evaluation.predictions import Predictions
-from skinml.evaluation.statistics import CONFIDENCE, bootstrap_intervals, bootstrap_weights
+from skinml.evaluation.statistics import (
+    CONFIDENCE,
+    bootstrap_intervals,
+    bootstrap_weights,
+    percentile_interval,
+)
 
 
 def _drawn(rng: np.random.Generator, counts: tuple[int, ...], strength: float = 1.5) -> Predictions:
@@ -45,11 +50,28 @@ def test_a_network_that_knows_one_answer_has_an_uncertain_accuracy() -> None:
 
 
 def test_resamples_that_lack_a_class_do_not_hide_an_interval(rng: np.random.Generator) -> None:
-    """With two images of a class, one resample in eight has none of them."""
-    low, high = bootstrap_intervals(_drawn(rng, (2, 20, 15), 0.0), ("melanoma_auc",))[
-        "melanoma_auc"
-    ]
+    low, high = percentile_interval(np.array([np.nan, *rng.uniform(size=500)]), 20)
     assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize("melanomas", [1, 9, 10])
+def test_too_few_images_of_a_class_give_no_interval(
+    rng: np.random.Generator, melanomas: int
+) -> None:
+    """One melanoma's AUC moves with the other images alone: an interval of it is far too narrow."""
+    found = bootstrap_intervals(_drawn(rng, (melanomas, 200, 150), 0.0))
+    carried_by_melanomas = {"auc_weighted", "auc_macro", "melanoma_auc", "challenge_auc"}
+    assert set(HEADLINE) - set(found) == (carried_by_melanomas if melanomas < 10 else set())
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "melanoma_auc", "precision_weighted"])
+def test_a_perfect_network_has_a_spread_too(metric: str) -> None:
+    labels = np.repeat([0, 1, 2], [12, 100, 60])
+    table = Predictions(labels.astype(str), labels, np.eye(3)[labels])
+    carriers = 12 if metric == "melanoma_auc" else len(labels)
+    expected = stats.binomtest(carriers, carriers).proportion_ci(method="wilson")
+    [found] = bootstrap_intervals(table, (metric,)).values()
+    assert found == pytest.approx((expected.low, 1.0))
 
 
 def test_intervals_contain_the_value_and_shrink_with_more_images(rng: np.random.Generator) -> None:
