@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from skinml.config import Parser
+from skinml.data import demo
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.errors import UserError, run_command
@@ -66,14 +67,40 @@ def _refuse_foreign(description: str) -> None:
         raise UserError("it brings code or another format; expected data/model.keras alone")
 
 
-def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
-    """One answer a file: `file`, then `label` and a score for each class, or `error`."""
+def is_of_the_demo(uri: str) -> bool:
+    """Whether the model of a URI was trained on generated pictures: by its name or its MLmodel."""
+    if "skinml-demo-" in uri:
+        return True
+    from mlflow.models import get_model_info
+
+    return (get_model_info(uri).metadata or {}).get("data") == "demo"
+
+
+def _refuse_a_photo(content: bytes) -> None:
+    """Raise `ImageProblem` for the file of a picture that was not generated."""
+    if not demo.is_generated(content):
+        raise ImageProblem(
+            "not a generated picture, and this model has seen no other: it knows nothing of a "
+            "photo; expected a picture of the demo set, or a model trained with data=isic2017"
+        )
+
+
+def predict_files(model: Any, paths: list[Path], of_the_demo: bool = False) -> list[dict[str, Any]]:
+    """One answer a file: `file`, then `label` and a score for each class, or `error`.
+
+    A model `of_the_demo` answers about generated pictures alone: a score for a patient's skin
+    would be taken for an answer, whatever is written beside it.
+    """
     answers = []
     with progress_bar("predicting", len(paths)) as advance:
         for path in paths:
             answer: dict[str, Any] = {"file": str(path)}
             try:
-                scores = model.predict_on_batch(decode_image(path.read_bytes())[None])[0]
+                content = path.read_bytes()
+                pixels = decode_image(content)
+                if of_the_demo:
+                    _refuse_a_photo(content)
+                scores = model.predict_on_batch(pixels[None])[0]
                 answer["label"] = CLASSES[int(np.argmax(scores))]
                 answer |= {name: float(value) for name, value in zip(CLASSES, scores, strict=True)}
             except OSError as error:
@@ -85,10 +112,13 @@ def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
     return answers
 
 
-def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextIO) -> None:
+def write_answers(
+    answers: list[dict[str, Any]], form: str, uri: str, out: TextIO, of_the_demo: bool = False
+) -> None:
     """Write answers as `table`, `json` or `csv`; each says that it is not for clinical use."""
+    notice = f"{NOTICE} {demo.MODEL_NOTICE}" if of_the_demo else NOTICE
     if form == "json":
-        result = {"model": uri, "notice": NOTICE, "predictions": answers}
+        result = {"model": uri, "notice": notice, "predictions": answers}
         out.write(json.dumps(result, indent=2) + "\n")
         return
     answered = [answer for answer in answers if "error" not in answer]
@@ -96,15 +126,13 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
         columns = ["file", "label", *CLASSES, "error", "notice"]
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**answer, "notice": NOTICE} for answer in answers)
+        writer.writerows({**answer, "notice": notice} for answer in answers)
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    demo = "skinml-demo-" in uri
-    caption = NOTICE + (" Trained on generated demo images." if demo else "")
-    table = Table(title=Text(uri), caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=Text(uri), caption=notice, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("class")
     for name in CLASSES:
@@ -136,9 +164,11 @@ def main(argv: list[str] | None = None) -> int:
         # Before the seconds that loading a model takes.
         shown = ", ".join(map(str, options.images[:3])) + " …" * (len(options.images) > 3)
         raise UserError(f"{shown}: no such file; expected pictures of skin lesions, JPEG or PNG")
-    answers = predict_files(load(options.model), options.images)
+    model = load(options.model)
+    of_the_demo = is_of_the_demo(options.model)
+    answers = predict_files(model, options.images, of_the_demo)
     if options.format != "table" or any("error" not in answer for answer in answers):
-        write_answers(answers, options.format, options.model, sys.stdout)
+        write_answers(answers, options.format, options.model, sys.stdout, of_the_demo)
     unreadable = [answer for answer in answers if "error" in answer]
     for answer in unreadable:
         print(f"skinml: {answer['file']}: {answer['error']}", file=sys.stderr)

@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from skinml.data.images import ImageProblem, decode_image
-from skinml.data.isic2017 import CLASSES, NOTICE
+from skinml.data.isic2017 import CLASSES
 from skinml.models.saved import load_saved
 
 # An original of ISIC 2017 has up to 7 MB.
@@ -30,6 +30,7 @@ class ServingModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         self._model = load_saved(Path(context.artifacts["model"]))
+        self._notice = context.model_config["notice"]
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None
@@ -43,7 +44,7 @@ class ServingModel(PythonModel):
         ).astype(float)
         answer = pd.DataFrame(scores, columns=list(CLASSES))
         answer.insert(0, "label", [CLASSES[index] for index in scores.argmax(axis=1)])
-        answer["notice"] = NOTICE
+        answer["notice"] = self._notice
         return answer
 
 
