@@ -442,14 +442,13 @@ def is_generated(file: bytes) -> bool:
 
 
 def examples(folder: Path, table: Path) -> list[Path]:
-    """The first picture of each class, in the order of `CLASSES`, in a run's predictions table.
+    """The last picture of each class, in the order of `CLASSES`, in a run's predictions table.
 
     `folder` is that of the demo data set, `table` a CSV file with the columns image_id and label.
     """
     with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    first = {row["label"]: row["image_id"] for row in reversed(rows)}
-    return [next(folder.glob(f"*/{first[name]}.jpg")) for name in CLASSES]
+        last = {row["label"]: row["image_id"] for row in csv.DictReader(file)}
+    return [next(folder.glob(f"*/{last[name]}.jpg")) for name in CLASSES]
 
 
 def class_counts(part: str, count: int) -> dict[str, int]:
