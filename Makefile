@@ -57,27 +57,29 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo test: export TF_CPP_MIN_LOG_LEVEL := 2
 
-# What it learns, tests/test_run_command.py holds it to. The pictures are of the run's test part.
+# A test holds it to what it tells a newcomer to see (tests/test_run_command.py).
 DEMO := model=mobilenetv3small data=demo weights=none epochs_finetune=8
+
 demo: $(STAMP)  ## train on generated images with `mlflow run`: no download, no GPU, a few minutes
 	@MLFLOW_TRACKING_URI=$(STORE) MLFLOW_EXPERIMENT_NAME=skinml-demo $(ENV) \
 	  mlflow run . --env-manager local --experiment-name skinml-demo $(DEMO:%=-P %)
 	@echo
 	@echo "What to see: from random weights, the network has learned to tell three kinds of generated"
-	@echo "pictures apart. An auc_macro above 0.9 is expected (guessing: 0.5). It says nothing of skin."
+	@echo "pictures apart. Expected are a macro AUC (auc_macro) above 0.9, where guessing gives 0.5, and"
+	@echo "at least two of three melanomas found. It knows nothing about skin."
 	@echo
 	@echo "The run is in mlflow.db, all it made in runs/. Where to look next:"
 	@echo "  make ui        then open http://127.0.0.1:$(PORT), experiment skinml-demo, Training runs:"
-	@echo "                 in the curves, validation follows training; in the confusion matrix, most"
-	@echo "                 pictures are on the diagonal"
-	@echo "  ask the model about three pictures that it has not seen: a melanoma, a nevus and a"
-	@echo "  seborrheic keratosis, in this order. Of a photo it says nothing."
+	@echo "                 macro AUC rises with the epochs; most pictures are on the diagonal of the"
+	@echo "                 confusion matrix"
+	@echo "  ask the model about a melanoma, a nevus and a seborrheic keratosis that it has not seen"
+	@echo "  (generated ones: it refuses a photo):"
 	@echo "    MLFLOW_TRACKING_URI=$(STORE) $(VENV)/bin/python -m skinml.predict \\"
 	@$(ENV) python -c 'from pathlib import Path; \
 	  from skinml.data import demo, prepare; \
-	  tables = Path("runs").glob("*-mobilenetv3small-*/predictions_test.csv"); \
-	  pictures = demo.examples(prepare.data_folder("demo"), max(tables)); \
-	  print("     ", " \\\n      ".join(["models:/skinml-demo-mobilenetv3small@champion", *map(str, pictures)]))'
+	  table = max(Path("runs").glob("*-mobilenetv3small-*/predictions_test.csv")); \
+	  pictures = map(str, demo.examples(prepare.data_folder("demo"), table)); \
+	  print("     ", " \\\n      ".join(["models:/skinml-demo-mobilenetv3small@champion", *pictures]))'
 
 # A file's tests stay together: some start a service, a server or a browser for all of them.
 test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
