@@ -22,8 +22,8 @@ from skinml.tracking.views import install_views
 
 FOLDER = ROOT / "docs" / "images" / "first-hour"
 EXPERIMENT = "skinml-demo"
-MODEL = "skinml-demo-mobilenetv2"
-DEMO = "model=mobilenetv2 data=demo weights=none epochs_finetune=2 batch_size=16"
+MODEL = "skinml-demo-mobilenetv3small"
+DEMO = "model=mobilenetv3small data=demo weights=none epochs_finetune=8"
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from skinml.config import Parser
+from skinml.data import demo
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.data.official import is_picture
@@ -90,17 +91,24 @@ def find_pictures(given: list[Path]) -> list[Path]:
     return paths
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """The pixels of a file as a network sees them; `ImageProblem` where there are none."""
+def read_picture(path: Path, of_the_demo: bool = False) -> np.ndarray:
+    """The pixels of a file as a network sees them; `ImageProblem` where there are none.
+
+    For a model `of_the_demo` any picture that was not generated is one.
+    """
     if path.is_dir():
         raise ImageProblem(f"a folder without pictures; expected {_PICTURES}")
     try:
-        return decode_image(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise ImageProblem(error.strerror or str(error)) from None
+    pixels = decode_image(content)
+    if of_the_demo:
+        _refuse_a_photo(content)
+    return pixels
 
 
-def find_problems(paths: list[Path]) -> dict[Path, dict[str, Any]]:
+def find_problems(paths: list[Path], of_the_demo: bool = False) -> dict[Path, dict[str, Any]]:
     """An answer for each file that cannot be used: `file` and `error`.
 
     Reads and decodes all of them, and keeps no pixels: ten thousand pictures have 1.5 GB.
@@ -109,21 +117,41 @@ def find_problems(paths: list[Path]) -> dict[Path, dict[str, Any]]:
     with progress_bar("reading", len(paths)) as advance:
         for path in paths:
             try:
-                read_picture(path)
+                read_picture(path, of_the_demo)
             except ImageProblem as problem:
                 problems[path] = {"file": str(path), "error": str(problem)}
             advance()
     return problems
 
 
-def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
-    """One answer a file: `file`, then `label` and a score for each class, or `error`."""
+def is_of_the_demo(uri: str) -> bool:
+    """Whether the model of a URI was trained on generated pictures, by its MLmodel."""
+    from mlflow.models import get_model_info
+
+    return (get_model_info(uri).metadata or {}).get("data") == "demo"
+
+
+def _refuse_a_photo(content: bytes) -> None:
+    """Raise `ImageProblem` for the file of a picture that was not generated."""
+    if not demo.is_generated(content):
+        raise ImageProblem(
+            "not a generated picture, and this model has seen no other: it knows nothing of a "
+            "photo; expected a picture of the demo set, or a model trained with data=isic2017"
+        )
+
+
+def predict_files(model: Any, paths: list[Path], of_the_demo: bool = False) -> list[dict[str, Any]]:
+    """One answer a file: `file`, then `label` and a score for each class, or `error`.
+
+    A model `of_the_demo` answers about generated pictures alone: a score for a patient's skin
+    would be taken for an answer, whatever is written beside it.
+    """
     answers = []
     with progress_bar("predicting", len(paths)) as advance:
         for path in paths:
             answer: dict[str, Any] = {"file": str(path)}
             try:
-                scores = model.predict_on_batch(read_picture(path)[None])[0]
+                scores = model.predict_on_batch(read_picture(path, of_the_demo)[None])[0]
                 answer["label"] = CLASSES[int(np.argmax(scores))]
                 answer |= {name: float(value) for name, value in zip(CLASSES, scores, strict=True)}
             except ImageProblem as problem:
@@ -133,10 +161,13 @@ def predict_files(model: Any, paths: list[Path]) -> list[dict[str, Any]]:
     return answers
 
 
-def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextIO) -> None:
+def write_answers(
+    answers: list[dict[str, Any]], form: str, uri: str, out: TextIO, of_the_demo: bool = False
+) -> None:
     """Write answers as `table`, `json` or `csv`; each says that it is not for clinical use."""
+    notice = f"{NOTICE} {demo.MODEL_NOTICE}" if of_the_demo else NOTICE
     if form == "json":
-        result = {"model": uri, "notice": NOTICE, "predictions": answers}
+        result = {"model": uri, "notice": notice, "predictions": answers}
         out.write(json.dumps(result, indent=2) + "\n")
         return
     answered = [answer for answer in answers if "error" not in answer]
@@ -144,15 +175,13 @@ def write_answers(answers: list[dict[str, Any]], form: str, uri: str, out: TextI
         columns = ["file", "label", *CLASSES, "error", "notice"]
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**answer, "notice": NOTICE} for answer in answers)
+        writer.writerows({**answer, "notice": notice} for answer in answers)
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    demo = "skinml-demo-" in uri
-    caption = NOTICE + (" Trained on generated demo images." if demo else "")
-    table = Table(title=Text(uri), caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=Text(uri), caption=notice, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("class", no_wrap=True)
     for name in CLASSES:
@@ -203,20 +232,22 @@ def main(argv: list[str] | None = None) -> int:
     if options.out:
         _require_writable(options.out)
     paths = find_pictures(options.images)
-    problems = find_problems(paths)
+    of_the_demo = "skinml-demo-" in options.model
+    problems = find_problems(paths, of_the_demo)
     _tell(problems.values())
     usable = [path for path in paths if path not in problems]
     if not usable:
         raise UserError(f"no picture to ask {options.model} about; expected {_PICTURES}")
     with status_line(f"loading {options.model}"):
         model = load(options.model)
-    answered = predict_files(model, usable)
+    of_the_demo = of_the_demo or is_of_the_demo(options.model)
+    answered = predict_files(model, usable, of_the_demo)
     _tell(answered)
     in_turn = iter(answered)
     answers = [problems[path] if path in problems else next(in_turn) for path in paths]
     if options.out:
         text = io.StringIO()
-        write_answers(answers, options.format, options.model, text)
+        write_answers(answers, options.format, options.model, text, of_the_demo)
         try:
             write_whole(options.out, text.getvalue())
         except OSError as error:
@@ -226,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
             ) from None
         print(f"wrote {options.out}", file=sys.stderr)
     else:
-        write_answers(answers, options.format, options.model, sys.stdout)
+        write_answers(answers, options.format, options.model, sys.stdout, of_the_demo)
     return 1 if any("error" in answer for answer in answers) else 0
 
 

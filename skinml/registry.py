@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skinml.config import Parser
+from skinml.data import demo
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.errors import UserError, run_command
@@ -67,7 +68,9 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
     metrics = {k: v for k, v in folder.read_metrics().items() if np.isfinite(v)}
     tags = {name: f"{metrics[name]:.4f}" for name in _TAGGED_METRICS if name in metrics}
     tags |= {name: description.tags[name] for name in COMPARABLE}
-    tags |= {"data": description.tags["data"], "notice": NOTICE}
+    data = description.tags["data"]
+    notice = f"{NOTICE} {demo.MODEL_NOTICE}" if data == "demo" else NOTICE
+    tags |= {"data": data, "notice": notice}
     pixels = TensorSpec(np.dtype("uint8"), (-1, IMAGE_SIZE, IMAGE_SIZE, 3), "image")
     scores = TensorSpec(np.dtype("float32"), (-1, len(CLASSES)), "scores")
     answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
@@ -75,7 +78,7 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
     answer += [ColSpec(DataType.string, "notice")]
     common: dict[str, Any] = {
         "pip_requirements": model_requirements(description.params["keras_backend"]),
-        "metadata": {"classes": list(CLASSES), "notice": NOTICE},
+        "metadata": {"classes": list(CLASSES), "notice": notice, "data": data},
     }
     uris = {}
     with _quiet_mlflow():
@@ -100,6 +103,7 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
                     "python_model": str(PACKAGE / "serving_model.py"),
                     "code_paths": [str(PACKAGE)],
                     "artifacts": {"model": str(folder.model)},
+                    "model_config": {"notice": notice},
                     "signature": ModelSignature(
                         Schema([ColSpec(DataType.string, "image")]), Schema(answer)
                     ),

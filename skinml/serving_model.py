@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
 from skinml.data.images import IMAGE_SIZE, ImageProblem, decode_image
-from skinml.data.isic2017 import CLASSES, NOTICE
+from skinml.data.isic2017 import CLASSES
 from skinml.models.saved import load_saved
 
 # An original of ISIC 2017 has up to 7 MB.
@@ -36,6 +36,7 @@ class ServingModel(PythonModel):
         What it computes is compiled by its first answer: seconds, in which nobody waits yet.
         """
         self._model = load_saved(Path(context.artifacts["model"]))
+        self._notice = context.model_config["notice"]
         picture = io.BytesIO()
         Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)).save(picture, "JPEG")
         image = base64.b64encode(picture.getvalue()).decode()
@@ -53,7 +54,7 @@ class ServingModel(PythonModel):
         ).astype(float)
         answer = pd.DataFrame(scores, columns=list(CLASSES))
         answer.insert(0, "label", [CLASSES[index] for index in scores.argmax(axis=1)])
-        answer["notice"] = NOTICE
+        answer["notice"] = self._notice
         return answer
 
 

@@ -202,6 +202,7 @@ def test_a_lambda_layer_does_not_run(tampered: Path, marker: Path) -> None:
         ("os", "system", {}),
         ("evil_module", "Model", {}),
         ("keras.src.models.functional", "functional_from_config", {}),
+        ("keras.src.ops.numpy", "Vectorize", {"pyfunc": "os.system"}),
     ],
 )
 def test_a_recipe_names_nothing_but_plain_layers(

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from skinml import predict
 from skinml.data.images import decode_image
@@ -53,7 +54,7 @@ def broken(tmp_path: Path, pictures: list[Path]) -> dict[str, Path]:
 
 def written(answers: list[dict[str, Any]], form: str) -> str:
     out = io.StringIO()
-    write_answers(answers, form, URI, out)
+    write_answers(answers, form, URI, out, of_the_demo=True)
     return out.getvalue()
 
 
@@ -224,10 +225,39 @@ def test_the_table_shows_scores_and_says_what_they_are(
     text = " ".join(written(answers, "table").split())
     assert URI in text
     assert "not for clinical use" in text
-    assert "generated demo images" in text
+    assert "Trained on generated demo images" in text
     for answer in answers:
         assert Path(answer["file"]).stem in re.sub(r"[^\w.]", "", text)
         assert f"{answer['melanoma']:.3f}" in text
+
+
+def test_a_model_of_the_demo_answers_about_generated_pictures_alone(
+    model: keras.Model, pictures: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A score for a patient's skin would be taken for an answer, whatever is written beside it."""
+    photo = tmp_path / "lesion.jpg"
+    Image.fromarray(decode_image(pictures[0].read_bytes())).save(photo)
+    refused, answered = predict_files(model, [photo, pictures[0]], of_the_demo=True)
+    assert set(refused) == {"file", "error"} and answered["label"] in CLASSES
+    monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="no picture to ask"):
+        predict.main([URI, str(photo)])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    assert line == f"skinml: {photo}: {refused['error']}"
+    assert line.partition(": not ")[2].startswith("a generated picture, and this model has seen no")
+
+
+@pytest.mark.parametrize(("data", "expected"), [("demo", True), ("isic2017", False)])
+def test_whatever_its_address_a_model_says_what_it_was_trained_on(
+    data: str, expected: bool, tmp_path: Path
+) -> None:
+    from mlflow.models import Model
+
+    Model(metadata={"data": data}).save(str(tmp_path / "MLmodel"))
+    assert predict.is_of_the_demo(str(tmp_path)) is expected
 
 
 def test_a_file_s_name_is_not_taken_for_markup(

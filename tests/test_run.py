@@ -442,7 +442,8 @@ def test_the_serving_model_gives_the_scores_of_the_table(
     # One image at a time here, sixteen there: the same but for the order of additions.
     np.testing.assert_allclose(answer[list(CLASSES)].to_numpy(), table.scores, atol=1e-6)
     assert answer["label"].tolist() == [CLASSES[index] for index in table.predicted]
-    assert set(answer["notice"]) == {"Research software, not for clinical use."}
+    [notice] = set(answer["notice"])
+    assert notice.startswith("Research software, not for clinical use. Trained on generated demo")
 
 
 def test_predict_answers_from_the_registry(
@@ -452,12 +453,17 @@ def test_predict_answers_from_the_registry(
 
     table = read_predictions(finished.folder.predictions("test"))
     [path] = picture_files(toy_files, table.image_ids[:1])
-    code = predict.main(["models:/skinml-demo-tiny@champion", str(path), "--format", "json"])
+    uri = "models:/skinml-demo-tiny@champion"
+    code = predict.main([uri, str(path), "--format", "json"])
     captured = capsys.readouterr()
     assert code == 0, captured.err
+    assert "Trained on generated demo images" in json.loads(captured.out)["notice"]
     [answer] = json.loads(captured.out)["predictions"]
     assert [answer[name] for name in CLASSES] == pytest.approx(table.scores[0].tolist(), abs=1e-6)
     assert decode_image(path.read_bytes()).shape == (224, 224, 3)
+    # Also by an address that does not name the demo.
+    version = client.get_model_version_by_alias("skinml-demo-tiny", "champion")
+    assert predict.is_of_the_demo(f"models:/{version.model_id}")
 
 
 # Without MLflow

@@ -1,6 +1,8 @@
 """`python -m skinml.run` and `mlflow run .` as a user starts them, each in a process of its own."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import psutil
 import pytest
 
 from skinml.data import demo
+from skinml.data.isic2017 import CLASSES
 from skinml.data.prepared import PreparedSet
 
 ROOT = Path(__file__).parent.parent
@@ -208,6 +211,27 @@ def test_a_sigterm_that_python_loses_is_not_lost(tmp_path: Path, toy_set: Prepar
     assert "Exception ignored in" in result.stderr
     assert "it goes on" in result.stderr, "the first one was not lost"
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
+
+
+# What `make demo` leaves
+
+
+@pytest.mark.slow
+def test_the_demo_learns_to_tell_its_classes_apart(command: Command, tmp_path: Path) -> None:
+    """Its own parameters, but in five epochs: what it is to show has a margin."""
+    recipe = subprocess.run(
+        ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    given = dict(re.findall(r"-P (\w+)=(\S+)", recipe))
+    assert given["data"] == "demo" and int(given["epochs_finetune"]) > 5
+    words = [f"--{name}={value}" for name, value in (given | {"epochs_finetune": 5}).items()]
+    result = command("skinml.run", "--offline", *words)
+    assert result.returncode == 0, result.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test_auc_macro"] >= 0.9
+    assert metrics["test_sensitivity_melanoma"] >= 2 / 3
+    assert all(metrics[f"test_auc_{name}"] >= 0.85 for name in CLASSES)
 
 
 # Gone on with

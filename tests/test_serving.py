@@ -130,7 +130,10 @@ def test_a_picture_gets_a_label_scores_and_a_notice(server: int, picture: bytes)
     scores = {name: answers[0][name] for name in CLASSES}
     assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
     assert answers[0]["label"] == max(scores, key=lambda name: scores[name])
-    assert answers[0]["notice"] == "Research software, not for clinical use."
+    assert answers[0]["notice"] == (
+        "Research software, not for clinical use. "
+        "Trained on generated demo images: knows nothing about skin."
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Load a saved Keras model without running anything that came with it.
 
 A `.keras` file is a recipe that names classes. Keras's safe mode refuses the ones that hold Python
-code; what a recipe may name here is narrower: layers, initializers and containers of Keras itself,
-none that calls code of its own or opens a file that the recipe names.
+code; what a recipe may name here is narrower: layers, initializers, sums and products of Keras
+itself, none that calls code of its own or opens a file that the recipe names.
 """
 
 import json
@@ -25,6 +25,8 @@ _KNOWN: dict[str | None, frozenset[str] | None] = {
     "keras.src.models.functional": frozenset({"Functional"}),
     "keras.layers": None,
     "keras.initializers": None,
+    # The arithmetic between MobileNetV3's layers: a number and a tensor.
+    "keras.src.ops.numpy": frozenset({"Add", "Multiply"}),
 }
 _CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
 _FILES = {"StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}

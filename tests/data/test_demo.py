@@ -97,6 +97,29 @@ def test_notice_says_that_nobody_is_pictured(made: Path) -> None:
     assert "no patients" in (made / "DEMO_DATA.txt").read_text(encoding="utf-8")
 
 
+def test_a_picture_carries_in_its_file_what_it_is(made: Path, tmp_path: Path) -> None:
+    pictures = list(made.rglob("*.jpg"))
+    assert all(demo.is_generated(path.read_bytes()) for path in pictures)
+    with Image.open(pictures[0]) as picture:
+        assert b"shows no patient" in picture.info["comment"]
+        Image.fromarray(np.asarray(picture)).save(tmp_path / "other.jpg")
+    assert not demo.is_generated((tmp_path / "other.jpg").read_bytes())
+
+
+def test_examples_are_the_last_pictures_of_each_class_in_a_table(
+    made: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "predictions_test.csv"
+    table.write_text(
+        "image_id,label,melanoma,nevus,seborrheic_keratosis\n"
+        "ISIC_9000020,nevus,0,1,0\nISIC_9000003,seborrheic_keratosis,0,0,1\n"
+        "ISIC_9000007,nevus,0,1,0\nISIC_9000013,melanoma,1,0,0\n"
+    )
+    found = demo.examples(made, table)
+    assert [path.stem for path in found] == ["ISIC_9000013", "ISIC_9000007", "ISIC_9000003"]
+    assert all(path.is_file() for path in found)
+
+
 def test_every_part_has_every_class_as_often_as_announced(made: Path) -> None:
     for official in OFFICIAL_PARTS:
         rows = ground_truth(made, official)[1:]
