@@ -1,5 +1,6 @@
 """The machine's load as metrics of a run, under the names that MLflow gives them."""
 
+import math
 import os
 import threading
 import time
@@ -12,6 +13,23 @@ from skinml.tracking.record import LOAD
 # Seconds between two samples, unless MLflow's own variable says otherwise.
 INTERVAL = 10.0
 INTERVAL_VARIABLE = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
+# More often than this, the samples would be most of what a run has.
+_LEAST_INTERVAL = 0.1
+
+
+def sampling_interval() -> float:
+    """Seconds between two samples: $MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL, else 10."""
+    text = os.environ.get(INTERVAL_VARIABLE) or str(INTERVAL)
+    try:
+        interval = float(text)
+    except ValueError:
+        interval = math.nan
+    if not _LEAST_INTERVAL <= interval < math.inf:
+        raise UserError(
+            f"{INTERVAL_VARIABLE}={text!r}: expected seconds as a number, {_LEAST_INTERVAL:g} or "
+            f"more; leave it out for {INTERVAL:g}"
+        )
+    return interval
 
 
 class LoadRecorder:
@@ -23,6 +41,7 @@ class LoadRecorder:
     def __init__(self, journal: Journal, first_step: int = 0) -> None:
         self._journal = journal
         self._step = first_step
+        self._interval = sampling_interval()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._record, daemon=True, name="LoadRecorder")
         self._thread.start()
@@ -32,10 +51,9 @@ class LoadRecorder:
         self._thread.join()
 
     def _record(self) -> None:
-        interval = float(os.environ.get(INTERVAL_VARIABLE) or INTERVAL)
         gpus, start = _Gpus(), _network()
         sample(gpus, start)  # The first use of the processor is that since the machine's start.
-        while not self._stopped.wait(interval):
+        while not self._stopped.wait(self._interval):
             values = {f"{LOAD}{name}": value for name, value in sample(gpus, start).items()}
             now = int(time.time() * 1000)
             try:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from skinml.errors import UserError
 from skinml.tracking.journal import Journal, Record, read_journal
-from skinml.tracking.load import INTERVAL_VARIABLE, LoadRecorder
+from skinml.tracking.load import INTERVAL_VARIABLE, LoadRecorder, sampling_interval
 
 
 def _recorded(path: Path, monkeypatch: pytest.MonkeyPatch, first_step: int = 0) -> list[Record]:
-    monkeypatch.setenv(INTERVAL_VARIABLE, "0.02")
+    monkeypatch.setenv(INTERVAL_VARIABLE, "0.1")
     journal = Journal(path)
     recorder = LoadRecorder(journal, first_step)
     while journal.sequence < 3:
@@ -71,7 +72,7 @@ def test_a_gpu_tells_what_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_disk_that_is_full_ends_the_thread_quietly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(INTERVAL_VARIABLE, "0.02")
+    monkeypatch.setenv(INTERVAL_VARIABLE, "0.1")
     journal = Journal(tmp_path / "journal.log")
 
     def fail(*_: Any) -> int:
@@ -84,3 +85,20 @@ def test_a_disk_that_is_full_ends_the_thread_quietly(
         assert not recorder._thread.is_alive()
     recorder.stop()
     journal.close()
+
+
+@pytest.mark.parametrize("text", ["10s", "0", "-1", "nan", "inf", "0.01"])
+def test_an_interval_that_gives_no_samples_or_a_flood_is_the_users_error(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(INTERVAL_VARIABLE, text)
+    with pytest.raises(UserError, match=f"{INTERVAL_VARIABLE}='{text}': expected seconds"):
+        sampling_interval()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 10), ("0.1", 0.1), ("2", 2), ("1e1", 10)])
+def test_an_interval_is_in_seconds(
+    text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(INTERVAL_VARIABLE, text)
+    assert sampling_interval() == seconds
