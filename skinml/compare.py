@@ -349,12 +349,14 @@ def log_comparison(comparison: "Comparison", experiment: str) -> str:
 
     from skinml.comparison.document import Heading, to_markdown
     from skinml.comparison.report import make_report
+    from skinml.tracking.record import author
 
     report = make_report(comparison)
     # MLflow cuts a tag at 8,000 characters: verdict and table, the whole lies beside them.
     end = next(n for n, block in enumerate(report.blocks) if isinstance(block, Heading))
     head = dataclasses.replace(report, blocks=report.blocks[:end])
     tags = {
+        **author(),
         "kind": "comparison",
         "protocol": comparison.selection.runs[0].tags["protocol"],
         "data_digest": comparison.selection.runs[0].tags["data_digest"],
@@ -460,13 +462,16 @@ def main(argv: list[str] | None = None) -> int:
     _check_out(options.out, options.format)
     if options.paper or options.published:
         return _published(options)
-    experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or ""
-    if not experiment:
-        from skinml.tracking.read import experiment_to_read
-        from skinml.tracking.record import default_experiment
+    experiment = options.experiment or ""
+    if options.folder and options.log:
+        from skinml.tracking.read import experiment_to_log
 
-        # A folder's runs may come from anywhere: `--log` puts the comparison where runs usually go.
-        experiment = default_experiment("isic2017") if options.folder else experiment_to_read()
+        # A folder's runs may come from anywhere: the comparison goes where runs usually go.
+        experiment = experiment or experiment_to_log()
+    elif not options.folder and not experiment:
+        from skinml.tracking.read import experiment_to_read
+
+        experiment = experiment_to_read()
     with tempfile.TemporaryDirectory() as scratch:
         from skinml.comparison.analysis import analyse
         from skinml.comparison.runs import runs_in_folder, select
@@ -482,7 +487,11 @@ def main(argv: list[str] | None = None) -> int:
         comparison = analyse(selection)
         _output(comparison, options)
         if options.log:
-            print(f"logged as run {log_comparison(comparison, experiment)}", file=sys.stderr)
+            from skinml.tracking.store import store_is_needed
+
+            with store_is_needed():
+                run_id = log_comparison(comparison, experiment)
+            print(f"logged as run {run_id}", file=sys.stderr)
     return 0
 
 

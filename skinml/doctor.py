@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from skinml.checkpoint import has_checkpoint
 from skinml.config import Config, Parser
-from skinml.errors import UserError, run_command
+from skinml.errors import UserError, first_line, run_command
 from skinml.processes import end_process, is_locked, process_lives, process_name
 from skinml.sync import sync
 from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
@@ -40,11 +40,11 @@ from skinml.tracking.lease import (
     sign,
     watch,
 )
-from skinml.tracking.publish import GONE, JOURNAL, first_line, is_gone
+from skinml.tracking.publish import GONE, JOURNAL
 from skinml.tracking.read import experiment_id
 from skinml.tracking.record import PARENT_RUN_VARIABLE, header, server_digest
 from skinml.tracking.state import State
-from skinml.tracking.store import check_store, store_is_needed
+from skinml.tracking.store import ask, check_store, is_gone, store_is_needed
 
 if TYPE_CHECKING:
     import psutil
@@ -554,7 +554,7 @@ def main(argv: list[str] | None = None) -> int:
     check_store(get_tracking_uri())
     with store_is_needed():
         experiments = _experiments(options.experiment)
-        look = partial(open_runs, experiments)
+        look = partial(ask, partial(open_runs, experiments))
         findings = examine(options.output_dir, look, options.older_than)
     if options.fix:
         for found in findings:
@@ -579,7 +579,7 @@ def _experiments(name: str | None) -> list[str]:
         return [experiment_id(name)]
     client, found, token = MlflowClient(), list[str](), None
     while True:
-        page: Any = client.search_experiments(page_token=token)
+        page: Any = ask(partial(client.search_experiments, page_token=token))
         found += [str(experiment.experiment_id) for experiment in page]
         token = page.token
         if not token:

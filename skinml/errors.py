@@ -3,12 +3,31 @@
 import io
 import os
 import sys
+import traceback
 from collections import defaultdict
 from collections.abc import Callable
+from types import TracebackType
+
+from skinml.address import move_user_info, without_user_info
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: its text gives the value, what was expected, the remedy."""
+    """A mistake that the user can mend: its text gives the value, what was expected, the remedy.
+
+    An address within it loses its user's name and password: the text is printed, noted and sent.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_user_info(text))
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line, without the name and password in an address."""
+    text = str(error).strip() or type(error).__name__
+    line = without_user_info(text.splitlines()[0])
+    if "(Caused by " in line:  # urllib3's, which begins with all that is known already.
+        line = line.rpartition("(Caused by ")[2].rpartition("): ")[2].rstrip(")\"'")
+    return line
 
 
 class Problems:
@@ -54,6 +73,8 @@ def run_command(command: Callable[[], int | None]) -> int:
     130 after Ctrl-C, 141 where the output's reader is gone. Any other exception is a defect of
     skinml and keeps its traceback. What the output's encoding does not know is printed as "?".
     """
+    sys.excepthook = _tell_defect
+    move_user_info()
     for stream in (sys.stdout, sys.stderr):
         # Latin-1, a Windows console, a file's name that is no UTF-8: rather a "?" than no answer.
         if isinstance(stream, io.TextIOWrapper):
@@ -74,3 +95,11 @@ def run_command(command: Callable[[], int | None]) -> int:
         # and Python's own last flush needs a place that takes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _tell_defect(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback as Python does, without the name and password in an address."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(without_user_info(text), end="", file=sys.stderr)

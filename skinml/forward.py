@@ -6,17 +6,19 @@ the server has acknowledged. It ends with its run, or soon after a process that 
 """
 
 import argparse
+import math
 import os
 import random
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
-from skinml.processes import exclusive, is_dead
+from skinml.errors import UserError, first_line, run_command
+from skinml.processes import environment, exclusive, is_dead
 from skinml.registry import log_models
 from skinml.tracking.folder import LOCK, STATE, RunFolder
 from skinml.tracking.forwarder import NOT_TAKEN, UNSENT
@@ -30,18 +32,24 @@ from skinml.tracking.publish import (
     close_run,
     drop_doubles,
     find_or_make_run,
-    first_line,
-    is_gone,
     prepare_experiment,
     send,
 )
 from skinml.tracking.record import destination, header, is_load, server_digest
 from skinml.tracking.state import State
-from skinml.tracking.store import refusal
+from skinml.tracking.store import (
+    LIMIT_VARIABLE,
+    RETRIES_VARIABLE,
+    NoAnswer,
+    ask,
+    check_address,
+    is_final,
+    is_gone,
+    refusal,
+)
 from skinml.tracking.views import where_to_look
 
 if TYPE_CHECKING:
-    from mlflow import MlflowException
     from mlflow.entities import Run
 
 # Seconds between two looks at a journal that has grown no further.
@@ -75,6 +83,11 @@ class Forwarder:
         self._writer = 0, ""
         self._last = ""
         self._told: set[str] = set()
+        # Whether the server has taken anything from this process.
+        self._taken = False
+        if self.state.refused:  # What an earlier process was told.
+            self.state.refused = ""
+            self._save()
         # When the lease moved last, by the clock that nobody sets.
         self._moved = -float("inf")
 
@@ -90,6 +103,10 @@ class Forwarder:
         (benchmarks/README.md, tracking). So while the run's process is `alive`, samples of the load
         wait for what comes next, at the latest for a renewal of the lease, which goes with them.
         """
+        with self._refusal_noted():
+            return self._step(alive)
+
+    def _step(self, alive: bool) -> bool:
         now, due = time.monotonic(), self.is_due
         records = self._pending()
         if not records or (alive and not due and all(map(is_load, records))):
@@ -111,6 +128,7 @@ class Forwarder:
         self.state.ended = last.kind == "end"
         self.state.uris |= uris
         self.state.refused = ""
+        self._taken = True
         if self.state.ended:
             drop_doubles(run, self._journal_id())
         # The end of an interrupted attempt may be sent when the run has gone on already.
@@ -138,7 +156,8 @@ class Forwarder:
     def verify(self) -> None:
         """Make sure that the server still has what it acknowledged, else begin anew."""
         if self.state.run_id:
-            self._open_run()
+            with self._refusal_noted():
+                self._open_run()
 
     def close_gone(self) -> None:
         """Close a run whose process is gone and said nothing: it may be gone on with later."""
@@ -213,12 +232,7 @@ class Forwarder:
 
         first = self._first_record()
         now = destination(self.folder.read_description())
-        try:
-            run = find_or_make_run(self._by_now(first), self._server, now)
-        except (MlflowException, UserError) as error:
-            self.state.refused = _refused(error)
-            self._save()
-            raise
+        run = find_or_make_run(self._by_now(first), self._server, now)
         self.state.run_id = run.info.run_id
         self.state.refused = ""
         self.state.uris["results"] = where_to_look(self._uri, run.info.experiment_id)
@@ -284,6 +298,20 @@ class Forwarder:
     def _journal_id(self) -> str:
         return str(self._first_record().fields["journal"])
 
+    @contextmanager
+    def _refusal_noted(self) -> Iterator[None]:
+        """Note what to tell a person whose run the server refuses; nothing where waiting may help.
+
+        Once the server has taken something it is its own fault, which may be mended.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self._taken:
+                self.state.refused = _refused(error)
+                self._save()
+            raise
+
     def _save(self) -> None:
         # A full disk costs that some is sent twice.
         with suppress(OSError):
@@ -302,14 +330,12 @@ class Forwarder:
         self._last = text
 
 
-def _refused(error: "MlflowException | UserError") -> str:
+def _refused(error: Exception) -> str:
     """What to tell a person whose run a server does not take; empty where it may do so later."""
     if isinstance(error, UserError):
         return str(error)
-    if error.get_http_status_code() in (401, 403):
+    if is_final(error):
         return str(refusal("start a run at", error, "--offline trains without one"))
-    if is_gone(error):
-        return f"{first_line(error)}; expected one that is there (MLFLOW_EXPERIMENT_ID)"
     return ""
 
 
@@ -371,22 +397,40 @@ def follow(folder: RunFolder) -> int:
         time.sleep(pause)
 
 
+def _reach_store(limit: float) -> None:
+    """Ask the store for little: a server that hangs, and a database, would keep us from a limit."""
+    from mlflow import MlflowClient
+
+    try:
+        ask(lambda: MlflowClient().search_experiments(max_results=1), limit)
+    except NoAnswer:
+        raise TimeoutError(f"no answer within {limit:g} s") from None
+
+
 def send_rest(folder: RunFolder, limit: float) -> str:
     """Send what a server lacks of a journal that nobody writes any more; returns the run's id.
 
-    A run whose process is gone is closed as KILLED. Raises a `UserError` where `limit` seconds did
-    not suffice.
+    A run whose process is gone is closed as KILLED. Raises a `UserError` where the server did not
+    answer, or failed, and has taken nothing for `limit` seconds.
     """
+    from mlflow import get_tracking_uri
+
+    check_address(get_tracking_uri())
     forwarder = Forwarder(folder)
     attempts = Attempts(forwarder)
-    deadline = time.monotonic() + limit
+    taken = time.monotonic()
     while True:
+        # A request waits for whole seconds.
+        left = max(1, math.ceil(limit + taken - time.monotonic()))
         try:
-            forwarder.verify()
-            while forwarder.step():
-                pass
-            if not forwarder.state.ended:
-                forwarder.close_gone()
+            # We try again by ourselves, and say so.
+            with environment({RETRIES_VARIABLE: "0", LIMIT_VARIABLE: f"{left}"}):
+                _reach_store(left)
+                forwarder.verify()
+                while forwarder.step():
+                    taken = time.monotonic()
+                if not forwarder.state.ended:
+                    forwarder.close_gone()
             if not forwarder.state.run_id:
                 raise UserError(f"{folder.path}: its journal holds no record; nothing to send")
             return forwarder.state.run_id
@@ -396,13 +440,14 @@ def send_rest(folder: RunFolder, limit: float) -> str:
             if forwarder.state.refused:
                 raise UserError(forwarder.state.refused) from None
             pause = attempts.failed(error, last=5.0)
-            if time.monotonic() + pause > deadline:
+            rest = limit + taken - time.monotonic()
+            if rest <= 0:
                 raise UserError(
                     f"{folder.path}: {forwarder.unsent} records are not sent "
                     f"({first_line(error)[:200]}); expected a tracking server that answers "
                     "(MLFLOW_TRACKING_URI); they stay, and the same command sends them"
                 ) from None
-            time.sleep(pause)
+            time.sleep(min(pause, rest))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -412,7 +457,7 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(os, "nice"):
         os.nice(10)
     # We try again by ourselves, and say so.
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ[RETRIES_VARIABLE] = "0"
     with exclusive(folder.path / LOCK, None) as taken:
         return 0 if taken else follow(folder)
 

@@ -18,10 +18,12 @@ from skinml.data import demo
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.data.official import is_picture
-from skinml.errors import UserError, run_command
+from skinml.errors import UserError, first_line, run_command
 from skinml.files import write_whole
 from skinml.models.saved import load_saved
 from skinml.progress import progress_bar, status_line
+from skinml.tracking.read import size_of
+from skinml.tracking.store import ask, check_store
 
 _PICTURES = "pictures of skin lesions, JPEG or PNG"
 
@@ -42,13 +44,20 @@ def load(uri: str) -> Any:
     import mlflow
 
     with tempfile.TemporaryDirectory(prefix="skinml-model-") as name:
+        if uri.startswith(("models:", "runs:", "mlflow-artifacts:")):
+            check_store(mlflow.get_tracking_uri())
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=name))
+            folder = Path(
+                ask(
+                    lambda: mlflow.artifacts.download_artifacts(uri, dst_path=name),
+                    progress=lambda: size_of(Path(name)),
+                )
+            )
             description = (folder / "MLmodel").read_text(encoding="utf-8")
         except (mlflow.MlflowException, OSError, ValueError) as error:
             raise UserError(
                 f"{uri}: cannot load this model from {mlflow.get_tracking_uri()} "
-                f"({str(error).splitlines()[0]}); expected a URI such as "
+                f"({first_line(error)}); expected a URI such as "
                 "models:/skinml-mobilenetv2@champion, see `python -m skinml.registry list`"
             ) from None
         try:

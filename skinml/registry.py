@@ -16,9 +16,10 @@ from skinml.config import Parser
 from skinml.data import demo
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import CLASSES, NOTICE
-from skinml.errors import UserError, run_command
+from skinml.errors import UserError, first_line, run_command
 from skinml.provenance import PACKAGE, model_requirements
 from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.store import ask, check_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -378,14 +379,16 @@ def _run(options: argparse.Namespace) -> int:
     from mlflow import MlflowClient, MlflowException, get_registry_uri
 
     try:
+        check_store(get_registry_uri())
         if options.command == "list":
-            print(list_versions())
+            print(ask(list_versions))
             return 0
-        MlflowClient().set_registered_model_alias(options.name, CHAMPION, options.version)
+        champion = options.name, CHAMPION, options.version
+        ask(lambda: MlflowClient().set_registered_model_alias(*champion))
     except MlflowException as error:
         what = f"{options.name} {options.version}" if options.command == "promote" else "list"
         raise UserError(
-            f"{what}: {str(error).splitlines()[0]}; `python -m skinml.registry list` shows what "
+            f"{what}: {first_line(error)}; `python -m skinml.registry list` shows what "
             f"there is at {get_registry_uri()} (MLFLOW_TRACKING_URI)"
         ) from None
     print(f"{options.name}@{CHAMPION} is now version {options.version}")

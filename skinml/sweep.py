@@ -142,7 +142,9 @@ def main(argv: list[str] | None = None, command: "Command | None" = None) -> int
     configs = grid_configs(axes, given_options(options), settings)
     from skinml import sweep_run
     from skinml.data.prepare import open_data
+    from skinml.tracking.track import check_settings
 
+    check_settings()
     # Here, before any cell: side by side they would all prepare the images.
     data = open_data(configs[0].data, configs[0].data_dir, yes=options.yes)
     cells = make_cells(configs, data)

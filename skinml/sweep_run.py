@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from skinml.address import without_user_info
 from skinml.cache import cache_dir
 from skinml.code_digest import trained_by, why_same
 from skinml.config import Config
@@ -31,7 +32,7 @@ from skinml.engines.engine import Engine, Job, take_over
 from skinml.engines.local import LocalEngine, visible_gpus, warn_of_sharing
 from skinml.engines.node import DATA, TOKEN, WEIGHTS, Source, absolute_uri, files_to_send
 from skinml.engines.placement import Placement
-from skinml.errors import UserError
+from skinml.errors import UserError, first_line
 from skinml.files import file_sha256
 from skinml.grid import Cell, State, sweep_key
 from skinml.processes import end_process
@@ -252,7 +253,7 @@ class Orders:
     def _tracking_uri(self) -> str:
         from mlflow import get_tracking_uri
 
-        return absolute_uri(get_tracking_uri())
+        return without_user_info(absolute_uri(get_tracking_uri()))
 
 
 def _is_file(weights: str) -> bool:
@@ -504,7 +505,7 @@ def _mlflow_may_fail() -> Iterator[None]:
     try:
         yield
     except store_errors() as error:
-        print(f"skinml: warning: MLflow: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+        print(f"skinml: warning: MLflow: {first_line(error)[:200]}", file=sys.stderr)
 
 
 @contextmanager
@@ -609,7 +610,8 @@ def sweep(
             killed = isinstance(error, KeyboardInterrupt)
             with _mlflow_may_fail():
                 run.close(
-                    "KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}"[:500]
+                    "KILLED" if killed else "FAILED",
+                    f"{type(error).__name__}: {first_line(error)}"[:500],
                 )
             raise
         status, reason, code = _outcome(states, stop.received)

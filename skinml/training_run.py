@@ -39,7 +39,7 @@ from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import is_written
 from skinml.tracking.record import Noted, read_noted
-from skinml.tracking.track import Tracked, track
+from skinml.tracking.track import Tracked, check_settings, track
 
 if TYPE_CHECKING:
     from skinml.models.classifier import Classifier
@@ -205,6 +205,7 @@ def run(
     made where the configuration, data or device cannot work.
     """
     config.resolved()
+    check_settings(offline)
     check_weights(config.weights)
     setup = _set_up(config, yes)
     description = describe_run(config, setup.data, setup.parts, setup.device, setup.execution)
@@ -244,6 +245,7 @@ def resume(
             rest = f"send what MLflow lacks of it with: python -m skinml.sync {_shown(folder.path)}"
         print(f"skinml: run {name} is finished: {rest}", file=sys.stderr)
         return folder
+    check_settings(offline)
     checkpoint = load_checkpoint(folder.path)
     config = _config_of(description, checkpoint)
     _refuse_other_values(name, config, given)

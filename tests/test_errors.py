@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from skinml.errors import UserError, run_command
+from skinml.errors import UserError, first_line, run_command
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
@@ -27,6 +27,25 @@ def test_users_mistake_is_told_on_stderr_without_a_traceback(
 
     assert run_command(mistaken) == 2
     assert capsys.readouterr() == ("", "skinml: error: seed=-1: expected at least 0\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("one\ntwo", "one"),
+        ("", "ValueError"),
+        ("API request to http://me:secret@h/api failed", "API request to http://h/api failed"),
+        (
+            "API request to http://h/api failed with exception HTTPConnectionPool(host='h', "
+            'port=80): Max retries exceeded with url: /api (Caused by NewConnectionError("'
+            "HTTPConnection(host='h', port=80): Failed to establish a new connection: [Errno 111] "
+            'Connection refused"))',
+            "Failed to establish a new connection: [Errno 111] Connection refused",
+        ),
+    ],
+)
+def test_an_exception_in_one_line(text: str, line: str) -> None:
+    assert first_line(ValueError(text)) == line
 
 
 def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:

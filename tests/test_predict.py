@@ -290,7 +290,7 @@ def test_the_command_names_unreadable_files_and_exits_with_one(
 
 
 @pytest.mark.parametrize("uri", [URI, "models:/nothing/1", "runs:/0123/model", "no/such/folder"])
-def test_a_uri_that_leads_nowhere_is_one_line(uri: str) -> None:
+def test_a_uri_that_leads_nowhere_is_one_line(store: object, uri: str) -> None:
     with pytest.raises(UserError) as caught:
         predict.load(uri)
     text = str(caught.value)

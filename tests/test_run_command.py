@@ -89,6 +89,27 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "10s"),
+        ("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0"),
+        ("SKINML_DRAIN_LIMIT", "soon"),
+        ("SKINML_LEASE_TERM", "0"),
+    ],
+)
+@pytest.mark.parametrize("program", ["skinml.run", "skinml.sweep"])
+def test_a_mistake_in_the_environment_is_one_line_before_data_is_prepared(
+    command: Command, tmp_path: Path, program: str, variable: str, text: str
+) -> None:
+    before = set(tmp_path.iterdir())
+    result = command(program, "--data", "demo", "--weights", "none", **{variable: text})
+    assert result.returncode == 2, result.stderr
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"skinml: error: {variable}='{text}': expected seconds")
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_a_wrong_device_leaves_no_folder_and_no_run(
     command: Command, tmp_path: Path, toy_files: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -144,11 +146,32 @@ def test_a_server_that_is_away_is_one_line_and_nothing_is_lost(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises(UserError, match="22 records are not sent") as caught:
-            sync.sync(finished_folder.path, limit=1)
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+        begun = time.monotonic()
+        with pytest.raises(UserError, match=r"22 records are not sent \(.*refused\)") as caught:
+            sync.sync(finished_folder.path, limit=3)
+        assert 3 <= time.monotonic() - begun < 4
         assert "\n" not in str(caught.value)
     assert sync.sync(finished_folder.path)
+
+
+@pytest.mark.parametrize("kind", ["http://{}", "postgresql+psycopg://{}/db"])
+def test_the_limit_holds_where_a_server_never_answers(
+    kind: str,
+    finished_folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """MLflow's own retries take 4 minutes, and each of them two."""
+    noted(finished_folder)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = kind.format(f"127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        begun = time.monotonic()
+        with pytest.raises(UserError, match=r"22 records are not sent \(no answer within 4 s\)"):
+            sync.sync(finished_folder.path, limit=4)
+        assert 4 <= time.monotonic() - begun < 5
+    assert f"skinml: waiting for {address}: 4 s at most\n" in capsys.readouterr().err
 
 
 def test_a_file_that_has_changed_since_is_told_and_left_out(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import skinml
+from skinml.address import without_user_info
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import DOWNLOADS, HOMEPAGE, OFFICIAL_PARTS, OfficialPart
 from skinml.data.journal import in_order
@@ -129,7 +130,8 @@ def offer_download(folder: Path, yes: bool = False) -> bool:
         begun = sum(remote.size for remote in remotes) - left
         print(
             f"skinml: {len(remotes)} files of ISIC 2017 are not in {folder}: {_human(left)} to "
-            f"download from {base_url()}" + (f" ({_human(begun)} are here already)" * bool(begun)),
+            f"download from {without_user_info(base_url())}"
+            + (f" ({_human(begun)} are here already)" * bool(begun)),
             file=sys.stderr,
         )
         if not yes and not _confirmed("Download them now? [y/N] "):

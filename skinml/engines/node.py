@@ -7,22 +7,22 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from skinml.address import URI_VARIABLE, without_user_info
 from skinml.cache import cache_dir
 from skinml.code_digest import training_digest
 from skinml.config import AUTO
 from skinml.engines.attempt import Attempt, Order
-from skinml.errors import UserError
+from skinml.errors import UserError, first_line
 from skinml.files import file_sha256
 from skinml.models.weights import weights_digest
-from skinml.processes import cores_of, exclusive, lock_file, own_cores
+from skinml.processes import cores_of, environment, exclusive, lock_file, own_cores
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.publish import first_line
 from skinml.tracking.store import store_errors
 from skinml.tracking.sweeps import is_superseded, supersede
 
@@ -50,6 +50,7 @@ class Source:
 
     token: str
     tracking_uri: str
+    """Without its user's name and password: a job is noted in a file. Its environment has them."""
     data_folder: Path
     """Of the prepared set."""
     files: dict[str, dict[str, str]]
@@ -102,7 +103,9 @@ def make_ready(order: Order, source: Source, fetch: Fetch) -> tuple[Order, bool]
     for name, value in places.items():
         old = f"--{name}={getattr(order.config, name)}"
         arguments = [f"--{name}={value}" if a == old else a for a in arguments]
-    variables = {**order.variables, "MLFLOW_TRACKING_URI": source.tracking_uri}
+    variables = {URI_VARIABLE: os.environ.get(URI_VARIABLE, ""), **order.variables}
+    if without_user_info(variables[URI_VARIABLE]) != source.tracking_uri:
+        variables[URI_VARIABLE] = source.tracking_uri
     return replace(order, config=config, arguments=arguments, variables=variables), shared
 
 
@@ -129,7 +132,8 @@ def claim(order: Order, source: Source, folder: RunFolder | None) -> bool:
         return True
     ids = run_ids(folder) if folder else []
     try:
-        with _environment(order.variables):
+        # The driver's store is asked, not the machine's own.
+        with environment(order.variables):
             if any(map(is_superseded, ids)):
                 return False
             if supersede(source.experiment, source.sweep, order.identity, ids, source.done_before):
@@ -137,21 +141,6 @@ def claim(order: Order, source: Source, folder: RunFolder | None) -> bool:
     except store_errors() as error:
         raise Unclaimed(f"MLflow does not answer ({first_line(error)[:200]})") from None
     return True
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """With these variables for a time: the driver's store is asked, not the machine's own."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def absolute_uri(uri: str) -> str:

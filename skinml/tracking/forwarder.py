@@ -18,6 +18,7 @@ from skinml.progress import progress_bar
 from skinml.provenance import PACKAGE
 from skinml.tracking.folder import LOG, STATE, RunFolder
 from skinml.tracking.state import State
+from skinml.tracking.store import NOTICE
 
 # Exit code of a run that is trained, of which MLflow lacks records: EX_TEMPFAIL of sysexits.h.
 UNSENT = 75
@@ -57,8 +58,15 @@ class ForwarderProcess:
 
         One that does not answer within `patience` seconds, or not at all, is no reason to wait.
         """
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
+        begun, told = time.monotonic(), False
+        while (waited := time.monotonic() - begun) < patience:
+            if waited > NOTICE and not told:
+                told = True
+                print(
+                    f"skinml: waiting for MLflow to take the run: {patience:.0f} s at most, then "
+                    "it is sent later",
+                    file=sys.stderr,
+                )
             state = self.state()
             if state.refused:
                 raise UserError(state.refused)
@@ -69,7 +77,7 @@ class ForwarderProcess:
     def drain(self, last: int, limit: float) -> int:
         """Wait until record `last` is acknowledged, at most `limit` seconds; how many are not."""
         state = self.state()
-        deadline, told = time.monotonic() + limit, time.monotonic()
+        deadline, next_word = time.monotonic() + limit, time.monotonic() + NOTICE
         left = first = last - state.sequence
         with progress_bar("sending to MLflow", first) as advance:
             while left > 0 and time.monotonic() < deadline:
@@ -78,12 +86,12 @@ class ForwarderProcess:
                 if now < left:
                     advance(left - now)
                 left = now
-                if not sys.stderr.isatty() and time.monotonic() - told > 15 and left:
-                    told = time.monotonic()
-                    wait = deadline - told
+                now_is = time.monotonic()
+                if not sys.stderr.isatty() and now_is > next_word and left:
+                    next_word = now_is + 5 * NOTICE
                     print(
-                        f"skinml: sending to MLflow: {left} of {first} records left; {wait:.0f} s "
-                        "until the rest is kept for later",
+                        f"skinml: sending to MLflow: {left} of {first} records left; "
+                        f"{deadline - now_is:.0f} s until the rest is kept for later",
                         file=sys.stderr,
                     )
         return left

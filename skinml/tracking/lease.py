@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from skinml.errors import UserError
+from skinml.errors import UserError, first_line
 from skinml.processes import process_lives
 from skinml.progress import progress_bar
-from skinml.tracking.publish import REASON, close_run, first_line, set_tags
+from skinml.tracking.publish import REASON, close_run, set_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

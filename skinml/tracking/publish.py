@@ -16,10 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skinml.errors import UserError
+from skinml.errors import UserError, first_line
 from skinml.files import file_sha256
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import Record
+from skinml.tracking.store import check_active, experiment_of, is_gone
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -44,11 +45,6 @@ _METRICS, _OTHERS = 800, 90
 
 # Logs a folder's network to a run and registers it: (folder, run, register) → URIs by name.
 LogModels = Callable[[RunFolder, "Run", bool], dict[str, str]]
-
-
-def is_gone(error: Exception) -> bool:
-    """Whether the server says that a run is not there; a proxy's page of status 404 does not."""
-    return getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
 
 
 def find_or_make_run(header: Record, server: str, destination: dict[str, str]) -> "Run":
@@ -119,11 +115,14 @@ def _experiment(then: dict[str, Any], server: str, now: dict[str, str]) -> str:
     from mlflow import MlflowClient, MlflowException
 
     client = MlflowClient()
-    if now["experiment_id"]:
-        return now["experiment_id"]
+    given, name = now["experiment_id"], now["experiment"]
     # What a sweep gives to its cells: an id means nothing on another server.
-    if not now["experiment"] and then["experiment_id"] and then["server"] == server:
-        return str(then["experiment_id"])
+    if not (given or name) and then["server"] == server:
+        given = str(then["experiment_id"])
+    if given:
+        # `mlflow run` says where by the id, whatever the name says.
+        experiment_of(given, "" if now["attached"] else name)
+        return given
     name = now["experiment"] or then["experiment"] or then["default_experiment"]
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -131,14 +130,10 @@ def _experiment(then: dict[str, Any], server: str, now: dict[str, str]) -> str:
             return str(client.create_experiment(name))
         except MlflowException as error:
             # Another run has just made it.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
             found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
-        raise UserError(
-            f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) or name "
-            "another (MLFLOW_EXPERIMENT_NAME)"
-        )
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                raise
+    check_active(found)
     return str(found.experiment_id)
 
 
@@ -393,8 +388,3 @@ def is_generated(name: str) -> bool:
 
     words = re.fullmatch(r"([a-z]+)-([a-z]+)-\d{1,4}", name)
     return bool(words and words[1] in _GENERATOR_PREDICATES and words[2] in _GENERATOR_NOUNS)
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

@@ -1,14 +1,16 @@
 """MLflow → finished runs: what is read back for a comparison."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skinml.errors import UserError
+from skinml.errors import UserError, first_line
 from skinml.tracking.record import default_experiment
-from skinml.tracking.store import check_store, store_is_needed
+from skinml.tracking.store import ask, check_store, experiment_of, store_is_needed
 from skinml.tracking.sweeps import DONE_BEFORE
 
 if TYPE_CHECKING:
@@ -17,8 +19,23 @@ if TYPE_CHECKING:
 PAGE = 100
 
 
+def given_experiment() -> str:
+    """The experiment that the environment names for runs; empty where it names none.
+
+    By $MLFLOW_EXPERIMENT_ID or $MLFLOW_EXPERIMENT_NAME; both, of different ones, are a `UserError`.
+    `mlflow run` always sets the id, that of `Default` where nobody has chosen one.
+    """
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    in_project = "MLFLOW_RUN_ID" in os.environ
+    if not given or (in_project and given == "0"):
+        return name
+    with store_is_needed():
+        return ask(partial(experiment_of, given, "" if in_project else name))
+
+
 def experiment_to_read() -> str:
-    """The experiment that is read where none is named: `skinml`.
+    """The experiment that is read where none is named: that of the environment, else `skinml`.
 
     Where there is none, the one into which `mlflow run` puts its runs unless told another,
     `Default`, if it has a training run.
@@ -26,18 +43,32 @@ def experiment_to_read() -> str:
     from mlflow import MlflowClient, MlflowException, get_tracking_uri
 
     check_store(get_tracking_uri())
-    client, usual = MlflowClient(), default_experiment("isic2017")
-    # Whatever is wrong with the store is told when it is read.
-    with suppress(MlflowException):
-        other = client.get_experiment_by_name("Default")
-        if (
-            client.get_experiment_by_name(usual) is None
-            and other is not None
-            and is_finished_run(other.experiment_id, {})
-        ):
+    if named := given_experiment():
+        return named
+    usual = default_experiment("isic2017")
+    with store_is_needed():
+        if ask(lambda: MlflowClient().get_experiment_by_name(usual)) is not None:
+            return usual
+    # Not everybody may read it.
+    with suppress(MlflowException, UserError):
+        other = MlflowClient().get_experiment_by_name("Default")
+        if other is not None and is_finished_run(other.experiment_id, {}):
             print(f"skinml: no experiment {usual!r}: reading 'Default'", file=sys.stderr)
             return "Default"
     return usual
+
+
+def experiment_to_log() -> str:
+    """The experiment that a comparison of folders is logged in: the environment's, else `skinml`.
+
+    A store that does not answer is a `UserError`: before the comparison is computed.
+    """
+    from mlflow import MlflowClient, get_tracking_uri
+
+    check_store(get_tracking_uri(), may_be_new=True)
+    with store_is_needed():
+        ask(lambda: MlflowClient().search_experiments(max_results=1))
+    return given_experiment() or default_experiment("isic2017")
 
 
 def experiment_id(name: str) -> str:
@@ -45,12 +76,11 @@ def experiment_id(name: str) -> str:
     from mlflow import MlflowClient, get_tracking_uri
 
     check_store(get_tracking_uri())
-    client = MlflowClient()
     with store_is_needed():
-        experiment = client.get_experiment_by_name(name)
+        experiment = ask(lambda: MlflowClient().get_experiment_by_name(name))
         if experiment is not None:
             return str(experiment.experiment_id)
-        names = [found.name for found in client.search_experiments(max_results=20)]
+        names = [found.name for found in MlflowClient().search_experiments(max_results=20)]
     others = f"one of {', '.join(names)}" if names else "one that you may read; there is none"
     raise UserError(
         f"experiment={name!r}: not at {get_tracking_uri()}; expected {others} "
@@ -102,17 +132,30 @@ def _search(experiment: str, conditions: list[str], page_size: int = 0) -> "Iter
 
     client, token = MlflowClient(), None
     while True:
-        page: Any = client.search_runs(
-            [experiment],
-            " and ".join(conditions),
-            max_results=page_size or PAGE,
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
+        with store_is_needed():
+            page: Any = ask(
+                partial(
+                    client.search_runs,
+                    [experiment],
+                    " and ".join(conditions),
+                    max_results=page_size or PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+            )
         yield from page
         token = page.token
         if not token:
             return
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files below a folder: how far a download into it is."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # It has just got another name.
+            size += path.stat().st_size
+    return size
 
 
 def download(run_id: str, name: str, folder: Path) -> Path:
@@ -122,10 +165,15 @@ def download(run_id: str, name: str, folder: Path) -> Path:
     try:
         # Quietly: nine bars for nine small tables would hide the table that is asked for.
         return Path(
-            artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder))
+            ask(
+                lambda: artifacts.download_artifacts(
+                    run_id=run_id, artifact_path=name, dst_path=str(folder)
+                ),
+                progress=lambda: size_of(folder),
+            )
         )
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"run {run_id}: {name} cannot be read ({str(error).splitlines()[0]}); expected the "
+            f"run {run_id}: {name} cannot be read ({first_line(error)}); expected the "
             "artifacts of a finished run"
         ) from None

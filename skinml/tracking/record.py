@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skinml.address import without_user_info
 from skinml.files import file_sha256
 from skinml.history import Row
 from skinml.processes import process_name
@@ -53,8 +54,8 @@ def default_experiment(data: str) -> str:
 
 
 def server_digest(uri: str) -> str:
-    """What a tracking server is known by in a run's folder: its address may hold a password."""
-    return hashlib.sha256(uri.encode()).hexdigest()[:16]
+    """What a tracking server is known by in a run's folder, whoever its user is."""
+    return hashlib.sha256(without_user_info(uri).encode()).hexdigest()[:16]
 
 
 def is_load(record: Record) -> bool:
@@ -145,14 +146,22 @@ def destination(description: Description) -> dict[str, str]:
     }
 
 
-def _source(description: Description) -> dict[str, str]:
-    """The tags by which MLflow tells who made a run, and with what."""
+def author() -> dict[str, str]:
+    """The tag by which MLflow tells who made a run: the user of this machine.
+
+    Its own default is the name that one has at the server, which may be a token.
+    """
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = "unknown"  # An id without a name, in a container for instance.
+    return {"mlflow.user": user}
+
+
+def _source(description: Description) -> dict[str, str]:
+    """The tags by which MLflow tells who made a run, and with what."""
     tags = {
-        "mlflow.user": user,
+        **author(),
         "mlflow.source.name": sys.argv[0],
         "mlflow.source.type": "LOCAL",
     }

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skinml.errors import UserError
 from skinml.processes import process_lives, process_name
 from skinml.tracking.lease import OPEN, PROCESS, close_dead, renew, reopen
 from skinml.tracking.publish import (
@@ -15,11 +15,17 @@ from skinml.tracking.publish import (
     SUPERSEDED,
     close_run,
     is_generated,
-    is_gone,
     set_tags,
 )
-from skinml.tracking.record import default_experiment
-from skinml.tracking.store import store_is_needed
+from skinml.tracking.record import author, default_experiment
+from skinml.tracking.store import (
+    ask,
+    check_active,
+    check_store,
+    experiment_of,
+    is_gone,
+    store_is_needed,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -39,26 +45,30 @@ def find_experiment(data: str, create: bool = False) -> str | None:
     That of $MLFLOW_EXPERIMENT_ID (set by `mlflow run`) or $MLFLOW_EXPERIMENT_NAME, else the data
     set's own. Only `create` writes to MLflow. A server that does not answer is a `UserError`.
     """
-    from mlflow import MlflowClient, get_tracking_uri
+    from mlflow import get_tracking_uri
 
     uri = get_tracking_uri()
     store = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     if store and not store.exists() and not create:
         return None  # To look into it would make it.
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or default_experiment(data)
+    check_store(uri, may_be_new=True)
     with store_is_needed():
-        client = MlflowClient()
-        if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-            return str(client.get_experiment(given).experiment_id)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            return str(client.create_experiment(name)) if create else None
-    if experiment.lifecycle_stage != "active":
-        raise UserError(
-            f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) or name "
-            "another (MLFLOW_EXPERIMENT_NAME)"
-        )
-    return str(experiment.experiment_id)
+        return ask(partial(_find_experiment, default_experiment(data), create))
+
+
+def _find_experiment(usual: str, create: bool) -> str | None:
+    from mlflow import MlflowClient
+
+    client, name = MlflowClient(), os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        # `mlflow run` says where by the id, whatever the name says.
+        experiment_of(given, "" if os.environ.get("MLFLOW_RUN_ID") else name)
+        return given
+    found = client.get_experiment_by_name(name or usual)
+    if found is None:
+        return str(client.create_experiment(name or usual)) if create else None
+    check_active(found)
+    return str(found.experiment_id)
 
 
 def runs_with(experiment: str, tags: dict[str, str], status: str = "") -> "list[Run]":
@@ -121,7 +131,7 @@ class SweepRun:
             sweep = cls(given, experiment)
             _rename(given, name)
         else:
-            made = client.create_run(experiment, run_name=name, tags=resolve_tags({}))
+            made = client.create_run(experiment, run_name=name, tags=resolve_tags(author()))
             sweep = cls(made.info.run_id, experiment)
         _tag(sweep.id, tags)
         return sweep

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from skinml.errors import UserError
+from skinml.address import URI_VARIABLE
+from skinml.errors import UserError, first_line
 from skinml.history import Row
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.forwarder import (
@@ -19,7 +20,8 @@ from skinml.tracking.forwarder import (
     seconds,
 )
 from skinml.tracking.journal import Journal
-from skinml.tracking.load import LoadRecorder
+from skinml.tracking.lease import lease_term
+from skinml.tracking.load import LoadRecorder, sampling_interval
 from skinml.tracking.record import (
     Noted,
     as_noted,
@@ -30,6 +32,7 @@ from skinml.tracking.record import (
     record_start,
 )
 from skinml.tracking.state import State
+from skinml.tracking.store import check_address
 
 # Seconds that a training waits for the server's first word, which it may refuse the run with.
 FIRST_WORD = 15.0
@@ -94,6 +97,7 @@ def track(
     end up to `drain_limit` seconds ($SKINML_DRAIN_LIMIT, 300) are spent on what MLflow lacks; what
     it then still lacks stays in the folder, and a line on stderr says so.
     """
+    check_settings(offline)
     limit = _drain_limit() if drain_limit is None else drain_limit
     journal = Journal(folder.journal)
     try:
@@ -120,6 +124,15 @@ def track(
         journal.close()
 
 
+def check_settings(offline: bool = False) -> None:
+    """Refuse what the environment says wrongly of tracking: before data is prepared, at best."""
+    if not offline:
+        check_address(os.environ.get(URI_VARIABLE, ""))
+    _drain_limit()
+    lease_term()
+    sampling_interval()
+
+
 def _drain_limit() -> float:
     try:
         return seconds(os.environ.get(DRAIN_VARIABLE) or str(DRAIN_LIMIT))
@@ -133,8 +146,7 @@ def _outcome(error: BaseException) -> tuple[str, str]:
         return "KILLED", "stopped by Ctrl-C"
     if isinstance(error, SystemExit):
         return "KILLED", "stopped by SIGTERM" if error.code == 143 else f"exit code {error.code}"
-    text = str(error).strip() or type(error).__name__
-    return "FAILED", text.splitlines()[0]
+    return "FAILED", first_line(error)
 
 
 def _end(

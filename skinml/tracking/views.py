@@ -24,11 +24,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from skinml.address import without_user_info
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
+from skinml.errors import UserError, first_line, run_command
 from skinml.provenance import PACKAGE
+from skinml.tracking.store import ask, check_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -118,10 +119,8 @@ def where_to_look(store: str, experiment_id: str) -> str:
 
 
 def _public(uri: str) -> str:
-    """An address without the name and password that may be in it."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return uri.replace(parts.netloc, host, 1).rstrip("/") if parts.netloc else uri
+    """An address that a path can follow, without the name and password that may be in it."""
+    return without_user_info(uri).rstrip("/")
 
 
 def _read_views() -> dict[str, View]:
@@ -232,13 +231,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     store = mlflow.get_tracking_uri()
     try:
-        for experiment in _experiments(options.experiment):
+        check_store(store)
+        for experiment in ask(lambda: list(_experiments(options.experiment))):
             install_views(experiment.experiment_id)
             where = where_to_look(options.server or store, experiment.experiment_id)
             print(f"results of {experiment.name}: {where}")
     except mlflow.MlflowException as error:
         raise UserError(
-            f"{_public(store)}: {str(error).splitlines()[0]}; expected a tracking server that lets "
+            f"{_public(store)}: {first_line(error)}; expected a tracking server that lets "
             "you edit the experiment (MLFLOW_TRACKING_URI)"
         ) from None
     return 0

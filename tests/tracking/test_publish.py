@@ -1,9 +1,12 @@
 """A run's journal → MLflow, on a real SQLite store, without TensorFlow."""
 
 import json
+import shutil
+import sqlite3
 import time
 import tracemalloc
 import zlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -633,10 +636,82 @@ def test_an_experiment_that_is_not_there_is_told_as_a_refusal(
 ) -> None:
     """Before it trains: no server that comes back will have it."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "999")
-    with pytest.raises(MlflowException, match="999"):
+    _is_refused(started, "MLFLOW_EXPERIMENT_ID=999: not at sqlite")
+
+
+def _is_refused(folder: RunFolder, text: str) -> None:
+    """A run is refused for good, which its process is told before it trains."""
+    with pytest.raises((UserError, MlflowException)):
+        _send_all(folder)
+    refused = json.loads((folder.path / "forward.json").read_text())["refused"]
+    assert text in refused and ("; expected " in refused or "; restore it" in refused)
+    assert "\n" not in refused
+
+
+def test_a_deleted_experiments_id_is_refused(
+    store: MlflowClient, started: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = store.create_experiment("mine")
+    store.delete_experiment(found)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", found)
+    _is_refused(started, "experiment 'mine' is deleted; restore it (`mlflow experiments restore")
+
+
+def test_an_experiments_id_and_name_that_disagree_are_refused(
+    store: MlflowClient, started: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MLflow does; but `mlflow run` sets the id for a run that it has made."""
+    mine, other = store.create_experiment("mine"), store.create_experiment("other")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mine)
+    for name in ("other", "none of these"):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+        _is_refused(started, f"is the experiment 'mine', MLFLOW_EXPERIMENT_NAME='{name}' another")
+    assert store.search_runs([mine, other]) == []
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert store.get_run(_send_all(started)).info.experiment_id == mine
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    another = _started(started.path.with_name("another"), DESCRIPTION)
+    assert store.get_run(_send_all(another)).info.experiment_id == mine
+
+
+def test_a_database_of_another_version_is_refused(
+    empty_store: Path, started: RunFolder, tmp_path: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        database.commit()
+    _is_refused(started, "(Detected out-of-date database schema (found version ffffffffffff")
+    assert "mlflow db upgrade" in (started.path / "forward.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("htp://me:secret@server", "got unsupported URI 'htp://server'"),
+        ("sqlite:mlflow.db", "Could not parse SQLAlchemy URL"),
+        ("mysql://me:secret@server/db", "No module named"),
+        ("http:/server:5000", "Invalid url: http:/server:5000"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(
+    address: str, text: str, started: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(Exception, match=r"."):
         _send_all(started)
     refused = json.loads((started.path / "forward.json").read_text())["refused"]
-    assert "999" in refused and refused.endswith("(MLFLOW_EXPERIMENT_ID)")
+    assert text in refused and "secret" not in refused
+
+
+def test_an_earlier_refusal_is_forgotten(store: MlflowClient, started: RunFolder) -> None:
+    """A run that goes on with a mended address is not stopped by what was said before."""
+    experiment = store.create_experiment("skinml")
+    store.delete_experiment(experiment)
+    _is_refused(started, "is deleted")
+    Forwarder(started)
+    assert json.loads((started.path / "forward.json").read_text())["refused"] == ""
 
 
 def test_an_experiment_that_is_deleted_is_a_users_error(

@@ -70,8 +70,24 @@ def test_the_experiment_can_be_named_or_given_by_mlflow_run(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     mine = find_experiment("demo", create=True)
     assert mine and store.get_experiment(mine).name == "mine"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mine)
+    assert find_experiment("demo") == mine
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    with pytest.raises(UserError, match="is the experiment 'Default', MLFLOW_EXPERIMENT_NAME='mi"):
+        find_experiment("demo")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
     assert find_experiment("demo") == "0"
+
+
+@pytest.mark.parametrize(("deleted", "text"), [(True, "'mine' is deleted"), (False, "ID=999: not")])
+def test_an_id_without_an_experiment_is_a_users_error(
+    deleted: bool, text: str, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if deleted:
+        store.delete_experiment(store.create_experiment("mine"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "1" if deleted else "999")
+    with pytest.raises(UserError, match=text):
+        find_experiment("demo", create=True)
 
 
 def test_looking_does_not_make_a_store(tmp_path: Path) -> None:
