@@ -61,6 +61,7 @@ NO_LEASE = "run without lease"
 UNSENT = "unsent journal"
 ORPHAN = "orphaned process"
 CHECKPOINT = "checkpoint"
+LEFT_OUT = "models left out"
 
 # What came of one that was dead a moment ago.
 LEFT = "left: it has moved, or has ended"
@@ -378,6 +379,10 @@ def _in_folder(item: Left, closed: bool) -> list[Finding]:
             remedy += " with its MLFLOW_TRACKING_URI"
         act = None if item.elsewhere else item.send
         found.append(Finding(UNSENT, str(path), why, remedy, act))
+    elif item.state.left_out:
+        # For a person to send: nothing here says that its server takes them by now.
+        remedy = f"python -m skinml.sync {path}"
+        found.append(Finding(LEFT_OUT, str(path), f"not in MLflow: {item.state.left_out}", remedy))
     if not item.folder.finished and has_checkpoint(path):
         why = "not finished, and can be gone on with"
         again = f"python -m skinml.run --resume {path}"

@@ -26,18 +26,21 @@ from skinml.tracking.publish import (
     ACKNOWLEDGED,
     BATCHED,
     GONE,
+    LEFT_OUT,
     SUPERSEDED,
     close_run,
     drop_doubles,
+    drop_tag,
     find_or_make_run,
     first_line,
     is_gone,
     prepare_experiment,
     send,
+    set_tags,
 )
 from skinml.tracking.record import destination, header, is_load, server_digest
 from skinml.tracking.state import State
-from skinml.tracking.store import refusal
+from skinml.tracking.store import lacks_models, refusal
 from skinml.tracking.views import where_to_look
 
 if TYPE_CHECKING:
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 POLL = 0.5
 # Seconds between two attempts: doubled each time, up to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+
+# What no waiting changes: no such interface, and no right to add to a registered model.
+_FOR_EVER = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED")
 
 # Values sent at a time, and what a record that is none counts as.
 PIECE, OTHER = 800, 25
@@ -75,6 +81,9 @@ class Forwarder:
         self._writer = 0, ""
         self._last = ""
         self._told: set[str] = set()
+        self._asked = False
+        # Why the models were not taken last.
+        self._not_taken = ""
         # When the lease moved last, by the clock that nobody sets.
         self._moved = -float("inf")
 
@@ -103,7 +112,7 @@ class Forwarder:
         records = [self._by_now(record) for record in records]
         # A network takes its time, on a slow line longer than a term.
         with renewed(lambda: self._move(run.info.run_id)):
-            uris = send(self.folder, records, run, log_models, tags)
+            uris = send(self.folder, records, run, self._log_models, tags)
         if renews:
             self._moved = now
         last = records[-1]
@@ -136,9 +145,11 @@ class Forwarder:
             renew(MlflowClient().get_run(run_id), self._process())
 
     def verify(self) -> None:
-        """Make sure that the server still has what it acknowledged, else begin anew."""
+        """Make sure that the server has all that it acknowledged or takes by now, or begin anew."""
         if self.state.run_id:
-            self._open_run()
+            run = self._open_run()
+            if self.state.left_out and not lacks_models(run.info.experiment_id):
+                self._begin_anew(f"the models of run {run.info.run_id} are not there")
 
     def close_gone(self) -> None:
         """Close a run whose process is gone and said nothing: it may be gone on with later."""
@@ -186,11 +197,11 @@ class Forwarder:
             except MlflowException as error:
                 if not is_gone(error):
                     raise
-                self._begin_anew(f"run {self.state.run_id} is not there any more")
+                self._begin_anew(f"run {self.state.run_id} is gone (an older backup?)")
         if run is None:
             run = self._find_or_make()
         elif int(run.data.tags.get(ACKNOWLEDGED, 0)) < self.state.sequence:
-            self._begin_anew(f"run {self.state.run_id} has less than it had")
+            self._begin_anew(f"run {self.state.run_id} has less than it had (an older backup?)")
         if run.info.lifecycle_stage == "deleted":
             raise UserError(
                 f"run {run.info.run_id} is deleted; restore it (`mlflow runs restore --run-id "
@@ -203,6 +214,7 @@ class Forwarder:
             )
             self._save()
             raise Superseded(self.state.refused)
+        self._ask_for_models(run)
         goes_on = self._live and not self.state.ended and not begins
         if goes_on and run.info.status != "RUNNING":
             self._reopen(run)
@@ -219,6 +231,8 @@ class Forwarder:
             self.state.refused = _refused(error)
             self._save()
             raise
+        # Before the run is known to be made, which its process waits for before it trains.
+        self._ask_for_models(run)
         self.state.run_id = run.info.run_id
         self.state.refused = ""
         self.state.uris["results"] = where_to_look(self._uri, run.info.experiment_id)
@@ -226,6 +240,39 @@ class Forwarder:
         with suppress(MlflowException):
             prepare_experiment(self._uri, run.info.experiment_id)
         return run
+
+    def _ask_for_models(self, run: "Run") -> None:
+        """Say at once, and once, if the server will not take the models that a run ends with."""
+        if self._asked or not self._live:
+            return
+        if missing := lacks_models(run.info.experiment_id):
+            self.say(
+                f"warning: {missing}: this run will be there without its models, which stay in "
+                "its folder for one that has"
+            )
+        self._asked = True
+
+    def _log_models(self, folder: RunFolder, run: "Run", register: bool) -> dict[str, str]:
+        """Log a run's models; where the server will never take them, note that and why."""
+        from mlflow import MlflowException
+
+        try:
+            uris = log_models(folder, run, register)
+        except MlflowException as error:
+            why, said = lacks_models(run.info.experiment_id), first_line(error)[:200]
+            # Once may be a bad moment of a proxy.
+            if error.error_code in _FOR_EVER and said == self._not_taken:
+                why = why or f"the server does not take them ({said})"
+            self._not_taken = said
+            if not why:
+                raise
+            why = f"its models: {why}"
+            set_tags(run, {LEFT_OUT: why})
+            self.state.left_out = why
+            return {}
+        self.state.left_out = ""
+        drop_tag(run, LEFT_OUT)
+        return uris
 
     def _reopen(self, run: "Run") -> None:
         """Somebody took the run for dead, and it is not."""
@@ -241,7 +288,7 @@ class Forwarder:
         From the start, not from where the server is said to be: its files may come from another
         moment than its database.
         """
-        self.say(f"{why} (an older backup?): all of it is sent again")
+        self.say(f"{why}: all of it is sent again")
         self.state = State(self.state.server)
         self.folder.mark_unpublished()
         self._save()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from mlflow.entities import Metric, Param
 from skinml import doctor, sweep_run
 from skinml.errors import UserError
 from skinml.processes import is_dead, process_lives, process_name
+from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import read_journal
 from skinml.tracking.lease import clock_stands, lease_term, renewed, watch
@@ -329,6 +331,23 @@ def test_what_belongs_to_another_server_is_to_know_of_and_not_sent_to_this_one(
         assert doctor.main(["--output-dir", str(folder.path.parent), *options]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "1 to know of"
     assert world.client.search_runs([world.experiment]) == []
+
+
+def test_models_that_were_left_out_are_to_know_of(
+    world: Any, visit: Doctor, finished_folder: RunFolder
+) -> None:
+    folder = noted(finished_folder)
+    sync(folder.path)
+    state = doctor.State.load(folder.path / "forward.json")
+    replace(state, left_out="its models: no interface").save(folder.path / "forward.json")
+    code, found = visit("--fix")
+    assert code == 0
+    item = found[str(folder.path)]
+    assert (item["kind"], item["why"]) == (
+        "models left out",
+        "not in MLflow: its models: no interface",
+    )
+    assert item["remedy"] == f"python -m skinml.sync {folder.path}"
 
 
 def test_a_journal_that_is_written_or_cannot_be_read_is_left(

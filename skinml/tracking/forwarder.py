@@ -43,6 +43,7 @@ class ForwarderProcess:
         self._folder = folder
         self._log = folder.path / LOG
         self._begin = self._read = self._log.stat().st_size if self._log.exists() else 0
+        self._passing_on = threading.Lock()
         self._stopped = threading.Event()
         self._process = self._start()
         self._thread = threading.Thread(target=self._keep, daemon=True, name="ForwarderProcess")
@@ -63,6 +64,7 @@ class ForwarderProcess:
             if state.refused:
                 raise UserError(state.refused)
             if state.run_id or self._has_spoken():
+                self._pass_on()
                 return
             time.sleep(_LOOK)
 
@@ -141,7 +143,7 @@ class ForwarderProcess:
 
     def _pass_on(self) -> None:
         """Print what the forwarder has said to a person since the last time."""
-        with suppress(OSError), self._log.open("rb") as log:
+        with self._passing_on, suppress(OSError), self._log.open("rb") as log:
             for line in self._new_lines(log):
                 if line.startswith("skinml: "):
                     print(line, file=sys.stderr, flush=True)

@@ -166,3 +166,9 @@ def _say_what_is_left(tracked: Tracked, state: State) -> None:
             f"them with: python -m skinml.sync {tracked.folder.path}",
             file=sys.stderr,
         )
+    if state.left_out:
+        print(
+            f"skinml: not in MLflow: {state.left_out}; they stay in the run's folder, and a server "
+            f"that takes them gets them with: python -m skinml.sync {tracked.folder.path}",
+            file=sys.stderr,
+        )

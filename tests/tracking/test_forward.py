@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mlflow import MlflowClient
 from benchmarks.faults.processes import acknowledged, forwarders
 from skinml.errors import UserError
 from skinml.history import Row
+from skinml.sync import main as sync_main
 from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.forwarder import UNSENT
@@ -311,6 +313,69 @@ def test_a_server_that_refuses_the_run_stops_it_before_it_trains(
     assert line.startswith(f"skinml: error: cannot start a run at {proxy.address}")
     assert "--offline" in line
     assert writer.epochs == 0 and writer.forwarders() == []
+
+
+@pytest.fixture
+def with_model(folder: RunFolder) -> RunFolder:
+    """The folder of a run that ends with a network."""
+    said = folder.read_description()
+    params = said.params | {"version_keras": "3.15.1", "keras_backend": "tensorflow"}
+    folder.write_description(replace(said, params=params))
+    folder.model.write_bytes(b"a network")
+    return folder
+
+
+def test_a_server_without_an_interface_for_models_gets_all_else_and_the_run_ends(
+    with_model: RunFolder,
+    write: Callable[..., Writer],
+    server: str,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is told before the training, and the models come once there is one."""
+    proxy.unknown = "/api/2.0/mlflow/logged-models"
+    writer = write()
+    writer.begins()
+    before = writer.log.read_text().partition("begins")[0]
+    assert "the server has no interface for models (404 at /api/2.0/mlflow/logged-models" in before
+    writer.until(lambda: writer.sent() > 10)
+    assert writer.end() == 0, writer.log.read_text()
+    run = run_of(with_model, server)
+    left_out = run.data.tags["skinml.left_out"]
+    assert left_out.startswith("its models: the server has no interface for models (404")
+    [line] = [line for line in writer.log.read_text().splitlines() if "not in MLflow:" in line]
+    assert left_out in line and line.endswith(f"python -m skinml.sync {with_model.path}")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.address)
+    assert sync_main([str(with_model.path)]) == 0
+    assert left_out in capsys.readouterr().err
+    proxy.unknown = ""
+    assert sync(with_model.path) == run.info.run_id
+    run = run_of(with_model, server)
+    assert "skinml.left_out" not in run.data.tags
+    client = MlflowClient(server)
+    models = client.search_logged_models([run.info.experiment_id])
+    assert {model.name for model in models} == {"model", "serving"}
+    versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    assert {v.name for v in versions} == {"skinml-mobilenetv2", "skinml-mobilenetv2-serving"}
+
+
+def test_a_proxy_that_is_away_for_a_moment_is_not_one_without_models(
+    with_model: RunFolder, write: Callable[..., Writer], server: str, proxy: Proxy
+) -> None:
+    """It may say of everything that it is not there."""
+    writer = write()
+    writer.begins()
+    writer.until(lambda: writer.sent() > 10)
+    proxy.mode, before = "404", proxy.requests
+    (with_model.path / "go").touch()
+    writer.until(lambda: proxy.requests > before + 3)
+    proxy.mode = "pass"
+    assert writer.end() == 0, writer.log.read_text()
+    run = run_of(with_model, server)
+    assert "skinml.left_out" not in run.data.tags
+    assert len(run.outputs.model_outputs) == 2
 
 
 def test_a_forwarder_that_is_killed_is_started_again(
