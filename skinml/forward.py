@@ -19,7 +19,7 @@ from skinml.errors import UserError, run_command
 from skinml.processes import exclusive, is_dead
 from skinml.registry import log_models
 from skinml.tracking.folder import LOCK, STATE, RunFolder
-from skinml.tracking.forwarder import NOT_TAKEN, UNSENT
+from skinml.tracking.forwarder import NOT_TAKEN, READY, UNSENT
 from skinml.tracking.journal import Record, is_written, read_journal
 from skinml.tracking.lease import LEASE, grace, moved, renew, renewal, renewed, reopen
 from skinml.tracking.publish import (
@@ -387,6 +387,7 @@ class Attempts:
 def follow(folder: RunFolder) -> int:
     """Send a folder's journal as it grows, until its end, or until its writer is gone."""
     forwarder = Forwarder(folder, live=True)
+    print(READY, flush=True)
     attempts = Attempts(forwarder)
     patience = grace()
     # A writer may be gone before this process has begun: it has its grace all the same.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from skinml.errors import UserError, run_command
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
@@ -62,7 +63,7 @@ def test_reader_that_left_is_no_error(length: int) -> None:
             stdout=write,
             stderr=subprocess.PIPE,
             env=environment,
-            timeout=60,
+            timeout=PATIENCE,
         )
     finally:
         os.close(write)

@@ -22,6 +22,10 @@ from skinml.tracking.state import State
 # Exit code of a run that is trained, of which MLflow lacks records: EX_TEMPFAIL of sysexits.h.
 UNSENT = 75
 
+# What a forwarder says when its imports are done, and how many seconds they may take.
+READY = "the forwarder is ready"
+IMPORTS = 120.0
+
 # What a forwarder says of a server that does not answer.
 NOT_TAKEN = "warning: MLflow does not take the records of this run"
 
@@ -56,14 +60,17 @@ class ForwarderProcess:
     def raise_if_refused(self, patience: float) -> None:
         """Wait until the run is made; a server that refuses it is a `UserError`.
 
-        One that does not answer within `patience` seconds, or not at all, is no reason to wait.
+        One that does not answer within `patience` seconds, or not at all, is no reason to wait;
+        they begin when the forwarder could ask it, on a busy machine many after its start.
         """
-        deadline = time.monotonic() + patience
+        deadline, asks = time.monotonic() + IMPORTS, False
         while time.monotonic() < deadline:
+            if not asks and self._has_said(READY):
+                deadline, asks = time.monotonic() + patience, True
             state = self.state()
             if state.refused:
                 raise UserError(state.refused)
-            if state.run_id or self._has_spoken():
+            if state.run_id or self._has_said(NOT_TAKEN):
                 self._pass_on()
                 return
             time.sleep(_LOOK)
@@ -155,11 +162,10 @@ class ForwarderProcess:
         self._read += len(text)
         return text.decode(errors="replace").splitlines()
 
-    def _has_spoken(self) -> bool:
-        """Whether it has told of a server that does not answer."""
+    def _has_said(self, words: str) -> bool:
         with suppress(OSError), self._log.open("rb") as log:
             log.seek(self._begin)
-            return NOT_TAKEN.encode() in log.read(2**16)
+            return words.encode() in log.read(2**16)
         return False
 
 

@@ -31,7 +31,8 @@ from skinml.tracking.record import (
 )
 from skinml.tracking.state import State
 
-# Seconds that a training waits for the server's first word, which it may refuse the run with.
+# Seconds that a training waits for the server's first word, which it may refuse the run with, once
+# the forwarder can ask it.
 FIRST_WORD = 15.0
 
 

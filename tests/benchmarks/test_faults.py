@@ -175,7 +175,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tupl
     store.write_bytes(empty_store.read_bytes())
     writer = RunWriter(make_folder(place / "run", random.Random(1)), "--offline")
     # Of the first epoch's points some are damaged below.
-    wait_until(lambda: writer.told() >= 1, 60, "an epoch is noted")
+    wait_until(lambda: writer.told() >= 1, "an epoch is noted")
     assert writer.end() == 0, writer.text()
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(place)
