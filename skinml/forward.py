@@ -387,7 +387,7 @@ class Attempts:
 def follow(folder: RunFolder) -> int:
     """Send a folder's journal as it grows, until its end, or until its writer is gone."""
     forwarder = Forwarder(folder, live=True)
-    print(READY, flush=True)
+    print(READY, file=sys.stderr, flush=True)
     attempts = Attempts(forwarder)
     patience = grace()
     # A writer may be gone before this process has begun: it has its grace all the same.
