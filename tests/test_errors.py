@@ -82,7 +82,7 @@ def in_encoding(
         env=os.environ | {"PYTHONIOENCODING": encoding} | variables,
         cwd=cwd,
         capture_output=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -168,7 +168,7 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert ended.stdout.startswith(b"lesion-?.jpg")

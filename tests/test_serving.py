@@ -189,7 +189,7 @@ def test_the_readme_s_request_takes_a_photo_of_seven_megabytes(server: int, tmp_
     assert photo.stat().st_size > 7_000_000
     command = readme("", "printf").replace(":8080", f":{server}")
     ended = subprocess.run(
-        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr
     [answer] = json.loads(ended.stdout)["predictions"]
@@ -202,7 +202,7 @@ def test_the_readme_s_code_gives_both_models_answers(store: Path, tmp_path: Path
     ended = subprocess.run(
         [sys.executable, "-c", readme("python", "import base64") + shown],
         env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     values = np.array(ended.stdout.splitlines()[-1].split(), float).reshape(2, len(CLASSES))
