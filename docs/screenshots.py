@@ -54,7 +54,7 @@ def mlflow_server(store: str) -> Iterator[str]:
             start_new_session=True,
         )
         try:
-            patience = time.monotonic() + 400
+            patience = time.monotonic() + 600
             while not _answers(f"{address}/health"):
                 if server.poll() is not None or time.monotonic() > patience:
                     log.seek(0)
@@ -73,7 +73,7 @@ def mlflow_server(store: str) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=5).close()
+        urllib.request.urlopen(url, timeout=60).close()
     except OSError:
         return False
     return True

@@ -61,6 +61,7 @@ NO_LEASE = "run without lease"
 UNSENT = "unsent journal"
 ORPHAN = "orphaned process"
 CHECKPOINT = "checkpoint"
+LEFT_OUT = "models left out"
 
 # What came of one that was dead a moment ago.
 LEFT = "left: it has moved, or has ended"
@@ -93,7 +94,7 @@ class Finding:
     @property
     def is_wrong(self) -> bool:
         """Whether it is something to mend, not just to know of."""
-        return not self.mended and (self.act is not None or self.kind == UNSENT)
+        return not self.mended and self.act is not None
 
     def as_dict(self) -> dict[str, Any]:
         names = ("kind", "name", "label", "why", "remedy", "outcome", "mended")
@@ -372,10 +373,16 @@ def _in_folder(item: Left, closed: bool) -> list[Finding]:
         return found
     if not closed and (count := item.unsent):
         why = f"{count} records that MLflow lacks"
+        remedy = f"python -m skinml.sync {path}"
         if item.elsewhere:
-            why += ", of another server (MLFLOW_TRACKING_URI)"
+            why = f"{count} records that another server lacks than this one"
+            remedy += " with its MLFLOW_TRACKING_URI"
         act = None if item.elsewhere else item.send
-        found.append(Finding(UNSENT, str(path), why, f"python -m skinml.sync {path}", act))
+        found.append(Finding(UNSENT, str(path), why, remedy, act))
+    elif item.state.left_out:
+        # For a person to send: nothing here says that its server takes them by now.
+        remedy = f"python -m skinml.sync {path}"
+        found.append(Finding(LEFT_OUT, str(path), f"not in MLflow: {item.state.left_out}", remedy))
     if not item.folder.finished and has_checkpoint(path):
         why = "not finished, and can be gone on with"
         again = f"python -m skinml.run --resume {path}"

@@ -21,19 +21,22 @@ from skinml.errors import UserError, first_line, run_command
 from skinml.processes import environment, exclusive, is_dead
 from skinml.registry import log_models
 from skinml.tracking.folder import LOCK, STATE, RunFolder
-from skinml.tracking.forwarder import NOT_TAKEN, UNSENT
+from skinml.tracking.forwarder import NOT_TAKEN, READY, UNSENT
 from skinml.tracking.journal import Record, is_written, read_journal
 from skinml.tracking.lease import LEASE, grace, moved, renew, renewal, renewed, reopen
 from skinml.tracking.publish import (
     ACKNOWLEDGED,
     BATCHED,
     GONE,
+    LEFT_OUT,
     SUPERSEDED,
     close_run,
     drop_doubles,
+    drop_tag,
     find_or_make_run,
     prepare_experiment,
     send,
+    set_tags,
 )
 from skinml.tracking.record import destination, header, is_load, server_digest
 from skinml.tracking.state import State
@@ -45,6 +48,7 @@ from skinml.tracking.store import (
     check_address,
     is_final,
     is_gone,
+    lacks_models,
     refusal,
 )
 from skinml.tracking.views import where_to_look
@@ -56,6 +60,9 @@ if TYPE_CHECKING:
 POLL = 0.5
 # Seconds between two attempts: doubled each time, up to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+
+# What no waiting changes: no such interface, and no right to add to a registered model.
+_FOR_EVER = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED")
 
 # Values sent at a time, and what a record that is none counts as.
 PIECE, OTHER = 800, 25
@@ -88,6 +95,9 @@ class Forwarder:
         if self.state.refused:  # What an earlier process was told.
             self.state.refused = ""
             self._save()
+        self._asked = False
+        # Why the models were not taken last.
+        self._not_taken = ""
         # When the lease moved last, by the clock that nobody sets.
         self._moved = -float("inf")
 
@@ -120,7 +130,7 @@ class Forwarder:
         records = [self._by_now(record) for record in records]
         # A network takes its time, on a slow line longer than a term.
         with renewed(lambda: self._move(run.info.run_id)):
-            uris = send(self.folder, records, run, log_models, tags)
+            uris = send(self.folder, records, run, self._log_models, tags)
         if renews:
             self._moved = now
         last = records[-1]
@@ -154,10 +164,12 @@ class Forwarder:
             renew(MlflowClient().get_run(run_id), self._process())
 
     def verify(self) -> None:
-        """Make sure that the server still has what it acknowledged, else begin anew."""
+        """Make sure that the server has all that it acknowledged or takes by now, or begin anew."""
         if self.state.run_id:
             with self._refusal_noted():
-                self._open_run()
+                run = self._open_run()
+            if self.state.left_out and not lacks_models(run.info.experiment_id):
+                self._begin_anew(f"the models of run {run.info.run_id} are not there")
 
     def close_gone(self) -> None:
         """Close a run whose process is gone and said nothing: it may be gone on with later."""
@@ -205,11 +217,11 @@ class Forwarder:
             except MlflowException as error:
                 if not is_gone(error):
                     raise
-                self._begin_anew(f"run {self.state.run_id} is not there any more")
+                self._begin_anew(f"run {self.state.run_id} is gone (an older backup?)")
         if run is None:
             run = self._find_or_make()
         elif int(run.data.tags.get(ACKNOWLEDGED, 0)) < self.state.sequence:
-            self._begin_anew(f"run {self.state.run_id} has less than it had")
+            self._begin_anew(f"run {self.state.run_id} has less than it had (an older backup?)")
         if run.info.lifecycle_stage == "deleted":
             raise UserError(
                 f"run {run.info.run_id} is deleted; restore it (`mlflow runs restore --run-id "
@@ -222,6 +234,7 @@ class Forwarder:
             )
             self._save()
             raise Superseded(self.state.refused)
+        self._ask_for_models(run)
         goes_on = self._live and not self.state.ended and not begins
         if goes_on and run.info.status != "RUNNING":
             self._reopen(run)
@@ -233,6 +246,8 @@ class Forwarder:
         first = self._first_record()
         now = destination(self.folder.read_description())
         run = find_or_make_run(self._by_now(first), self._server, now)
+        # Before the run is known to be made, which its process waits for before it trains.
+        self._ask_for_models(run)
         self.state.run_id = run.info.run_id
         self.state.refused = ""
         self.state.uris["results"] = where_to_look(self._uri, run.info.experiment_id)
@@ -240,6 +255,39 @@ class Forwarder:
         with suppress(MlflowException):
             prepare_experiment(self._uri, run.info.experiment_id)
         return run
+
+    def _ask_for_models(self, run: "Run") -> None:
+        """Say at once, and once, if the server will not take the models that a run ends with."""
+        if self._asked or not self._live:
+            return
+        if missing := lacks_models(run.info.experiment_id):
+            self.say(
+                f"warning: {missing}: this run will be there without its models, which stay in "
+                "its folder for one that has"
+            )
+        self._asked = True
+
+    def _log_models(self, folder: RunFolder, run: "Run", register: bool) -> dict[str, str]:
+        """Log a run's models; where the server will never take them, note that and why."""
+        from mlflow import MlflowException
+
+        try:
+            uris = log_models(folder, run, register)
+        except MlflowException as error:
+            why, said = lacks_models(run.info.experiment_id), first_line(error)[:200]
+            # Once may be a bad moment of a proxy.
+            if error.error_code in _FOR_EVER and said == self._not_taken:
+                why = why or f"the server does not take them ({said})"
+            self._not_taken = said
+            if not why:
+                raise
+            why = f"its models: {why}"
+            set_tags(run, {LEFT_OUT: why})
+            self.state.left_out = why
+            return {}
+        self.state.left_out = ""
+        drop_tag(run, LEFT_OUT)
+        return uris
 
     def _reopen(self, run: "Run") -> None:
         """Somebody took the run for dead, and it is not."""
@@ -255,7 +303,7 @@ class Forwarder:
         From the start, not from where the server is said to be: its files may come from another
         moment than its database.
         """
-        self.say(f"{why} (an older backup?): all of it is sent again")
+        self.say(f"{why}: all of it is sent again")
         self.state = State(self.state.server)
         self.folder.mark_unpublished()
         self._save()
@@ -366,6 +414,7 @@ class Attempts:
 def follow(folder: RunFolder) -> int:
     """Send a folder's journal as it grows, until its end, or until its writer is gone."""
     forwarder = Forwarder(folder, live=True)
+    print(READY, file=sys.stderr, flush=True)
     attempts = Attempts(forwarder)
     patience = grace()
     # A writer may be gone before this process has begun: it has its grace all the same.

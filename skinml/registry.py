@@ -1,14 +1,15 @@
 """Logged and registered models: log, register, choose the champion, load."""
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 
+# What the name of a serving model ends with.
+SERVING = "-serving"
+
 # What champions are compared by, and what must be equal for a comparison to mean anything.
 CHAMPION_METRIC = "val_auc_macro"
 COMPARABLE = ("data_digest", "split")
+
+# Tags of a registered model: COMPARABLE of its champion, which outlive that version, and the newest
+# version that was there when a person promoted one: those up to it were passed over.
+_CHAMPIONS = "skinml.champion."
+_PASSED_OVER = "skinml.passed_over"
 
 # The figures that a model carries as tags, beside those of COMPARABLE.
 _TAGGED_METRICS = (
@@ -45,7 +54,7 @@ _TAGGED_METRICS = (
 def model_name(description: Description, serving: bool = False) -> str:
     """The registered name: skinml-<model>, skinml-demo-<model> on generated data; …-serving."""
     demo = "demo-" if description.tags["data"] == "demo" else ""
-    return f"skinml-{demo}{description.tags['model']}{'-serving' if serving else ''}"
+    return f"skinml-{demo}{description.tags['model']}{SERVING if serving else ''}"
 
 
 # MLflow's store takes a repeated request of a model's metrics for done, but fails where it has more
@@ -116,9 +125,10 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
             uris[name] = f"models:/{model_id}"
             if register:
                 registered = model_name(description, serving=name == "serving")
-                version = _register_once(model_id, registered, tags)
-                _describe(registered, version, description, _about_version(folder, run))
-                settle_champion(registered, version)
+                if version := _register_once(model_id, registered, tags):
+                    _describe(registered, version, description, _about_version(folder, run))
+    if register:
+        settle_champion(model_name(description), run.info.run_id)
     return uris
 
 
@@ -236,13 +246,22 @@ def _log_model_metrics(run: "Run", model_id: str, metrics: dict[str, float]) -> 
         client.log_batch(run.info.run_id, points[start : start + _METRICS_AT_ONCE])
 
 
-def _register_once(model_id: str, name: str, tags: dict[str, str]) -> str:
-    """The number of the version that a logged model has under a name, registered if it is not."""
-    import mlflow
+def _register_once(model_id: str, name: str, tags: dict[str, str]) -> str | None:
+    """The number of the version that a logged model has under a name, registered if it never was.
 
-    for version in mlflow.MlflowClient().search_model_versions(f"name = '{name}'"):
+    None where that version is deleted. MLflow notes in a tag of the logged model which versions
+    were made of it.
+    """
+    import mlflow
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    client = mlflow.MlflowClient()
+    for version in client.search_model_versions(f"name = '{name}'"):
         if version.model_id == model_id or version.source == f"models:/{model_id}":
             return str(version.version)
+    made = json.loads(client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    if name in [version["name"] for version in made]:
+        return None
     return str(mlflow.register_model(f"models:/{model_id}", name, tags=tags).version)
 
 
@@ -263,7 +282,7 @@ def _describe(name: str, version: str, description: Description, about_version: 
 
 def _about_model(name: str, description: Description) -> str:
     """What a registered model is and takes, in Markdown."""
-    network, serving = description.tags["model"], name.endswith("-serving")
+    network, serving = description.tags["model"], name.endswith(SERVING)
     takes = f"RGB pixels from 0 to 255, uint8 (n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3), and gives (n, 3)"
     if serving:
         takes = "a column `image` of base64 JPEGs or PNGs of any size, and gives a label and"
@@ -292,40 +311,175 @@ def _about_version(folder: RunFolder, run: "Run") -> str:
     return text[:_DESCRIPTION_LENGTH]
 
 
-def settle_champion(name: str, version: str) -> bool:
-    """Give a new version the alias `champion` if it is the best comparable one; whether it did.
+class _Pair(NamedTuple):
+    """The versions that one run has of a model and of its serving model."""
 
-    Best by validation macro AUC among versions of the same data digest and split. A champion of
-    another digest or split is never replaced silently: a line on stderr says how to do it.
+    model: Any
+    serving: Any
+
+    @property
+    def score(self) -> float:
+        return float(self.model.tags.get(CHAMPION_METRIC, "-inf"))
+
+    @property
+    def group(self) -> dict[str, str]:
+        """What it must share with another one to be compared with it."""
+        return {key: self.model.tags.get(key, "?") for key in COMPARABLE}
+
+
+class _Registered:
+    """What the registry holds under a name now."""
+
+    def __init__(self, name: str) -> None:
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        found: list[Any] = list(client.search_model_versions(f"name = '{name}'"))
+        self.versions = sorted(found, key=lambda version: int(version.version))
+        # Of a name without versions it may know nothing.
+        model = client.get_registered_model(name) if found else None
+        self.tags: dict[str, str] = model.tags if model else {}
+        holder = str(model.aliases.get(CHAMPION)) if model else ""
+        self.champion = next((v for v in found if str(v.version) == holder), None)
+
+    def by_run(self) -> dict[str, Any]:
+        """The oldest version of each run."""
+        found: dict[str, Any] = {}
+        for version in self.versions:
+            found.setdefault(version.run_id, version)
+        return found
+
+
+class _Pairs:
+    """A model and its serving model in the registry, run by run, as they are now."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._model, self._serving = _Registered(name), _Registered(name + SERVING)
+        servings = self._serving.by_run()
+        # The oldest first. A version alone is none that could be champion.
+        self.by_run = {
+            run_id: _Pair(version, servings[run_id])
+            for run_id, version in self._model.by_run().items()
+            if run_id and run_id in servings
+        }
+
+    @property
+    def champion(self) -> _Pair | None:
+        """The pair of the run that an alias names; None where a version of it is deleted."""
+        for holder in (self._model.champion, self._serving.champion):
+            if holder and holder.run_id in self.by_run:
+                return self.by_run[holder.run_id]
+        return None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether both aliases are there, and of one run."""
+        champion = self.champion
+        return champion is not None and not self._lacking(champion)
+
+    def best(self) -> _Pair | None:
+        """The best of those comparable with the last champion, else with the newest one."""
+        pairs = list(self.by_run.values())
+        if not pairs:
+            return None
+        last = {key: self._model.tags.get(_CHAMPIONS + key) for key in COMPARABLE}
+        comparable = [pair for pair in pairs if pair.group == last]
+        comparable = comparable or [pair for pair in pairs if pair.group == pairs[-1].group]
+        return max(comparable, key=lambda pair: pair.score)
+
+    def was_passed_over(self, pair: _Pair) -> bool:
+        """Whether it was there already when a person promoted another one."""
+        return int(pair.model.version) <= int(self._model.tags.get(_PASSED_OVER, 0))
+
+    def crown(self, pair: _Pair, promoted: bool = False) -> bool:
+        """Give a pair both aliases; whether that changed anything."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        tags = {_CHAMPIONS + key: value for key, value in pair.group.items()}
+        if promoted:
+            tags[_PASSED_OVER] = str(self._model.versions[-1].version)
+        for key, value in tags.items():
+            if self._model.tags.get(key) != value:
+                client.set_registered_model_tag(self._name, key, value)
+        lacking = self._lacking(pair)
+        for version in lacking:
+            client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        return bool(lacking)
+
+    def _lacking(self, pair: _Pair) -> list[Any]:
+        """Those of a pair's versions that are to get the alias; another of that run may have it."""
+        return [
+            version
+            for registered, version in zip((self._model, self._serving), pair, strict=True)
+            if registered.champion is None or registered.champion.run_id != version.run_id
+        ]
+
+
+def _crown(name: str, choose: Callable[[_Pairs], _Pair | None], promoted: bool = False) -> _Pairs:
+    """Give both aliases of a model to the pair that `choose` says, until they stay there.
+
+    MLflow sets one alias at a time: of two runs that end together each may set one.
     """
-    from mlflow import MlflowClient
+    while True:
+        pairs = _Pairs(name)
+        pair = choose(pairs)
+        if pair is None or not pairs.crown(pair, promoted):
+            return pairs
 
-    client = MlflowClient()
-    holder = client.get_registered_model(name).aliases.get(CHAMPION)
-    if holder is None:
-        client.set_registered_model_alias(name, CHAMPION, version)
-        return True
-    new, champion = (client.get_model_version(name, number) for number in (version, holder))
-    different = [key for key in COMPARABLE if champion.tags.get(key) != new.tags.get(key)]
-    if different:
+
+def settle_champion(name: str, run_id: str) -> None:
+    """See to it that the best comparable run has both aliases `champion`, after one was registered.
+
+    Best by validation macro AUC among the runs of the same data digest and split of which `name`
+    and its serving model both have a version. Where a version of the champion was deleted that is
+    the best of those that remain. A champion of another digest or split is never replaced
+    silently: a line on stderr says how to do it.
+    """
+
+    def choose(pairs: _Pairs) -> _Pair | None:
+        champion, new = pairs.champion, pairs.by_run.get(run_id)
+        if champion is None:
+            return pairs.best()
+        if new is None or new.group != champion.group or pairs.was_passed_over(new):
+            return champion
+        return new if new.score > champion.score else champion
+
+    pairs = _crown(name, choose)
+    champion, new = pairs.champion, pairs.by_run.get(run_id)
+    if champion and new and new.group != champion.group:
         changes = ", ".join(
-            f"{key} {champion.tags.get(key)} there, {new.tags.get(key)} here" for key in different
+            f"{key} {there} there, {new.group[key]} here"
+            for key, there in champion.group.items()
+            if new.group[key] != there
         )
+        number = new.model.version
         print(
-            f"skinml: {name}@{CHAMPION} stays version {champion.version}: version {version} is not "
-            f"comparable with it ({changes}); to hand over all the same: python -m "
-            f"skinml.registry promote {name} {version}",
+            f"skinml: {name}@{CHAMPION} stays version {champion.model.version}: version {number} "
+            f"is not comparable with it ({changes}); to hand over all the same: python -m "
+            f"skinml.registry promote {name} {number}",
             file=sys.stderr,
         )
-        return False
-    if _score(new) <= _score(champion):
-        return False
-    client.set_registered_model_alias(name, CHAMPION, version)
-    return True
 
 
-def _score(version: Any) -> float:
-    return float(version.tags.get(CHAMPION_METRIC, "-inf"))
+def promote(name: str, version: str) -> tuple[Any, Any]:
+    """Make a version the champion, and with it that of the same run under the other name."""
+    from mlflow import MlflowClient
+
+    given = MlflowClient().get_model_version(name, version)
+    model = name.removesuffix(SERVING)
+
+    def choose(pairs: _Pairs) -> _Pair:
+        if given.run_id not in pairs.by_run:
+            other = model if name != model else model + SERVING
+            raise UserError(
+                f"{name} {version}: its run has no version of {other}, and both champions are of "
+                "one run; expected a version whose run has both: `python -m skinml.registry list`"
+            )
+        return pairs.by_run[given.run_id]
+
+    return choose(_crown(model, choose, promoted=True))
 
 
 @contextmanager
@@ -352,7 +506,9 @@ def list_versions() -> str:
 
     client = MlflowClient()
     lines = []
-    for model in client.search_registered_models("name LIKE 'skinml-%'"):
+    models = client.search_registered_models("name LIKE 'skinml-%'")
+    names = {model.name for model in models}
+    for model in models:
         champion = model.aliases.get(CHAMPION)
         for version in client.search_model_versions(f"name = '{model.name}'"):
             mark = " champion" if str(version.version) == str(champion) else ""
@@ -361,6 +517,13 @@ def list_versions() -> str:
                 f"{version.tags.get(CHAMPION_METRIC, '?')}, test_accuracy "
                 f"{version.tags.get('test_accuracy', '?')}, split {version.tags.get('split', '?')},"
                 f" data {version.tags.get('data_digest', '?')}"
+            )
+        if model.name + SERVING in names and not (pairs := _Pairs(model.name)).is_settled:
+            pair = pairs.champion or pairs.best()
+            number = pair.model.version if pair else "VERSION"
+            lines.append(
+                f"{model.name}: no run is champion here and in {model.name}{SERVING}; to make one: "
+                f"python -m skinml.registry promote {model.name} {number}"
             )
     return "\n".join(lines) or "no model of skinml is registered here"
 
@@ -376,22 +539,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mlflow import MlflowClient, MlflowException, get_registry_uri
+    from mlflow import MlflowException, get_registry_uri
 
     try:
         check_store(get_registry_uri())
         if options.command == "list":
             print(ask(list_versions))
             return 0
-        champion = options.name, CHAMPION, options.version
-        ask(lambda: MlflowClient().set_registered_model_alias(*champion))
+        pair = ask(lambda: promote(options.name, options.version))
     except MlflowException as error:
         what = f"{options.name} {options.version}" if options.command == "promote" else "list"
         raise UserError(
             f"{what}: {first_line(error)}; `python -m skinml.registry list` shows what "
             f"there is at {get_registry_uri()} (MLFLOW_TRACKING_URI)"
         ) from None
-    print(f"{options.name}@{CHAMPION} is now version {options.version}")
+    for version in pair:
+        print(f"{version.name}@{CHAMPION} is now version {version.version}")
     return 0
 
 

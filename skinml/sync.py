@@ -8,10 +8,11 @@ from skinml.config import Parser
 from skinml.errors import UserError, run_command
 from skinml.forward import send_rest
 from skinml.processes import exclusive
-from skinml.tracking.folder import LOCK, RunFolder
+from skinml.tracking.folder import LOCK, STATE, RunFolder
 from skinml.tracking.forwarder import DRAIN_LIMIT, seconds
 from skinml.tracking.journal import is_written
 from skinml.tracking.record import record_folder
+from skinml.tracking.state import State
 
 
 def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
@@ -57,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     for path in options.folders:
         print(f"{path}: run {sync(path, options.drain_limit)}")
+        if left_out := State.load(path / STATE).left_out:
+            print(f"skinml: warning: {path}: not sent: {left_out}", file=sys.stderr)
     return 0
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE, wait_for
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,23 +28,18 @@ class StartedSweep:
                 start_new_session=True,
             )
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self) -> int:
         """Its exit code; no traceback may stand in its log."""
         try:
-            code = self.process.wait(seconds)
+            code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.log.read_text()) from None
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
         return code
 
-    def until(self, condition: Callable[[], Any], seconds: float = 300, pause: float = 0.1) -> Any:
+    def until(self, condition: Callable[[], Any], pause: float = 0.1) -> Any:
         """What a condition returns, once that is true, while the sweep runs."""
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(pause)
-        return found
+        return wait_for(condition, self.log.read_text, self.process, pause)
 
     def kill(self) -> None:
         self.process.kill()

@@ -12,6 +12,7 @@ import pytest
 from skinml import backend
 from skinml.backend import Device, Execution, choose_execution
 from skinml.errors import UserError
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +24,7 @@ def in_a_process(code: str, **variables: str) -> subprocess.CompletedProcess[str
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -16,6 +16,7 @@ import pytest
 
 from skinml import cache
 from skinml.cache import cache_dir, cached_array
+from tests.waiting import PATIENCE
 
 
 class Work:
@@ -185,18 +186,18 @@ def test_of_two_at_once_the_second_takes_what_the_first_computes() -> None:
     class Slow(Work):
         def __call__(self, array: np.ndarray) -> None:
             started.set()
-            go_on.wait(30)
+            go_on.wait(PATIENCE)
             super().__call__(array)
 
     first, second = Slow(), Work(8)
     with ThreadPoolExecutor() as pool:
         one = pool.submit(kept, "key", first)
-        started.wait(30)
+        started.wait(PATIENCE)
         two = pool.submit(kept, "key", second)
         time.sleep(0.2)
         go_on.set()
-        np.testing.assert_array_equal(one.result(30), first.array)
-        np.testing.assert_array_equal(two.result(30), first.array)
+        np.testing.assert_array_equal(one.result(PATIENCE), first.array)
+        np.testing.assert_array_equal(two.result(PATIENCE), first.array)
     assert (first.done, second.done) == (1, 0)
 
 
@@ -212,7 +213,7 @@ cached_array("killed", (1000,), np.uint8, die)
 
 
 def test_what_a_killed_process_left_is_not_used_and_goes() -> None:
-    code = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60).returncode
+    code = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=PATIENCE).returncode
     assert code == -signal.SIGKILL
     assert list((cache_dir() / "arrays").glob("*.partial"))
     kept("another key", Work())

@@ -20,6 +20,7 @@ from skinml.comparison.runs import paper_grid
 from skinml.data.isic2017 import NOTICE
 from skinml.errors import UserError
 from tests.comparison.conftest import made_up, write_grid, write_run
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -356,7 +357,7 @@ def test_a_comparison_never_loads_tensorflow(nine: Path, tmp_path: Path) -> None
         "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert result.returncode == 0, result.stderr
 

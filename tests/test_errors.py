@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from skinml.errors import UserError, first_line, run_command
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
@@ -81,7 +82,7 @@ def test_reader_that_left_is_no_error(length: int) -> None:
             stdout=write,
             stderr=subprocess.PIPE,
             env=environment,
-            timeout=60,
+            timeout=PATIENCE,
         )
     finally:
         os.close(write)
@@ -100,7 +101,7 @@ def in_encoding(
         env=os.environ | {"PYTHONIOENCODING": encoding} | variables,
         cwd=cwd,
         capture_output=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -186,7 +187,7 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert ended.stdout.startswith(b"lesion-?.jpg")

@@ -22,6 +22,7 @@ import pytest
 from skinml import predict
 from skinml.errors import UserError
 from skinml.models.saved import load_saved
+from tests.waiting import PATIENCE
 
 mlflow: Any = pytest.importorskip("mlflow")
 
@@ -285,7 +286,7 @@ def test_the_command_says_so_in_one_line(
             [sys.executable, "-m", "skinml.predict", "models:/skinml-mobilenetv2/1", str(picture)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
     assert done.returncode == 2
     assert not marker.exists()

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from skinml.processes import end_process, is_dead, process_lives, process_name
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,8 +26,7 @@ def test_a_process_is_alive_until_it_ends() -> None:
     assert not is_dead(name)
     process.kill()
     # Nobody has waited for it yet: it still has its id, as a zombie.
-    while process_is_running(process.pid):
-        time.sleep(0.01)
+    wait_for(lambda: not process_is_running(process.pid))
     assert is_dead(name) and not process_lives(name)
     process.wait()
     assert is_dead(name) and not process_lives(name)
@@ -120,10 +120,11 @@ def test_a_process_is_ended_by_its_name(stubborn: bool) -> None:
     assert process.stdout
     process.stdout.readline()
     name, begun = process_name(process.pid), time.monotonic()
-    end_process(name, 0.5)
+    patience = 0.5 if stubborn else PATIENCE
+    end_process(name, patience)
     assert is_dead(name)
-    # One that does not react is given its time.
-    assert (time.monotonic() - begun >= 0.5) == stubborn
+    # One that does not react is given its time, another takes what it needs.
+    assert (time.monotonic() - begun >= patience) == stubborn
     process.wait()
     process.stdout.close()
 
@@ -188,7 +189,7 @@ def test_what_is_being_closed_is_not_broken_off_by_a_second_sigterm(
     for signum in then:
         process.send_signal(signum)
     assert process.stdout and process.stdout.readline() == f"{error}\n"
-    assert process.wait(20) == code
+    assert process.wait(PATIENCE) == code
     assert process.stdout.read() == ""
     process.stdout.close()
 
@@ -200,7 +201,7 @@ def test_a_second_ctrl_c_ends_a_process_at_once(first: int) -> None:
     process.send_signal(first)
     assert process.stdout and process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == -signal.SIGINT
+    assert process.wait(PATIENCE) == -signal.SIGINT
     process.stdout.close()
 
 
@@ -237,16 +238,11 @@ def test_a_process_ends_when_its_starter_is_killed(kind: str, code: int, tmp_pat
     )
     assert process.stdout
     process.stdout.readline()
-    deadline = time.monotonic() + 60
-    while "ready" not in (tmp_path / "out").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: "ready" in (tmp_path / "out").read_text())
     process.kill()
     process.wait()
     process.stdout.close()
-    while not (tmp_path / "code").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for((tmp_path / "code").exists)
     assert (tmp_path / "code").read_text() == str(code)
 
 

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from skinml.data import demo
 from skinml.data.isic2017 import CLASSES
 from skinml.data.prepared import PreparedSet
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,7 +33,7 @@ def command(tmp_path: Path) -> Command:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -173,13 +173,9 @@ def test_sigterm_during_training_ends_the_run_as_killed(tmp_path: Path, toy_file
             stderr=out,
         )
     try:
-        patience = time.monotonic() + 240
-        while "epoch 3/" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < patience, log.read_text()
-            time.sleep(0.2)
+        wait_for(lambda: "epoch 3/" in log.read_text(), log.read_text, process, pause=0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM, log.read_text()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -226,7 +222,7 @@ def test_a_sigterm_that_python_loses_is_not_lost(tmp_path: Path, toy_set: Prepar
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert "Exception ignored in" in result.stderr
@@ -278,10 +274,7 @@ def test_mlflow_run_goes_on_with_a_run_that_was_killed(command: Command, tmp_pat
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    patience = time.monotonic() + 240
-    while not list(tmp_path.glob("runs/*/checkpoint-*")):
-        assert process.poll() is None and time.monotonic() < patience
-        time.sleep(0.05)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoint-*")), process=process)
     started = psutil.Process(process.pid)
     for each in [started, *started.children(recursive=True)]:
         each.kill()

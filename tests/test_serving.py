@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from skinml.data.isic2017 import CLASSES
 from skinml.processes import free_port
 from skinml.training_run import run
 from tests.conftest import surroundings
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,14 +34,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def post(port: int, body: str) -> tuple[int, str]:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
         connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read().decode()
 
 
 def healthy(port: int) -> bool:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         try:
             connection.request("GET", "/ping")
             return connection.getresponse().status == 200
@@ -91,11 +91,7 @@ def server(store: Path) -> Iterator[int]:
                 start_new_session=True,
             )
     try:
-        patience = time.monotonic() + 240
-        while not healthy(port):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < patience, log.read_text()
-            time.sleep(0.5)
+        wait_for(lambda: healthy(port), log.read_text, process, pause=0.5)
         yield port
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -196,7 +192,7 @@ def test_the_readme_s_request_takes_a_photo_of_seven_megabytes(server: int, tmp_
     assert photo.stat().st_size > 7_000_000
     command = readme("", "printf").replace(":8080", f":{server}")
     ended = subprocess.run(
-        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr
     [answer] = json.loads(ended.stdout)["predictions"]
@@ -209,7 +205,7 @@ def test_the_readme_s_code_gives_both_models_answers(store: Path, tmp_path: Path
     ended = subprocess.run(
         [sys.executable, "-c", readme("python", "import base64") + shown],
         env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     values = np.array(ended.stdout.splitlines()[-1].split(), float).reshape(2, len(CLASSES))

@@ -37,6 +37,7 @@ from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal
 from skinml.tracking.record import record_end, record_start
 from tests.sweeps import ROOT, StartedSweep
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -752,7 +753,7 @@ def test_a_second_ctrl_c_kills_at_once(start: Callable[..., StartedSweep], tmp_p
     assert first.process.poll() is None
     assert child.status() == psutil.STATUS_STOPPED
     first.process.send_signal(signal.SIGINT)
-    child.wait(10)
+    child.wait(PATIENCE)
     assert first.wait() == 130
     assert statuses() == {
         "sweep": ["KILLED"],
@@ -779,7 +780,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_later(
         for forwarder in process.children():
             forwarder.kill()
         process.kill()
-    process.wait(30)
+    process.wait(PATIENCE)
     assert statuses()["mobilenetv2"] == ["RUNNING" if with_its_cells else "KILLED"]
     assert statuses()["sweep"] == ["RUNNING"]
     [run] = sweep_runs()

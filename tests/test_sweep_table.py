@@ -22,6 +22,7 @@ from skinml.sweep_table import (
     summary,
     words,
 )
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -203,7 +204,7 @@ def test_on_a_terminal_a_failure_stays_above_the_table() -> None:
         stderr=theirs,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "90"},
-        timeout=60,
+        timeout=PATIENCE,
     )
     os.close(theirs)
     shown = b""

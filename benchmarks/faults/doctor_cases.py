@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.faults.processes import HANGS
 from skinml.processes import process_name
 from skinml.tracking.folder import STATE, Description, RunFolder
 from skinml.tracking.lease import LEASE, TERM_VARIABLE, open_runs, renew
@@ -60,7 +61,7 @@ from skinml.tracking.track import track
 
 def main():
     folder, epoch = RunFolder(path), 0
-    with track(folder, folder.read_description(), drain_limit=60, load=False) as run:
+    with track(folder, folder.read_description(), drain_limit=600, load=False) as run:
         while not (path / "go").exists():
             epoch += 1
             values = {f"{part}_{name}": epoch / 7 for part in ("train", "val")
@@ -99,9 +100,9 @@ class Training:
     def state(self) -> State:
         return State.load(self.folder.path / STATE)
 
-    def begins(self, seconds: float = 120) -> str:
+    def begins(self) -> str:
         """Wait until some epochs are in MLflow; the id of its run."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + HANGS
         while self.state().sequence < 6:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise RuntimeError((self.folder.path / "log.txt").read_text())
@@ -142,11 +143,11 @@ class Training:
         for forwarder in self.forwarders():
             with suppress(psutil.Error):
                 forwarder.kill()
-                forwarder.wait(10)
+                forwarder.wait(HANGS)
 
     def finish(self) -> int:
         (self.folder.path / "go").touch()
-        return self.process.wait(120)
+        return self.process.wait(HANGS)
 
 
 @dataclass

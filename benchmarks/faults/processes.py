@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
+# Seconds after which something is taken to hang; what passes waits for none of them.
+HANGS = 600.0
+
 
 def environment(**variables: str) -> dict[str, str]:
     """The variables of a child: this repository's code, and nobody's MLflow but the given."""
@@ -84,8 +87,8 @@ class RunWriter:
                 stderr=file,
             )
 
-    def begins(self, seconds: float = 60) -> None:
-        wait_until(lambda: "begins" in self.text(), seconds, "a writer begins")
+    def begins(self) -> None:
+        wait_until(lambda: "begins" in self.text(), "a writer begins")
 
     def text(self) -> str:
         return self.log.read_text()
@@ -101,10 +104,14 @@ class RunWriter:
         """The last epoch that it told to be on the disk."""
         return max((int(line) for line in self.text().splitlines() if line.isdecimal()), default=0)
 
-    def end(self, seconds: float = 180) -> int:
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(HANGS)
+
+    def end(self) -> int:
         """Have it note its results and end; its exit code."""
         (self.folder.path / "go").touch()
-        return self.process.wait(seconds)
+        return self.wait()
 
     def kill(self) -> None:
         """End it and its forwarder, whatever they do."""
@@ -153,10 +160,10 @@ def acknowledged(folder: RunFolder) -> int:
     return State.load(folder.path / STATE).sequence
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition; a `TimeoutError` that names it where it does not come."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + HANGS
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+            raise TimeoutError(f"not within {HANGS:.0f} s: {what}")
         time.sleep(0.05)

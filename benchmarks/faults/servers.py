@@ -19,6 +19,7 @@ from unittest import mock
 from benchmarks.faults.campaign import Case, Outcome, Run
 from benchmarks.faults.kept import compare_kept
 from benchmarks.faults.processes import (
+    HANGS,
     RunWriter,
     acknowledged,
     environment,
@@ -79,7 +80,7 @@ class SqliteServer:
                 stderr=log,
                 start_new_session=True,  # Its workers outlive a parent that is killed alone.
             )
-        wait_until(lambda: answers(self.address), 120, f"a server at {self.address} answers")
+        wait_until(lambda: answers(self.address), f"a server at {self.address} answers")
 
     def kill(self) -> None:
         assert self._process
@@ -92,7 +93,7 @@ def answers(address: str) -> bool:
     import requests
 
     with contextlib.suppress(requests.RequestException):
-        return requests.get(f"{address}/health", timeout=2).ok
+        return requests.get(f"{address}/health", timeout=30).ok
     return False
 
 
@@ -203,7 +204,7 @@ def _send_rest(writers: list[RunWriter], address: str) -> Outcome:
     outcome = Outcome()
     last = [start_forwarder(writer.folder, address) for writer in writers]
     for writer, forwarder in zip(writers, last, strict=True):
-        codes = writer.end(), forwarder.wait(180)
+        codes = writer.end(), forwarder.wait(HANGS)
         if codes != (0, 0):
             outcome.problems.append(f"exit codes {codes}: {writer.said()}")
     outcome.add(compare_runs(address, writers))
@@ -308,7 +309,7 @@ def _kind(name: str) -> str:
     return "SIGKILL of the database" if name in DATABASE else "SIGKILL of a server's worker"
 
 
-def insist(kill: Kill, variables: dict[str, str], seconds: float = 300) -> None:
+def insist(kill: Kill, variables: dict[str, str]) -> None:
     """Kill what may be gone for a moment: a worker that starts, a connection that nobody needs.
 
     Longer than the two minutes for which uvicorn waits for the answer of a worker that was killed
@@ -320,7 +321,7 @@ def insist(kill: Kill, variables: dict[str, str], seconds: float = 300) -> None:
 
     user = variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"]
     page = f"{variables[URI]}/api/2.0/mlflow/experiments/get-by-name?experiment_name=skinml"
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + HANGS
     while True:
         try:
             return kill()
@@ -357,7 +358,7 @@ def disturb(
             outcome.details["after_sending"] += int(acknowledged(folder) > before)
             kill()
             outcome.fault(kind)
-        code = writer.end(240)
+        code = writer.end()
         if code == UNSENT:  # A slow machine: what is left is sent as a person would.
             code = run_sync(folder, **variables).returncode
             outcome.details["synced"] = 1

@@ -71,7 +71,7 @@ def full_disk(case: Case, uri: str) -> Outcome:
             time.sleep(case.chance.uniform(0.1, 3))
             fill_disk(disk / "ballast")
             outcome.fault("full disk")
-            _expect_error(outcome, writer.process.wait(60), writer.text(), "free some space")
+            _expect_error(outcome, writer.wait(), writer.text(), "free some space")
         finally:
             writer.kill()
         (disk / "ballast").unlink()
@@ -97,7 +97,7 @@ def read_only(case: Case, uri: str) -> Outcome:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         outcome.fault("read-only folder")
         again = RunWriter(other, uri=uri, log=case.folder / "other.log")
-        _expect_error(outcome, again.process.wait(60), again.text(), "can be written to")
+        _expect_error(outcome, again.wait(), again.text(), "can be written to")
         done = run_sync(writer.folder, **{URI: uri})
         _expect_error(outcome, done.returncode, done.stderr, "can be written to")
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
@@ -154,7 +154,7 @@ def jumping_clock(case: Case, uri: str) -> Outcome:
             outcome.fault("jump of the clock")
             outcome.details["jumps"].append(shift)
             before = acknowledged(writer.folder)
-            wait_until(lambda: acknowledged(writer.folder) > before, 30, "more is sent")  # noqa: B023
+            wait_until(lambda: acknowledged(writer.folder) > before, "more is sent")  # noqa: B023
         if (code := writer.end()) != 0:
             outcome.problems.append(f"exit code {code}: {writer.said()}")
     finally:

@@ -23,6 +23,10 @@ from skinml.tracking.store import NOTICE
 # Exit code of a run that is trained, of which MLflow lacks records: EX_TEMPFAIL of sysexits.h.
 UNSENT = 75
 
+# What a forwarder says when its imports are done, and how many seconds they may take.
+READY = "the forwarder is ready"
+IMPORTS = 120.0
+
 # What a forwarder says of a server that does not answer.
 NOT_TAKEN = "warning: MLflow does not take the records of this run"
 
@@ -44,6 +48,7 @@ class ForwarderProcess:
         self._folder = folder
         self._log = folder.path / LOG
         self._begin = self._read = self._log.stat().st_size if self._log.exists() else 0
+        self._passing_on = threading.Lock()
         self._stopped = threading.Event()
         self._process = self._start()
         self._thread = threading.Thread(target=self._keep, daemon=True, name="ForwarderProcess")
@@ -56,11 +61,14 @@ class ForwarderProcess:
     def raise_if_refused(self, patience: float) -> None:
         """Wait until the run is made; a server that refuses it is a `UserError`.
 
-        One that does not answer within `patience` seconds, or not at all, is no reason to wait.
+        One that does not answer within `patience` seconds, or not at all, is no reason to wait;
+        they begin when the forwarder could ask it, on a busy machine many after its start.
         """
-        begun, told = time.monotonic(), False
-        while (waited := time.monotonic() - begun) < patience:
-            if waited > NOTICE and not told:
+        deadline, asks, told = time.monotonic() + IMPORTS, False, False
+        while (now := time.monotonic()) < deadline:
+            if not asks and self._has_said(READY):
+                deadline, asks = now + patience, True
+            if asks and not told and deadline - now < patience - NOTICE:
                 told = True
                 print(
                     f"skinml: waiting for MLflow to take the run: {patience:.0f} s at most, then "
@@ -70,7 +78,8 @@ class ForwarderProcess:
             state = self.state()
             if state.refused:
                 raise UserError(state.refused)
-            if state.run_id or self._has_spoken():
+            if state.run_id or self._has_said(NOT_TAKEN):
+                self._pass_on()
                 return
             time.sleep(_LOOK)
 
@@ -149,7 +158,7 @@ class ForwarderProcess:
 
     def _pass_on(self) -> None:
         """Print what the forwarder has said to a person since the last time."""
-        with suppress(OSError), self._log.open("rb") as log:
+        with self._passing_on, suppress(OSError), self._log.open("rb") as log:
             for line in self._new_lines(log):
                 if line.startswith("skinml: "):
                     print(line, file=sys.stderr, flush=True)
@@ -161,11 +170,10 @@ class ForwarderProcess:
         self._read += len(text)
         return text.decode(errors="replace").splitlines()
 
-    def _has_spoken(self) -> bool:
-        """Whether it has told of a server that does not answer."""
+    def _has_said(self, words: str) -> bool:
         with suppress(OSError), self._log.open("rb") as log:
             log.seek(self._begin)
-            return NOT_TAKEN.encode() in log.read(2**16)
+            return words.encode() in log.read(2**16)
         return False
 
 

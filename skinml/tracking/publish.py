@@ -31,6 +31,9 @@ JOURNAL = "skinml.journal"
 ACKNOWLEDGED = "skinml.acknowledged"
 REASON = "skinml.reason"
 
+# Tag of a run whose models the server did not take: why.
+LEFT_OUT = "skinml.left_out"
+
 # Tag of a run that another one has taken the place of: nothing is sent to it any more.
 SUPERSEDED = "skinml.superseded"
 
@@ -252,6 +255,18 @@ class _Batch:
         self._params, self.tags = {}, {}
 
 
+def drop_tag(run: "Run", key: str) -> None:
+    """Delete a tag of a run, if it has it."""
+    from mlflow import MlflowClient, MlflowException
+
+    if key in run.data.tags:
+        try:
+            MlflowClient().delete_tag(run.info.run_id, key)
+        except MlflowException as error:
+            if not is_gone(error):
+                raise
+
+
 def set_tags(run: "Run", tags: dict[str, str]) -> None:
     """Set some tags of a run in one request."""
     batch = _Batch(run)
@@ -336,18 +351,13 @@ def _send_end(folder: RunFolder, record: Record, run: "Run") -> None:
 
 def close_run(run: "Run", status: str, reason: str, at: int = 0) -> None:
     """End a run as FINISHED, FAILED or KILLED, at a time in ms since 1970 (now), and say why."""
-    from mlflow import MlflowClient, MlflowException
+    from mlflow import MlflowClient
 
-    client, run_id = MlflowClient(), run.info.run_id
     if reason:
         set_tags(run, {REASON: reason})
-    elif REASON in run.data.tags:
-        try:
-            client.delete_tag(run_id, REASON)  # That of an earlier end.
-        except MlflowException as error:
-            if not is_gone(error):
-                raise
-    client.set_terminated(run_id, status, at or int(time.time() * 1000))
+    else:
+        drop_tag(run, REASON)  # That of an earlier end.
+    MlflowClient().set_terminated(run.info.run_id, status, at or int(time.time() * 1000))
 
 
 _SENDERS: dict[str, Callable[[RunFolder, Record, "Run"], None]] = {

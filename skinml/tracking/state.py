@@ -11,7 +11,8 @@ from pathlib import Path
 class State:
     """What a server has acknowledged of a journal; kept in the run's folder.
 
-    `sequence` and `offset` are those of the last record, `ended` says whether it was the end.
+    `sequence` and `offset` are those of the last record, `ended` says whether it was the end,
+    `left_out` why the models are not there: the server takes none.
     """
 
     server: str
@@ -20,6 +21,7 @@ class State:
     offset: int = 0
     ended: bool = False
     refused: str = ""
+    left_out: str = ""
     uris: dict[str, str] = field(default_factory=dict)
 
     @classmethod

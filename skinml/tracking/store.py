@@ -22,6 +22,10 @@ LIMIT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 _SERVER = f"a tracking server or store that answers ({URI_VARIABLE})"
+
+# Where a server that takes models is asked for them.
+LOGGED_MODELS = "/api/2.0/mlflow/logged-models/search"
+
 _REMEDIES = {
     401: "the name and password of a user of it (MLFLOW_TRACKING_USERNAME, "
     "MLFLOW_TRACKING_PASSWORD)",
@@ -93,6 +97,35 @@ def refusal(doing: str, error: Exception, otherwise: str = "") -> UserError:
         f"cannot {doing} {get_tracking_uri()} ({said}); expected {remedy}"
         + (f"; {otherwise}" if otherwise else "")
     )
+
+
+def lacks_models(experiment_id: str) -> str:
+    """Why the store has no interface for logged models; empty where it has one.
+
+    Servers of before MLflow 3 have none, and proxies may pass on what they know alone. Raises what
+    a store that does not answer raises.
+    """
+    from mlflow import MlflowClient, get_tracking_uri
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    uri = get_tracking_uri()
+    if not uri.startswith("http"):
+        return ""
+    # A proxy whose server is away for a moment may say of everything that it is not there.
+    MlflowClient().get_experiment(experiment_id)
+    # By its status: of a proxy's own page MLflow's client makes an internal error.
+    response = http_request(
+        get_default_host_creds(uri),
+        LOGGED_MODELS,
+        "POST",
+        json={"experiment_ids": [experiment_id], "max_results": 1},
+        raise_on_status=False,
+    )
+    # MLflow's own answer to an experiment that is not there has that status too.
+    if response.status_code not in (404, 405, 501) or "RESOURCE_DOES_NOT_EXIST" in response.text:
+        return ""
+    return f"the server has no interface for models ({response.status_code} at {LOGGED_MODELS})"
 
 
 @contextmanager

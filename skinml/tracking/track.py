@@ -34,7 +34,8 @@ from skinml.tracking.record import (
 from skinml.tracking.state import State
 from skinml.tracking.store import check_address
 
-# Seconds that a training waits for the server's first word, which it may refuse the run with.
+# Seconds that a training waits for the server's first word, which it may refuse the run with, once
+# the forwarder can ask it.
 FIRST_WORD = 15.0
 
 
@@ -176,5 +177,11 @@ def _say_what_is_left(tracked: Tracked, state: State) -> None:
         print(
             f"skinml: {left} of {tracked.journal.sequence} records are not in MLflow yet; send "
             f"them with: python -m skinml.sync {tracked.folder.path}",
+            file=sys.stderr,
+        )
+    if state.left_out:
+        print(
+            f"skinml: not in MLflow: {state.left_out}; they stay in the run's folder, and a server "
+            f"that takes them gets them with: python -m skinml.sync {tracked.folder.path}",
             file=sys.stderr,
         )

@@ -206,7 +206,6 @@ def test_a_failed_check_is_the_exit_code_and_stands_in_the_report(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_the_command_passes_every_study_and_writes_a_report_with_figures(
     benchmark: ModuleType, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from skinml.comparison.document import (
     to_terminal,
 )
 from skinml.data.isic2017 import NOTICE
+from tests.waiting import PATIENCE
 
 NASTY = r"a_b & 50 % of {x} <script>alert(1)</script> $\alpha$ #1 ~ ^ | “q” − ± ≥ 日"
 
@@ -144,7 +145,7 @@ def test_the_latex_document_compiles(document: Document, tmp_path: Path) -> None
         pytest.skip("pdflatex is missing: install texlive-latex-base")
     (tmp_path / "report.tex").write_text(to_latex(document))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout[-2000:]
     assert (tmp_path / "report.pdf").stat().st_size > 1000
 

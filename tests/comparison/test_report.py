@@ -25,6 +25,7 @@ from skinml.comparison.figures import FIGURES, draw_figures
 from skinml.comparison.report import make_report
 from skinml.comparison.runs import runs_in_folder, select
 from tests.comparison.conftest import made_up, write_grid, write_run
+from tests.waiting import PATIENCE
 
 
 def report_of(folder: Path) -> Document:
@@ -257,7 +258,7 @@ def test_the_latex_report_compiles(nine: Path, tmp_path: Path) -> None:
         pytest.skip("pdflatex is missing: install texlive-latex-base")
     (tmp_path / "report.tex").write_text(to_latex(report_of(nine)))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout[-2000:]
     assert "Overfull" not in result.stdout
 

@@ -25,6 +25,7 @@ from skinml.processes import free_port
 from skinml.service import postgres
 from skinml.tracking.folder import Description, RunFolder
 from tests.conftest import surroundings
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,9 +37,6 @@ MODELS, BATCH_SIZES = ("mobilenet", "mobilenetv2", "nasnetmobile"), (16, 32, 64)
 SPLIT = "paper test=0.15 val=0.2 seed=0"
 HOUR = 3_600_000
 EPOCHS = 3
-
-# As long as a server takes to start on a machine that trains.
-PATIENCE = 400.0
 
 
 # The dashboards
@@ -115,12 +113,12 @@ def process(
             start_new_session=True,
         )
         try:
-            deadline = time.monotonic() + PATIENCE
-            while not ready():
-                if running.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise RuntimeError(f"{command[0]}: {log.read().decode()[-3000:]}")
-                time.sleep(0.1)
+
+            def said() -> str:
+                log.seek(0)
+                return f"{command[0]}: {log.read().decode()[-3000:]}"
+
+            wait_for(ready, said, running)
             yield running
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -423,15 +421,14 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def _wait_for_load(cluster: Postgres, run_id: str) -> None:
     """Until the running run has logged the load of its machine."""
-    deadline = time.monotonic() + PATIENCE
     with cluster.connect(OWNER) as connection:
-        while time.monotonic() < deadline:
+
+        def has_load() -> bool:
             [[count]] = connection.execute(
                 "SELECT count(DISTINCT key) FROM metrics WHERE run_uuid = %s"
                 " AND key ~ 'system/(gpu_1_utilization|cpu_utilization)_percentage'",
                 [run_id],
             ).fetchall()
-            if count == 2:
-                return
-            time.sleep(0.1)
-    raise RuntimeError("the run logs no system metrics")
+            return bool(count == 2)
+
+        wait_for(has_load, lambda: "the run logs no system metrics")

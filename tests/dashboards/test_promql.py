@@ -24,7 +24,6 @@ from tests.dashboards.conftest import (
     EXPORTER,
     OWNER,
     PASSWORDS,
-    PATIENCE,
     READER_PASSWORDS,
     ROOT,
     Postgres,
@@ -35,6 +34,7 @@ from tests.dashboards.conftest import (
     process,
     program,
 )
+from tests.waiting import PATIENCE, wait_for
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
@@ -217,21 +217,23 @@ def prometheus(
         f"--web.listen-address={address}",
     ]
     with process(command, lambda: answers(f"http://{address}/-/ready")):
-        deadline = time.monotonic() + PATIENCE
         seen = 'min(sum by (job) (count_over_time(mlflow_http_request_total{status="404"}[1m])))'
-        while time.monotonic() < deadline:
+
+        def has_samples() -> bool:
             traffic(mlflow)
             counts = [float(row["value"][1]) for row in instant(address, seen)]
-            if counts and min(counts) >= 3 and instant(address, "ALERTS"):
-                break
-            time.sleep(1)
+            return bool(counts and min(counts) >= 3 and instant(address, "ALERTS"))
+
+        wait_for(has_samples, pause=1)
         yield address
 
 
 def api(address: str, path: str, **parameters: str) -> Any:
     query = urllib.parse.urlencode(parameters)
     try:
-        with urllib.request.urlopen(f"http://{address}/api/v1/{path}?{query}", timeout=30) as reply:
+        with urllib.request.urlopen(
+            f"http://{address}/api/v1/{path}?{query}", timeout=PATIENCE
+        ) as reply:
             return json.load(reply)["data"]
     except urllib.error.HTTPError as error:
         with error:

@@ -24,6 +24,7 @@ from skinml.errors import UserError, run_command
 from skinml.processes import exclusive
 from tests.data.conftest import TEST, TRAIN, VALIDATION, picture, write_table
 from tests.data.test_archives import pack, rewrite
+from tests.waiting import PATIENCE, wait_for
 
 # One fault is spent on each GET of the file; None serves it properly.
 Fault = Callable[["Handler", bytes, int], None]
@@ -157,7 +158,7 @@ def stalls(after: int) -> Fault:
         handler.head(status, content, len(content) - start, **handler.span(content, start))
         handler.wfile.write(content[start : start + after])
         handler.wfile.flush()
-        handler.server.released.wait(20)
+        handler.server.released.wait(PATIENCE)
 
     return fault
 
@@ -516,10 +517,7 @@ def test_killed_download_goes_on_at_the_byte(server: Server, folder: Path) -> No
     command = [sys.executable, "-m", "skinml.data.prepare", "--yes", "--data_dir", str(folder)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     part = folder / f"{ARCHIVE}.part"
-    deadline = time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size > 1_000_000):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
+    wait_for(lambda: part.exists() and part.stat().st_size > 1_000_000, process=process)
     process.kill()
     process.wait()
     size = part.stat().st_size
@@ -569,7 +567,7 @@ def on_a_terminal(command: list[str], answer: bytes) -> str:
     )
     os.close(theirs)
     shown = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 0.1)[0]:
             try:
@@ -579,7 +577,7 @@ def on_a_terminal(command: list[str], answer: bytes) -> str:
         if b"[y/N]" in shown and answer:
             os.write(ours, answer)
             answer = b""
-    process.wait(10)
+    process.wait(PATIENCE)
     os.close(ours)
     return shown.decode(errors="replace")
 

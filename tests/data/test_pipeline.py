@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from skinml.data.pipeline import SYMMETRIES, plan_epoch, prefetch, slices, transform
+from tests.waiting import PATIENCE
 
 
 def all_of(image: np.ndarray) -> list[bytes]:
@@ -113,7 +114,7 @@ def test_prefetch_works_ahead_in_another_thread_but_only_so_far() -> None:
     stream = prefetch(batches(), depth=2)
     assert next(stream) == 0
     # One given, two waiting, one in the maker's hands.
-    assert third.wait(20)
+    assert third.wait(PATIENCE)
     assert len(made) <= 4
     assert makers == {"prefetch"}
     stream.close()  # type: ignore[attr-defined]

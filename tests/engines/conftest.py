@@ -39,7 +39,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "SKINML_TEST_TRACE": str(folder / "trace"),
         # A shorter one than a person's, so that what died is seen within the test.
-        "SKINML_LEASE_TERM": "8",
+        "SKINML_LEASE_TERM": "20",
     }
 
 

@@ -16,6 +16,7 @@ from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.forwarder import UNSENT
 from skinml.tracking.journal import Journal
 from skinml.tracking.record import record_end, record_start
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks and signals")
 
@@ -30,13 +31,14 @@ def order(folder: Path, code: str, **more: frozenset[str]) -> Order:
     return Order("a", config, folder, ["-c", code], IDENTITY, {}, **more)
 
 
-def outcome_of(attempt: Attempt, seconds: float = 20) -> Outcome:
-    deadline = time.monotonic() + seconds
-    while not attempt.outcome:
+def outcome_of(attempt: Attempt) -> Outcome:
+    def outcome() -> Outcome | None:
         attempt.look()
-        assert time.monotonic() < deadline, attempt.log.read_text()
-        time.sleep(0.02)
-    return attempt.outcome
+        return attempt.outcome
+
+    found = wait_for(outcome, attempt.log.read_text)
+    assert found
+    return found
 
 
 def run_folder(given: Order, name: str, status: str = "", **tags: str) -> RunFolder:
@@ -166,7 +168,6 @@ def ask(attempt: Attempt) -> None:
 def test_it_ends_even_what_does_not_want_to(tmp_path: Path, act: Callable[[Attempt], None]) -> None:
     code = f"import signal; signal.signal(15, signal.SIG_IGN); {STUBBORN}"
     attempt = Attempt(order(tmp_path, code), patient=True)
-    while "here" not in attempt.log.read_text():
-        time.sleep(0.05)
+    wait_for(lambda: "here" in attempt.log.read_text())
     act(attempt)
-    assert outcome_of(attempt, 5).reason.startswith("killed by SIGKILL")
+    assert outcome_of(attempt).reason.startswith("killed by SIGKILL")

@@ -8,6 +8,7 @@ from skinml.config import Config
 from skinml.engines.attempt import Order
 from skinml.engines.local import LocalEngine, LocalJob
 from skinml.grid import Cell, State
+from tests.waiting import wait_for
 
 HOLD = "import sys; sys.stdin.read()"
 SHOW = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
@@ -21,12 +22,7 @@ def start(engine: LocalEngine, folder: Path, code: str = HOLD, device: str = "au
 
 def ended(job: LocalJob) -> str:
     """What the log of a job says once its process has ended."""
-    import time
-
-    deadline = time.monotonic() + 20
-    while not job.poll():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(job.poll)
     assert job.state.log
     return job.state.log.read_text().strip()
 

@@ -27,6 +27,7 @@ from tests.engines.conftest import (
     sweep_runs,
 )
 from tests.sweeps import ROOT
+from tests.waiting import PATIENCE
 
 # A skip of each test, not of the module: in CI that is a failure.
 pytestmark = [
@@ -80,7 +81,7 @@ class Cluster:
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_failure_threshold": "3",
-            "SKINML_LEASE_TERM": "8",
+            "SKINML_LEASE_TERM": "20",
             "SKINML_TEST_EPOCH": "0.4",
             "PYTHONPATH": str(ROOT),
         }
@@ -103,7 +104,7 @@ class Cluster:
             env={**own, **self.variables, "SKINML_TEST_CLUSTER": str(self.folder)},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -220,7 +221,7 @@ def test_a_sweep_that_is_stopped_stops_its_cells_on_the_cluster(
         lambda: {pid for _, _, pid, _ in sweep.epochs()} if len(sweep.epochs()) > 1 else None
     )
     os.killpg(sweep.process.pid, signal.SIGINT)
-    assert sweep.wait(120) == 130, sweep.log.read_text()
+    assert sweep.wait() == 130, sweep.log.read_text()
     assert "what is done stays done" in sweep.log.read_text()
     psutil.wait_procs([psutil.Process(pid) for pid in trainings if psutil.pid_exists(pid)], 30)
     assert not any(map(psutil.pid_exists, trainings))
@@ -309,7 +310,7 @@ def test_a_head_that_dies_ends_the_sweep_with_a_line(cluster: Cluster, start: St
                   **cluster.variables | {"SKINML_TEST_EPOCH": "600"})  # fmt: skip
     sweep.until(lambda: " started on " in sweep.log.read_text())
     cluster.head().kill()
-    assert sweep.wait(120) == 2, sweep.log.read_text()
+    assert sweep.wait() == 2, sweep.log.read_text()
     errors = [line for line in sweep.log.read_text().splitlines() if "skinml: error:" in line]
     assert len(errors) == 1 and "go on with the same command" in errors[0], errors
     assert cluster.address in errors[0]

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.cluster.slurm_site import SlurmSite, missing, slurm_site
 from tests.engines.conftest import Start, assert_each_finished_once, cell_runs, sweep_runs
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,9 +43,9 @@ def test_an_interrupted_job_costs_an_epoch_at_most_and_a_dead_driver_nothing(
     assert site.jobs() == {first: "RUNNING", second: "RUNNING"}
     # A site that sends no signal but SIGTERM: the job would be killed a minute later.
     site.ask("scancel", "--signal=TERM", f"--name={first}")
-    sweep.until(lambda: site.jobs()[first] == "PENDING", 30)
+    sweep.until(lambda: site.jobs()[first] == "PENDING")
     site.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    sweep.until(lambda: site.jobs()[second] == "PENDING", 30)
+    sweep.until(lambda: site.jobs()[second] == "PENDING")
     sweep.process.kill()
     sweep.process.wait()
     again = start("--engine=slurm", **variables)
@@ -86,13 +87,10 @@ def test_a_job_that_is_requeued_goes_on_and_is_cancelled_with_its_sweep(
     for state in ("PENDING", "RUNNING"):
         if state == "PENDING":
             site.ask("scontrol", "requeue", number)
-        sweep.until(lambda: site.jobs() == {name: state}, 60)  # noqa: B023
+        sweep.until(lambda: site.jobs() == {name: state})  # noqa: B023
     time.sleep(2)
     assert "tried again" not in sweep.log.read_text(), sweep.log.read_text()
     sweep.process.send_signal(signal.SIGINT)
     assert sweep.wait() == 130
-    deadline = time.monotonic() + 30
-    while site.jobs() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert site.jobs() == {}
+    wait_for(lambda: site.jobs() == {}, site.jobs)
     assert [run.info.status for run in sweep_runs()] == ["KILLED"]

@@ -18,7 +18,6 @@ from tests.service.conftest import needs_service
 pytestmark = [
     pytest.mark.slow,
     needs_service,
-    pytest.mark.timeout(900),
 ]
 
 

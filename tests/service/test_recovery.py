@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from skinml.service.migrate import settle_readers
 from skinml.service.native import Native, main
 from tests.conftest import surroundings
 from tests.service.conftest import needs_service
+from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.slow, needs_service, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, needs_service]
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,17 +185,12 @@ def test_a_migration_that_is_killed_leaves_the_old_database_and_its_dump(
             "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mlflow'"
             " AND wait_event_type = 'Lock'"
         )
-        until = time.monotonic() + 120
-        while watcher.execute(waiting).fetchone() == (0,):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(lambda: watcher.execute(waiting).fetchone() != (0,), process=process)
         process.send_signal(signal.SIGKILL)
         process.wait()
         holder.execute("ROLLBACK")
         gone = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mlflow'"
-        while watcher.execute(gone).fetchone() != (0,):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(lambda: watcher.execute(gone).fetchone() == (0,))
     assert (service.revision(), service.rows()) == (OLD, old)
     [dump] = service.backups.glob("before-migration-*.dump")
     backup.check_dump(dump)

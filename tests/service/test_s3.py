@@ -17,7 +17,6 @@ from tests.service.conftest import needs_service
 pytestmark = [
     pytest.mark.slow,
     needs_service,
-    pytest.mark.timeout(900),
     # Of moto and botocore, neither of which is ours.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -29,8 +29,9 @@ from skinml.service.user import call, make_user
 from skinml.tracking.read import experiment_id
 from tests.conftest import surroundings
 from tests.service.conftest import browsing, needs_caddy, needs_chromium, needs_service
+from tests.waiting import PATIENCE, wait_for
 
-pytestmark = [pytest.mark.slow, needs_service, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, needs_service]
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -58,7 +59,7 @@ class Team:
         root = self.native.data / "volumes/proxy/caddy/pki/authorities/local/root.crt"
         context = ssl.create_default_context(cafile=str(root))
         port = self.native.ports["proxy", inside]
-        return http.client.HTTPSConnection("localhost", port, context=context, timeout=120)
+        return http.client.HTTPSConnection("localhost", port, context=context, timeout=PATIENCE)
 
     def sign_in(self, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
         """What a user sets: three variables."""
@@ -554,7 +555,7 @@ def test_forged_names_are_refused(team: Team) -> None:
     token = "Basic " + team.token("alice")
 
     def status(method: str, path: str, headers: dict[str, str], body: str | None = None) -> int:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
             connection.request(method, path, body, {"Authorization": token} | headers)
             response = connection.getresponse()
             response.read()
@@ -1055,12 +1056,9 @@ def test_nothing_is_left_however_the_runner_ends(place: Path, number: signal.Sig
     assert process.stdout.readline() == "up\n"
     assert processes_of(data)
     process.send_signal(number)
-    process.wait(60)
+    process.wait(PATIENCE)
     process.stdout.close()
-    until = time.monotonic() + 60
-    while processes_of(data) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert processes_of(data) == []
+    wait_for(lambda: processes_of(data) == [], lambda: processes_of(data))
     log = (data / "logs/postgres.log").read_text()
     assert "database system is shut down" in log
     assert running_service(data) is None

@@ -18,6 +18,8 @@ class Proxy:
 
     def __init__(self, target: str) -> None:
         self.mode = "pass"
+        # What it knows nothing of: paths that begin so.
+        self.unknown = ""
         self.requests = 0
         self._target = urlsplit(target).netloc
         proxy = self
@@ -62,6 +64,10 @@ class Proxy:
         if mode.isdecimal():
             # Words, as a gateway and as MLflow's own check of users answer.
             self._reply(request, int(mode), b"not now, or not you", "text/plain")
+            return
+        if self.unknown and request.path.startswith(self.unknown):
+            # As a framework answers, without MLflow's own error code.
+            self._reply(request, 404, b'{"detail": "Not Found"}', "application/json")
             return
         if mode == "slow":
             time.sleep(1)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient, MlflowException
 from mlflow.entities import DatasetInput
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from skinml.errors import UserError
-from skinml.forward import Forwarder
+from skinml.forward import Forwarder, send_rest
 from skinml.processes import process_name
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal, Record, read_journal
@@ -33,6 +34,7 @@ from skinml.tracking.record import (
 )
 from skinml.tracking.state import State
 from tests.conftest import noted
+from tests.waiting import wait_for
 
 DESCRIPTION = Description(
     "mobilenetv2-16-seed3",
@@ -558,10 +560,10 @@ def test_the_lease_moves_while_something_is_sent_that_takes_long(
     counts = []
 
     def slowly(folder: RunFolder, run: Any, register: bool) -> dict[str, str]:
-        deadline = time.monotonic() + 30
-        while (count := int(store.get_run(run.info.run_id).data.tags.get("skinml.lease", 0))) < 2:
-            assert time.monotonic() < deadline
-        counts.append(count)
+        def moved() -> bool:
+            return int(store.get_run(run.info.run_id).data.tags.get("skinml.lease", 0)) >= 2
+
+        counts.append(wait_for(moved))
         return {}
 
     monkeypatch.setattr("skinml.forward.log_models", slowly)
@@ -570,6 +572,38 @@ def test_the_lease_moves_while_something_is_sent_that_takes_long(
         pass
     assert len(counts) == 1
     journal.close()
+
+
+def test_models_that_a_server_does_not_take_do_not_keep_a_run_open(
+    store: MlflowClient, finished_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registered model of another user: 403 is told once more, and the rest is sent."""
+    finished_folder.model.write_bytes(b"a network")
+    record_folder(finished_folder)
+
+    def refused(*_: object) -> dict[str, str]:
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
+
+    def taken(*_: object) -> dict[str, str]:
+        return {"model": "models:/m-1", "serving": "models:/m-2"}
+
+    monkeypatch.setattr("skinml.forward.log_models", refused)
+    forwarder = Forwarder(finished_folder)
+    with pytest.raises(MlflowException, match="Permission denied"):
+        while forwarder.step():
+            pass
+    while forwarder.step():
+        pass
+    run = store.get_run(forwarder.state.run_id)
+    assert run.info.status == "FINISHED" and finished_folder.published
+    assert "Permission denied" in run.data.tags["skinml.left_out"]
+    assert Forwarder(finished_folder).state.left_out == run.data.tags["skinml.left_out"]
+
+    monkeypatch.setattr("skinml.forward.log_models", taken)
+    assert send_rest(finished_folder, 0) == run.info.run_id
+    run = store.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED" and "skinml.left_out" not in run.data.tags
+    assert Forwarder(finished_folder).state.uris["serving"] == "models:/m-2"
 
 
 def test_a_run_whose_process_is_gone_is_closed_with_the_reason(

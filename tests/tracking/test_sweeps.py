@@ -23,6 +23,7 @@ from skinml.tracking.sweeps import (
     runs_with,
 )
 from skinml.tracking.track import track
+from tests.waiting import PATIENCE
 
 KEY = "0123456789abcdef"
 
@@ -197,7 +198,7 @@ def test_a_training_below_it_is_its_child(
     folder.write_description(description)
     with track(folder, description, load=False) as run:
         assert run.forwarder
-        run.forwarder.raise_if_refused(60)
+        run.forwarder.raise_if_refused(PATIENCE)
         [found] = sweep.children("RUNNING")
         assert found.info.run_id == run.forwarder.state().run_id
         assert found.data.tags["process"] == process_name()
