@@ -24,6 +24,7 @@ from skinml.config import Config
 from skinml.data.pipeline import SYMMETRIES, EpochPlan, plan_epoch, prefetch, slices, transform
 from skinml.errors import UserError
 from skinml.history import Row
+from skinml.models.backbones import BACKBONES
 from skinml.models.classifier import Classifier, unfreeze
 from skinml.models.inference import INFERENCE_BATCH, answer, infer
 from skinml.progress import progress_bar
@@ -110,7 +111,7 @@ def train(
     if before:
         reached = before.epoch
         result.history, result.backbone_images = list(before.history), before.backbone_images
-        classifier.model.set_weights(before.weights)
+        classifier.set_weights(before.weights)
     stages = [
         ("frozen", config.epochs_frozen, config.learning_rate_frozen, _frozen_step),
         ("finetune", config.epochs_finetune, config.learning_rate_finetune, _finetune_step),
@@ -357,6 +358,8 @@ def _features_key(
         os.cpu_count(),
         config.threads,
         execution.precision,
+        # What is no weight and was not always there.
+        *(BACKBONES[config.model].channel_scale or ()),
     )
     return "features " + " ".join(map(str, facts))
 
