@@ -34,12 +34,16 @@ from skinml.history import Row
 from skinml.models.backbones import BACKBONES
 from skinml.models.weights import check_weights, weights_digest, weights_kind
 from skinml.processes import stop_no_more
+from skinml.progress import duration
 from skinml.provenance import git_state, library_versions
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import is_written
 from skinml.tracking.record import Noted, read_noted
 from skinml.tracking.track import Tracked, track
+
+# Seconds between two words of the features that the frozen step computes.
+FEATURES_INTERVAL = 30.0
 
 if TYPE_CHECKING:
     from skinml.models.classifier import Classifier
@@ -377,11 +381,35 @@ def _train_and_evaluate(
     history = [tracked.log_epoch(row) for row in checkpoint.history] if checkpoint else []
     folder.write_history(history)
     before = tracked.raise_if_refused
-    trained = _train(resolved, setup, on_epoch, before, checkpoint, save)
+    on_features = _features_teller(tracked)
+    trained = _train(resolved, setup, on_epoch, before, checkpoint, save, on_features)
     _evaluate(folder, resolved, description, setup.data, setup.parts, *trained)
     # Not with the other digests, at the start: a run may go on under a later evaluation.
     tracked.note_tags({"evaluation_digest": evaluation_digest()})
     _note_results(tracked, config)
+
+
+def _features_teller(tracked: Tracked) -> Callable[[int, int], None]:
+    """Tells of the frozen step's features, twice a minute: the journal, and a log without a bar.
+
+    They may take an hour, in which nothing else shows how far a run is.
+    """
+    begun: tuple[float, int] | None = None
+    told = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal begun, told
+        now = time.monotonic()
+        if begun and now - told < FEATURES_INTERVAL and done < total:
+            return
+        tracked.log_features(done)
+        begun, told = begun or (now, done), now
+        if done > begun[1] and not sys.stderr.isatty():
+            left = duration((now - begun[0]) / (done - begun[1]) * (total - done))
+            line = f"features: {done:,} of {total:,} images, {left} left"
+            print(line, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _note_results(tracked: Tracked, config: Config) -> None:
@@ -454,6 +482,7 @@ def _train(
     ready: Callable[[], None],
     checkpoint: Checkpoint | None,
     save: Callable[[Checkpoint], None],
+    on_features: Callable[[int, int], None],
 ) -> "tuple[Classifier, TrainingResult, float]":
     """Train a network; `ready` is called when it is there, and its training about to begin.
 
@@ -486,6 +515,7 @@ def _train(
         setup.execution,
         checkpoint,
         lambda state: save(replace(state, seconds=seconds())),
+        on_features,
     )
     # What is evaluated, saved and loaded elsewhere, where half precision may be slow.
     return in_float32(classifier, config), result, seconds()
