@@ -100,6 +100,25 @@ def test_unfreeze_settles_batch_normalisation(tiny_backbone: str) -> None:
     assert len(classifier.backbone.trainable_weights) == 4
 
 
+def test_a_channel_s_factor_follows_the_normalisation(
+    tiny_backbone: str, monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray
+) -> None:
+    def normalised(input_shape: tuple[int, int, int], **options: Any) -> keras.Model:
+        image = keras.Input(input_shape)
+        x = keras.layers.Normalization(name="norm")(image)
+        return keras.Model(image, keras.layers.AveragePooling2D(32, name="pool")(x))
+
+    monkeypatch.setattr(keras.applications, "Tiny", normalised)
+    row = BACKBONES["tiny"]._replace(scale=None, offset=None, channel_scale=(1.0, 2.0, 3.0))
+    monkeypatch.setitem(BACKBONES, "tiny", row)
+    classifier = tiny()
+    _, _, *others = classifier.model.get_weights()
+    mean, variance = np.array([100.0, 90, 80]), np.array([4.0, 9, 16])
+    classifier.set_weights([mean, variance, *others])
+    expected = (pixels.mean(axis=(1, 2)) - mean) / np.sqrt(variance) * [1, 2, 3]
+    np.testing.assert_allclose(call(classifier.features, pixels), expected, rtol=1e-4)
+
+
 # Initial weights
 
 
