@@ -106,7 +106,7 @@ def _compute(path: Path, shape: tuple[int, ...], dtype: Any, fill: Fill) -> np.n
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _left(partial: Path, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray | None, int]:
+def _left(partial: Path, shape: tuple[int, ...], dtype: Any) -> tuple["np.memmap | None", int]:
     """The array that an earlier process has begun, with how many rows of it are as it wrote them.
 
     None where there is none to go on with.

@@ -330,7 +330,7 @@ def test_a_run_that_is_stopped_says_why_and_how_to_go_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
 def test_features_go_on_where_they_were_and_tell_how_far_they_are(
-    driver: Driver, tmp_path: Path, signum: int
+    driver: Driver, tmp_path: Path, signum: signal.Signals
 ) -> None:
     """Minutes of computing, before there is any checkpoint; to the bit as without an interruption.
 
