@@ -58,7 +58,7 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
     The Keras model takes uint8 pixels (n, 224, 224, 3); the serving model a column `image` of
     base64 JPEGs or PNGs. Neither holds a pickle or the optimizer's state. What an earlier call has
     logged or registered is found and left. Neither Keras nor TensorFlow is loaded. Returns the URI
-    of each by its name: "model", "serving".
+    of each by its name: "model", "serving"; of a registered one that of its version.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -114,6 +114,7 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
                 version = _register_once(model_id, registered, tags)
                 _describe(registered, version, description, _about_version(folder, run))
                 settle_champion(registered, version)
+                uris[name] = f"models:/{registered}/{version}"
     return uris
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts, images_seen_in_training
 from skinml.errors import UserError
 from skinml.evaluation.metrics import HEADLINE, epoch_metrics
+from skinml.evaluation.operating_point import SENSITIVITY
 from skinml.evaluation.predictions import Predictions, write_predictions
 from skinml.evaluation.results import PREFIXES, evaluate_tables
 from skinml.history import Row
@@ -39,7 +41,7 @@ from skinml.provenance import git_state, library_versions
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import is_written
-from skinml.tracking.record import Noted, read_noted
+from skinml.tracking.record import Noted, default_experiment, read_noted
 from skinml.tracking.track import Tracked, track
 
 # Seconds between two words of the features that the frozen step computes.
@@ -418,17 +420,27 @@ def _note_results(tracked: Tracked, config: Config) -> None:
 
 
 def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
-    """Say what a person wants to know of a finished run."""
-    if tracked.forwarder and folder.published:
-        uris = tracked.forwarder.state().uris
-        models = (
-            f", model {uris['model']}, serving model {uris['serving']}" if "model" in uris else ""
-        )
-        print(f"run {folder.published}{models}")
+    """Say what a person wants to know of a finished run: its figures, its models, what is next."""
     _show(folder.read_text("note.md"))
-    if tracked.forwarder and (where := tracked.forwarder.state().uris.get("results")):
-        print(f"results: {where}")
+    if not (tracked.forwarder and folder.published):
+        return folder
+    print(f"\nrun            {folder.published}")
+    uris = tracked.forwarder.state().uris
+    if uris:
+        print(f"model          {uris['model']}")
+        print(f"serving model  {uris['serving']}")
+        print(f"try it         python -m skinml.predict {uris['model']} PICTURE.jpg")
+    print(f"compare        {_compare_command(folder.read_description())}")
     return folder
+
+
+def _compare_command(description: Description) -> str:
+    """The command that holds a run against the others of its experiment."""
+    command = "python -m skinml.compare --grid none"
+    own, usual = map(default_experiment, (description.tags["data"], "isic2017"))
+    if own == usual or any(map(os.environ.get, ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"))):
+        return command
+    return f"{command} --experiment {own}"
 
 
 @contextlib.contextmanager
@@ -575,7 +587,7 @@ def _evaluate(
     )
     folder.write_text("classification_report.txt", _report(test))
     folder.write_text("model_summary.txt", _summary(classifier))
-    folder.write_text("note.md", _note(config, description, metrics))
+    folder.write_text("note.md", _note(config, description, metrics, test))
     folder.finish()
 
 
@@ -610,7 +622,9 @@ def _show(note: str) -> None:
     Console().print(Markdown(note))
 
 
-def _note(config: Config, description: Description, metrics: dict[str, float]) -> str:
+def _note(
+    config: Config, description: Description, metrics: dict[str, float], test: Predictions
+) -> str:
     """The page of a run for a person, in Markdown: its figures with their intervals."""
     demo = config.data == "demo"
     lines = [
@@ -619,12 +633,41 @@ def _note(config: Config, description: Description, metrics: dict[str, float]) -
         f"{description.tags['weights_kind']} initial weights, "
         f"{config.epochs_frozen} + {config.epochs_finetune} epochs",
         "",
-        "| test metric | value | 95 % interval |",
-        "| --- | --- | --- |",
     ]
+    if test.one_class:
+        lines += [f"**This network {test.one_class}: it tells nothing apart.**", ""]
+    counts = np.bincount(test.labels, minlength=len(test.classes))
+    commonest = test.classes[int(counts.argmax())].replace("_", " ")
+    lines += ["| test metric | value | 95 % interval |", "| --- | --- | --- |"]
     for name in HEADLINE:
         low, high = (metrics.get(f"test_{name}_ci_{end}", math.nan) for end in ("low", "high"))
         lines.append(f"| {name} | {metrics[f'test_{name}']:.4f} | {low:.4f} to {high:.4f} |")
+        if name == "accuracy":
+            share = counts.max() / len(test.labels)
+            lines.append(f"| … of always answering “{commonest}” | {share:.4f} | |")
+    highest, threshold = "its score is the highest", metrics["melanoma_threshold"]
+    answers = [(name, highest, name) for name in test.classes]
+    if not math.isnan(threshold):
+        answers.append(
+            ("melanoma", f"its score is {threshold:.4f} or more", "melanoma_at_threshold")
+        )
+    lines += ["", "| answer | given where | sensitivity | specificity |"]
+    lines += ["| --- | --- | --- | --- |"]
+    for name, where, metric in answers:
+        rates = [metrics[f"test_{rate}_{metric}"] for rate in ("sensitivity", "specificity")]
+        texts = ["–" if math.isnan(rate) else f"{rate:.4f}" for rate in rates]
+        lines.append(f"| {' | '.join([name.replace('_', ' '), where, *texts])} |")
+    lines += [
+        "",
+        "Sensitivity is the share of a class's images that get its answer, specificity the share "
+        "of the other images that do not.",
+    ]
+    if not math.isnan(threshold):
+        lines[-1] += (
+            f" {threshold:.4f} is the highest threshold that finds at least "
+            f"{SENSITIVITY * 100:.0f} % of the melanomas among the validation images: the lowest "
+            "sensitivity that the ISIC 2017 challenge looked at."
+        )
     lines += [
         "",
         f"The AUCs of the challenge are {description.tags['challenge_score']} here. The intervals "
