@@ -21,6 +21,15 @@ AUTO = "auto"
 # What splits the images where the official parts do not.
 _SPLIT = ("test_fraction", "validation_fraction", "split_seed", "near_duplicates")
 
+# A field, its value, and the fields that then change nothing.
+_WITHOUT_EFFECT: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("protocol", "challenge", _SPLIT),
+    ("epochs_frozen", 0, ("learning_rate_frozen",)),
+    ("epochs_finetune", 0, ("learning_rate_finetune", "batch_norm", "images_on_device")),
+    ("optimizer", "adam", ("weight_decay",)),
+    ("optimizer", "sgd", ("weight_decay",)),
+)
+
 
 def _option(
     default: Any,
@@ -257,16 +266,7 @@ class Config:
         """
         chosen = self.resolved()
         idle: dict[str, str] = {}
-        for name, value, among in (
-            ("protocol", "challenge", _SPLIT),
-            ("epochs_frozen", 0, ("learning_rate_frozen",)),
-            (
-                *("epochs_finetune", 0),
-                ("learning_rate_finetune", "batch_norm", "images_on_device"),
-            ),
-            ("optimizer", "adam", ("weight_decay",)),
-            ("optimizer", "sgd", ("weight_decay",)),
-        ):
+        for name, value, among in _WITHOUT_EFFECT:
             if getattr(chosen, name) == value:
                 idle |= dict.fromkeys(among, f"{name}={value}")
         default = Config()
