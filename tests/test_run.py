@@ -412,7 +412,12 @@ def test_the_run_has_every_metric_of_both_parts(finished: Finished, client: Any)
         for name in HEADLINE
         for end in ("low", "high")
     }
-    assert set(metrics) == names | COST
+    names |= {
+        f"{prefix}_{rate}_melanoma_at_threshold"
+        for prefix in ("val", "test")
+        for rate in ("sensitivity", "specificity")
+    }
+    assert set(metrics) == names | COST | {"melanoma_threshold"}
     tracked = client.get_run(finished.id).data.metrics
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     assert len(finite) > 0.9 * len(metrics)
