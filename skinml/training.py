@@ -301,7 +301,7 @@ def _frozen_step(
         parts = [part for part in slices(total, INFERENCE_BATCH) if part.stop > filled]
         batches = (transform(data.images[row_of[part]], symmetry_of[part]) for part in parts)
         with progress_bar("computing features", images) as advance:
-            advance(before, "images")
+            advance(before)
             for part, pixels in zip(parts, prefetch(batches), strict=True):
                 features[part] = answer(classifier.features, pixels)
                 advance(int(done_images[part.stop] - done_images[part.start]))
