@@ -6,11 +6,13 @@ import re
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from skinml import training_run
 from skinml.backend import Device
 from skinml.config import Config
 from skinml.data.images import decode_image
@@ -25,7 +27,15 @@ from skinml.evaluation.results import evaluate_tables
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.state import State
 from skinml.tracking.track import FEATURES_DONE, Tracked
-from skinml.training_run import _done, _note, describe_run, run, split_name, split_of
+from skinml.training_run import (
+    _done,
+    _features_teller,
+    _note,
+    describe_run,
+    run,
+    split_name,
+    split_of,
+)
 from tests.conftest import surroundings
 
 pytestmark = pytest.mark.slow
@@ -299,6 +309,25 @@ def test_the_models_that_a_run_names_are_its_registered_versions(
 def test_the_features_are_followed_in_mlflow(finished: Finished, client: Any) -> None:
     points = client.get_metric_history(finished.id, FEATURES_DONE)
     assert max(point.step for point in points) == points[-1].value == 24 + 9
+
+
+def test_a_log_without_a_bar_is_told_of_the_features_twice_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From 40 images that were there before on: two seconds for each of the others."""
+    noted: list[int] = []
+    tracked = SimpleNamespace(log_features=noted.append)
+    tell = _features_teller(tracked)  # type: ignore[arg-type]
+    for done in range(42, 101, 2):
+        monkeypatch.setattr(training_run.time, "monotonic", lambda: 1000.0 + 2 * done)  # noqa: B023
+        tell(done, 100)
+    assert noted == [42, 58, 74, 90, 100]
+    assert capsys.readouterr().err.splitlines() == [
+        "features: 58 of 100 images, 1 min left",
+        "features: 74 of 100 images, 52 s left",
+        "features: 90 of 100 images, 20 s left",
+        "features: 100 of 100 images, 0 s left",
+    ]
 
 
 def test_the_cost_of_the_network_is_measured(finished: Finished) -> None:
