@@ -422,15 +422,16 @@ def _note_results(tracked: Tracked, config: Config) -> None:
 def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
     """Say what a person wants to know of a finished run: its figures, its models, what is next."""
     _show(folder.read_text("note.md"))
-    if not (tracked.forwarder and folder.published):
-        return folder
-    print(f"\nrun            {folder.published}")
-    uris = tracked.forwarder.state().uris
-    if uris:
-        print(f"model          {uris['model']}")
-        print(f"serving model  {uris['serving']}")
-        print(f"try it         python -m skinml.predict {uris['model']} PICTURE.jpg")
-    print(f"compare        {_compare_command(folder.read_description())}")
+    told: dict[str, str] = {}
+    if tracked.forwarder is None:
+        told = {"publish": f"python -m skinml.sync {_shown(folder.path)}"}
+    elif folder.published:
+        told, uris = {"run": folder.published}, tracked.forwarder.state().uris
+        if "model" in uris:
+            told |= {"model": uris["model"], "serving model": uris["serving"]}
+            told |= {"try it": f"python -m skinml.predict {uris['model']} PICTURE.jpg"}
+        told |= {"compare": _compare_command(folder.read_description())}
+    print("", *(f"{name:<13}  {text}" for name, text in told.items()), sep="\n")
     return folder
 
 

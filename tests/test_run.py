@@ -293,6 +293,14 @@ def test_the_end_of_a_run_names_its_models_and_the_next_commands(
     ]
 
 
+def test_the_end_of_an_offline_run_says_how_to_publish_it(
+    repeated: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _done(repeated, Tracked(repeated, None, None, None))  # type: ignore[arg-type]
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"publish        python -m skinml.sync {repeated.path}"
+
+
 def test_the_models_that_a_run_names_are_its_registered_versions(
     finished: Finished, client: Any
 ) -> None:
