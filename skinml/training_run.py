@@ -431,6 +431,7 @@ def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
             told |= {"model": uris["model"], "serving model": uris["serving"]}
             told |= {"try it": f"python -m skinml.predict {uris['model']} PICTURE.jpg"}
         told |= {"compare": _compare_command(folder.read_description())}
+        told |= {"results": uris["results"]} if "results" in uris else {}
     print("", *(f"{name:<13}  {text}" for name, text in told.items()), sep="\n")
     return folder
 

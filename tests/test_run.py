@@ -276,6 +276,7 @@ def test_the_end_of_a_run_names_its_models_and_the_next_commands(
     told = replace(description, tags=description.tags | {"data": data})
     monkeypatch.setattr(RunFolder, "read_description", lambda folder: told)
     uris = {"model": "models:/skinml-tiny/3", "serving": "models:/skinml-tiny-serving/2"}
+    uris |= {"results": "http://127.0.0.1:5000/#/experiments/1"}
 
     class Forwarder:
         def state(self) -> State:
@@ -284,12 +285,13 @@ def test_the_end_of_a_run_names_its_models_and_the_next_commands(
     _done(finished.folder, Tracked(finished.folder, None, Forwarder(), None))  # type: ignore[arg-type]
     out = capsys.readouterr().out
     assert out.startswith(finished.folder.read_text("note.md"))
-    assert [line.split(maxsplit=1) for line in out.splitlines()[-5:]] == [
+    assert [line.split(maxsplit=1) for line in out.splitlines()[-6:]] == [
         ["run", finished.id],
         ["model", uris["model"]],
         ["serving", f"model  {uris['serving']}"],
         ["try", f"it         python -m skinml.predict {uris['model']} PICTURE.jpg"],
         ["compare", command],
+        ["results", uris["results"]],
     ]
 
 
@@ -305,6 +307,7 @@ def test_the_models_that_a_run_names_are_its_registered_versions(
     finished: Finished, client: Any
 ) -> None:
     uris = State.load(finished.folder.path / "forward.json").uris
+    uris.pop("results")
     assert uris == {
         "model": "models:/skinml-demo-tiny/1",
         "serving": "models:/skinml-demo-tiny-serving/1",
