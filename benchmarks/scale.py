@@ -132,7 +132,9 @@ def frozen_features(options: argparse.Namespace, size: int, place: Path) -> dict
         data = TrainingData(
             mapped, labels, np.arange(16, count), np.arange(16), f"scale {time.time_ns()}"
         )
-        _frozen_step(classifier, config, data, 0, 1, PLAIN, TrainingResult())
+        _frozen_step(
+            *(classifier, config, data, 0, 1, PLAIN, TrainingResult()), lambda done, total: None
+        )
 
     work(64)  # Compiles the network.
     return watch(lambda: work(size))

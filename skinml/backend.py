@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skinml.errors import UserError
+from skinml.errors import UserError, did_you_mean
 
 BACKENDS = ("tensorflow", "jax")
 
@@ -102,7 +102,8 @@ def configure(device: str = "auto", threads: int = 0, seed: int = 0) -> Device:
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in BACKENDS:
-        raise UserError(f"KERAS_BACKEND={backend!r}: expected one of {', '.join(BACKENDS)}")
+        near = did_you_mean(backend, BACKENDS)
+        raise UserError(f"KERAS_BACKEND={backend!r}: expected one of {', '.join(BACKENDS)}{near}")
     # Without this, TensorFlow's start-up notices bury our own lines; errors still show.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     cores = _limit_threads(threads)

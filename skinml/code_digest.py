@@ -72,7 +72,7 @@ def training_digest(model: str) -> str:
     own row in `BACKBONES`.
     """
     row = BACKBONES[model]
-    own = repr((row.application, row.scale, row.offset))
+    own = repr((row.application, row.scale, row.offset, *(row.channel_scale or ())))
     return f"{_digest_of(PACKAGE, TRAINING)}-{hashlib.sha256(own.encode()).hexdigest()[:4]}"
 
 

@@ -8,13 +8,27 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
 
-from skinml.errors import UserError
+from skinml.errors import UserError, did_you_mean
 from skinml.models.backbones import BACKBONES
 
 AUTO = "auto"
+
+# What splits the images where the official parts do not.
+_SPLIT = ("test_fraction", "validation_fraction", "split_seed", "near_duplicates")
+
+# A field, its value, and the fields that then change nothing.
+_WITHOUT_EFFECT: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("protocol", "challenge", _SPLIT),
+    ("epochs_frozen", 0, ("learning_rate_frozen",)),
+    ("epochs_finetune", 0, ("learning_rate_finetune", "batch_norm", "images_on_device")),
+    ("optimizer", "adam", ("weight_decay",)),
+    ("optimizer", "sgd", ("weight_decay",)),
+)
 
 
 def _option(
@@ -196,7 +210,9 @@ class Config:
     def _problem(self, option: dataclasses.Field[Any]) -> str | None:
         value, checks = getattr(self, option.name), option.metadata
         if checks["choices"] and value not in checks["choices"]:
-            return f"{option.name}={value!r}: expected one of {', '.join(checks['choices'])}"
+            choices = checks["choices"]
+            near = did_you_mean(str(value), choices)
+            return f"{option.name}={value!r}: expected one of {', '.join(choices)}{near}"
         if option.type in (int | str, float | str) and isinstance(value, str) and value != AUTO:
             return f"{option.name}={value!r}: expected a number or auto"
         if isinstance(value, float) and not math.isfinite(value):
@@ -243,6 +259,19 @@ class Config:
             )
         return chosen
 
+    def without_effect(self) -> dict[str, str]:
+        """The parameters that are not at their default and change nothing, as another is as it is.
+
+        Name → that other one, such as "protocol=challenge".
+        """
+        chosen = self.resolved()
+        idle: dict[str, str] = {}
+        for name, value, among in _WITHOUT_EFFECT:
+            if getattr(chosen, name) == value:
+                idle |= dict.fromkeys(among, f"{name}={value}")
+        default = Config()
+        return {n: r for n, r in idle.items() if getattr(self, n) != getattr(default, n)}
+
     def digest(self, weights_digest: str = "") -> str:
         """A digest of all that decides a result: two runs of one digest are repetitions.
 
@@ -256,7 +285,7 @@ class Config:
         }
         decisive["dense_units"] = chosen.dense_widths
         if self.protocol == "challenge":
-            for name in ("test_fraction", "validation_fraction", "split_seed", "near_duplicates"):
+            for name in _SPLIT:
                 del decisive[name]
         if weights_digest:
             decisive["weights"] = weights_digest
@@ -285,13 +314,28 @@ def _convert(option: dataclasses.Field[Any], text: str) -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, as every error of skinml is.
+    """An ArgumentParser whose errors are one line, as every error of skinml is, with a near word.
 
     It takes no abbreviations: `--seed` must not pass for `--seeds`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+            near = did_you_mean(name, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{error.message}{near}") from None
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -342,3 +386,19 @@ def config_from_strings(values: dict[str, str]) -> Config:
     if problems:
         raise UserError("; ".join(problems))
     return config
+
+
+def warn_of_idle_parameters(configs: Iterable[Config]) -> None:
+    """Say by name on stderr which parameters were set and change nothing, a line a reason.
+
+    A warning, no error: what is trained is what was asked for, and a command of before still runs.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for config in configs:
+        for name, reason in config.without_effect().items():
+            found.setdefault(reason, {})[f"{name}={getattr(config, name)}"] = None
+    for reason, given in found.items():
+        verb = "has" if len(given) == 1 else "have"
+        print(
+            f"skinml: warning: {', '.join(given)} {verb} no effect with {reason}", file=sys.stderr
+        )

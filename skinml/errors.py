@@ -1,11 +1,12 @@
 """The one exception that stands for a user's mistake, and how it is collected and reported."""
 
+import difflib
 import io
 import os
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from skinml.address import move_user_info, without_user_info
@@ -28,6 +29,21 @@ def first_line(error: BaseException) -> str:
     if "(Caused by " in line:  # urllib3's, which begins with all that is known already.
         line = line.rpartition("(Caused by ")[2].rpartition("): ")[2].rstrip(")\"'")
     return line
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to add to a message about an unknown word: " (did you mean …?)", or nothing.
+
+    The nearest of the `known` words, whatever the case, dashes and underscores.
+    """
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    # Of several spellings of one word the first.
+    by_plain = {plain(name): name for name in reversed(list(known))}
+    near = difflib.get_close_matches(plain(word), by_plain, n=1)
+    return f" (did you mean {by_plain[near[0]]}?)" if near else ""
 
 
 class Problems:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from skinml.config import Config, config_from_strings
-from skinml.errors import UserError
+from skinml.errors import UserError, did_you_mean
 from skinml.history import Row
 from skinml.models.weights import check_weights
 
@@ -120,9 +120,12 @@ def settings_of(texts: Sequence[str], models: Sequence[str]) -> dict[str, dict[s
         model, _, name = target.partition(".")
         if not equals or model not in models:
             expected = f"model.option=value with a model of the sweep ({', '.join(models)})"
-            problems.append(f"set={setting!r}: expected {expected}")
+            near = did_you_mean(model, models) if equals else ""
+            problems.append(f"set={setting!r}: expected {expected}{near}")
         elif name not in allowed:
-            problems.append(f"set={setting!r}: expected one of the options {', '.join(allowed)}")
+            near = did_you_mean(name, allowed)
+            expected = f"one of the options {', '.join(allowed)}"
+            problems.append(f"set={setting!r}: expected {expected}{near}")
         else:
             settings.setdefault(model, {})[name] = value
     if problems:

@@ -1,9 +1,19 @@
-"""Progress of long work on a terminal; silent where the output is none."""
+"""Progress of long work: a bar on a terminal, and times as a person reads them."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+
+def duration(seconds: float | None) -> str:
+    """A time for a person: "40 s", "12 min", "1 h 05"; empty where there is none."""
+    if seconds is None:
+        return ""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 class Advance(Protocol):

@@ -69,7 +69,7 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
     The Keras model takes uint8 pixels (n, 224, 224, 3); the serving model a column `image` of
     base64 JPEGs or PNGs. Neither holds a pickle or the optimizer's state. What an earlier call has
     logged or registered is found and left. Neither Keras nor TensorFlow is loaded. Returns the URI
-    of each by its name: "model", "serving".
+    of each by its name: "model", "serving"; of a registered one that of its version.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -127,6 +127,7 @@ def log_models(folder: RunFolder, run: "Run", register: bool = True) -> dict[str
                 registered = model_name(description, serving=name == "serving")
                 if version := _register_once(model_id, registered, tags):
                     _describe(registered, version, description, _about_version(folder, run))
+                    uris[name] = f"models:/{registered}/{version}"
     if register:
         settle_champion(model_name(description), run.info.run_id)
     return uris

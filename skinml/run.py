@@ -16,6 +16,7 @@ from skinml.config import (
     add_config_options,
     config_from_options,
     given_options,
+    warn_of_idle_parameters,
 )
 from skinml.data.isic2017 import NOTICE
 from skinml.errors import run_command
@@ -60,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         stop_with_stdin()
     config = config_from_options(options)
     earlier, given = _to_resume(options, config)
+    if not earlier:
+        warn_of_idle_parameters([config])
     from skinml.training_run import resume, run
 
     how = options.offline, options.yes, options.drain_limit

@@ -12,7 +12,14 @@ import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skinml.config import AUTO, Config, Parser, add_config_options, given_options
+from skinml.config import (
+    AUTO,
+    Config,
+    Parser,
+    add_config_options,
+    given_options,
+    warn_of_idle_parameters,
+)
 from skinml.data.isic2017 import NOTICE
 from skinml.engines.placement import Placement, sbatch_options
 from skinml.errors import UserError, run_command
@@ -140,6 +147,7 @@ def main(argv: list[str] | None = None, command: "Command | None" = None) -> int
     axes = {name: values_of(axis, getattr(options, axis)) for name, axis in AXES.items()}
     settings = settings_of(options.set, axes["model"])
     configs = grid_configs(axes, given_options(options), settings)
+    warn_of_idle_parameters(configs)
     from skinml import sweep_run
     from skinml.data.prepare import open_data
     from skinml.tracking.track import check_settings

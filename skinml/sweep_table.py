@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from skinml.grid import AXES, State, sweep_left
+from skinml.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -25,16 +26,6 @@ _STYLES = {
 SHOWN = ("running", "queued", "failed", "stopped")
 
 Show = Callable[[Sequence[State]], None]
-
-
-def duration(seconds: float | None) -> str:
-    """A time for a person: "40 s", "12 min", "1 h 05"; empty where there is none."""
-    if seconds is None:
-        return ""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 def stage(state: State) -> str:

@@ -5,11 +5,11 @@ told about each epoch.
 """
 
 import hashlib
-import itertools
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from skinml.config import Config
 from skinml.data.pipeline import SYMMETRIES, EpochPlan, plan_epoch, prefetch, slices, transform
 from skinml.errors import UserError
 from skinml.history import Row
+from skinml.models.backbones import BACKBONES
 from skinml.models.classifier import Classifier, unfreeze
 from skinml.models.inference import INFERENCE_BATCH, answer, infer
 from skinml.progress import progress_bar
@@ -37,6 +38,9 @@ NEARLY_ALL = 0.95
 
 # (labels (n,), scores (n, K)) → loss, accuracy, auc_macro.
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+# (images whose features are there, images in all) → None.
+OnFeatures = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class TrainingResult:
     history: list[Row] = field(default_factory=list)
     best_epoch: int = 0
     backbone_images: int = 0
-    """Images the frozen step sent through the backbone, validation included; 0 from the cache."""
+    """Images that the frozen step sends through the backbone, an image in eight views eight times,
+    validation included; 0 where all of the features were in the cache."""
 
 
 class _Best:
@@ -93,6 +98,7 @@ def train(
     execution: Execution = PLAIN,
     before: Checkpoint | None = None,
     save: Callable[[Checkpoint], None] | None = None,
+    on_features: OnFeatures = lambda done, total: None,
 ) -> TrainingResult:
     """Train a network as a resolved configuration says; it ends with its best epoch's weights.
 
@@ -102,7 +108,8 @@ def train(
 
     `save` is given each epoch's checkpoint, and only then `on_epoch` its row: what is told is
     never trained again. With such a checkpoint as `before` the training goes on after it, on a
-    network of whatever weights, and ends as if it had never stopped.
+    network of whatever weights, and ends as if it had never stopped. `on_features` is told how
+    many images the frozen step has the features of, where it has to compute them.
     """
     result = TrainingResult()
     best = _Best(config.monitor, before)
@@ -110,7 +117,7 @@ def train(
     if before:
         reached = before.epoch
         result.history, result.backbone_images = list(before.history), before.backbone_images
-        classifier.model.set_weights(before.weights)
+        classifier.set_weights(before.weights)
     stages = [
         ("frozen", config.epochs_frozen, config.learning_rate_frozen, _frozen_step),
         ("finetune", config.epochs_finetune, config.learning_rate_finetune, _finetune_step),
@@ -130,7 +137,7 @@ def train(
         if reached >= done + epochs:
             done += epochs
             continue
-        prepared = prepare(classifier, config, data, done, epochs, execution, result)
+        prepared = prepare(classifier, config, data, done, epochs, execution, result, on_features)
         # Compiling a view of the network leaves the network itself, which is saved, without an
         # optimizer or a metric of ours.
         model = Trainee(prepared.network.inputs, prepared.network.outputs)
@@ -255,6 +262,7 @@ def _frozen_step(
     epochs: int,
     execution: Execution,
     result: TrainingResult,
+    on_features: OnFeatures,
 ) -> _Prepared:
     """The frozen step: the backbone's features are computed once, the head trains on them.
 
@@ -264,32 +272,41 @@ def _frozen_step(
     and epochs find them in the cache.
     """
     count = len(data.train)
-    needed = np.zeros((SYMMETRIES, count), dtype=bool)
+    needed = np.zeros((count, SYMMETRIES), dtype=bool)
     for epoch in range(done + 1, done + epochs + 1):
         plan = plan_epoch(count, config.seed, epoch, config.augmentation)
-        needed[plan.symmetries, np.arange(count)] = True
+        needed[np.arange(count), plan.symmetries] = True
     if needed.mean() > NEARLY_ALL:
         needed[:] = True
+    # An image after the other: (its place among those for training, symmetry).
     views = np.argwhere(needed)
-    total = len(views) + len(data.validation)
+    total, images = len(views) + len(data.validation), count + len(data.validation)
+    row_of = np.r_[data.train[views[:, 0]], data.validation]
+    symmetry_of = np.r_[views[:, 1], np.zeros(len(data.validation), np.int64)]
+    # How many images are done where so many views are.
+    done_images = np.r_[views[:, 0], np.arange(count, images + 1)]
 
-    def fill(features: np.ndarray) -> None:
+    def fill(features: np.ndarray, filled: int) -> Generator[int]:
         """The features (total, D) float32: of the training views, then of the validation images."""
         result.backbone_images = total
-        train_views = (
-            transform(data.images[data.train[rows]], symmetries)
-            for symmetries, rows in (views[part].T for part in slices(len(views), INFERENCE_BATCH))
+        before = int(done_images[filled])
+        most = needed.sum(axis=1).max()
+        many = f" (in {'' if needed.all() else 'up to '}{most} views for training)"
+        print(
+            f"skinml: the backbone is frozen: its features of {images:,} images"
+            f"{many if most > 1 else ''} are computed once for all {epochs} epochs"
+            f"{f'; {before:,} images are done already' if before else ''}",
+            file=sys.stderr,
         )
-        plain = (
-            data.images[data.validation[part]]
-            for part in slices(len(data.validation), INFERENCE_BATCH)
-        )
-        filled = 0
-        with progress_bar("computing features", total) as advance:
-            for pixels in prefetch(itertools.chain(train_views, plain)):
-                features[filled : filled + len(pixels)] = answer(classifier.features, pixels)
-                filled += len(pixels)
-                advance(len(pixels))
+        parts = [part for part in slices(total, INFERENCE_BATCH) if part.stop > filled]
+        batches = (transform(data.images[row_of[part]], symmetry_of[part]) for part in parts)
+        with progress_bar("computing features", images) as advance:
+            advance(before)
+            for part, pixels in zip(parts, prefetch(batches), strict=True):
+                features[part] = answer(classifier.features, pixels)
+                advance(int(done_images[part.stop] - done_images[part.start]))
+                on_features(int(done_images[part.stop]), images)
+                yield part.stop
 
     shape = total, classifier.features.output_shape[-1]
     if data.digest:
@@ -297,14 +314,15 @@ def _frozen_step(
         features = cached_array(key, shape, np.float32, fill)
     else:
         features = np.empty(shape, np.float32)
-        fill(features)
+        for _ in fill(features, 0):
+            pass
     # Where each view's features are; 0 for those that no epoch draws.
-    place = np.zeros((SYMMETRIES, count), dtype=np.int64)
+    place = np.zeros((count, SYMMETRIES), dtype=np.int64)
     place[views[:, 0], views[:, 1]] = np.arange(len(views))
     validation = np.array(features[len(views) :])
     return _Prepared(
         classifier.head,
-        lambda rows, symmetries: features[place[symmetries, rows]],
+        lambda rows, symmetries: features[place[rows, symmetries]],
         lambda: classifier.head.predict_on_batch(validation),
     )
 
@@ -317,6 +335,7 @@ def _finetune_step(
     epochs: int,
     execution: Execution,
     result: TrainingResult,
+    on_features: OnFeatures,
 ) -> _Prepared:
     """Fine-tuning: all layers train on the augmented pixels."""
 
@@ -357,6 +376,8 @@ def _features_key(
         os.cpu_count(),
         config.threads,
         execution.precision,
+        # What is no weight and was not always there.
+        *(BACKBONES[config.model].channel_scale or ()),
     )
     return "features " + " ".join(map(str, facts))
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,18 +29,23 @@ from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts, images_seen_in_training
 from skinml.errors import UserError
 from skinml.evaluation.metrics import HEADLINE, epoch_metrics
+from skinml.evaluation.operating_point import SENSITIVITY
 from skinml.evaluation.predictions import Predictions, write_predictions
 from skinml.evaluation.results import PREFIXES, evaluate_tables
 from skinml.history import Row
 from skinml.models.backbones import BACKBONES
 from skinml.models.weights import check_weights, weights_digest, weights_kind
 from skinml.processes import stop_no_more
+from skinml.progress import duration
 from skinml.provenance import git_state, library_versions
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import is_written
-from skinml.tracking.record import Noted, read_noted
+from skinml.tracking.record import Noted, default_experiment, read_noted
 from skinml.tracking.track import Tracked, check_settings, track
+
+# Seconds between two words of the features that the frozen step computes.
+FEATURES_INTERVAL = 30.0
 
 if TYPE_CHECKING:
     from skinml.models.classifier import Classifier
@@ -379,11 +385,35 @@ def _train_and_evaluate(
     history = [tracked.log_epoch(row) for row in checkpoint.history] if checkpoint else []
     folder.write_history(history)
     before = tracked.raise_if_refused
-    trained = _train(resolved, setup, on_epoch, before, checkpoint, save)
+    on_features = _features_teller(tracked)
+    trained = _train(resolved, setup, on_epoch, before, checkpoint, save, on_features)
     _evaluate(folder, resolved, description, setup.data, setup.parts, *trained)
     # Not with the other digests, at the start: a run may go on under a later evaluation.
     tracked.note_tags({"evaluation_digest": evaluation_digest()})
     _note_results(tracked, config)
+
+
+def _features_teller(tracked: Tracked) -> Callable[[int, int], None]:
+    """Tells of the frozen step's features, twice a minute: the journal, and a log without a bar.
+
+    They may take an hour, in which nothing else shows how far a run is.
+    """
+    begun: tuple[float, int] | None = None
+    told = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal begun, told
+        now = time.monotonic()
+        if begun and now - told < FEATURES_INTERVAL and done < total:
+            return
+        tracked.log_features(done)
+        begun, told = begun or (now, done), now
+        if done > begun[1] and not sys.stderr.isatty():
+            left = duration((now - begun[0]) / (done - begun[1]) * (total - done))
+            line = f"features: {done:,} of {total:,} images, {left} left"
+            print(line, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _note_results(tracked: Tracked, config: Config) -> None:
@@ -392,17 +422,29 @@ def _note_results(tracked: Tracked, config: Config) -> None:
 
 
 def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
-    """Say what a person wants to know of a finished run."""
-    if tracked.forwarder and folder.published:
-        uris = tracked.forwarder.state().uris
-        models = (
-            f", model {uris['model']}, serving model {uris['serving']}" if "model" in uris else ""
-        )
-        print(f"run {folder.published}{models}")
+    """Say what a person wants to know of a finished run: its figures, its models, what is next."""
     _show(folder.read_text("note.md"))
-    if tracked.forwarder and (where := tracked.forwarder.state().uris.get("results")):
-        print(f"results: {where}")
+    told: dict[str, str] = {}
+    if tracked.forwarder is None:
+        told = {"publish": f"python -m skinml.sync {_shown(folder.path)}"}
+    elif folder.published:
+        told, uris = {"run": folder.published}, tracked.forwarder.state().uris
+        if "model" in uris:
+            told |= {"model": uris["model"], "serving model": uris["serving"]}
+            told |= {"try it": f"python -m skinml.predict {uris['model']} PICTURE.jpg"}
+        told |= {"compare": _compare_command(folder.read_description())}
+        told |= {"results": uris["results"]} if "results" in uris else {}
+    print("", *(f"{name:<13}  {text}" for name, text in told.items()), sep="\n")
     return folder
+
+
+def _compare_command(description: Description) -> str:
+    """The command that holds a run against the others of its experiment."""
+    command = "python -m skinml.compare --grid none"
+    own, usual = map(default_experiment, (description.tags["data"], "isic2017"))
+    if own == usual or any(map(os.environ.get, ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"))):
+        return command
+    return f"{command} --experiment {own}"
 
 
 @contextlib.contextmanager
@@ -456,6 +498,7 @@ def _train(
     ready: Callable[[], None],
     checkpoint: Checkpoint | None,
     save: Callable[[Checkpoint], None],
+    on_features: Callable[[int, int], None],
 ) -> "tuple[Classifier, TrainingResult, float]":
     """Train a network; `ready` is called when it is there, and its training about to begin.
 
@@ -488,6 +531,7 @@ def _train(
         setup.execution,
         checkpoint,
         lambda state: save(replace(state, seconds=seconds())),
+        on_features,
     )
     # What is evaluated, saved and loaded elsewhere, where half precision may be slow.
     return in_float32(classifier, config), result, seconds()
@@ -547,7 +591,7 @@ def _evaluate(
     )
     folder.write_text("classification_report.txt", _report(test))
     folder.write_text("model_summary.txt", _summary(classifier))
-    folder.write_text("note.md", _note(config, description, metrics))
+    folder.write_text("note.md", _note(config, description, metrics, test))
     folder.finish()
 
 
@@ -582,7 +626,9 @@ def _show(note: str) -> None:
     Console().print(Markdown(note))
 
 
-def _note(config: Config, description: Description, metrics: dict[str, float]) -> str:
+def _note(
+    config: Config, description: Description, metrics: dict[str, float], test: Predictions
+) -> str:
     """The page of a run for a person, in Markdown: its figures with their intervals."""
     demo = config.data == "demo"
     lines = [
@@ -591,12 +637,41 @@ def _note(config: Config, description: Description, metrics: dict[str, float]) -
         f"{description.tags['weights_kind']} initial weights, "
         f"{config.epochs_frozen} + {config.epochs_finetune} epochs",
         "",
-        "| test metric | value | 95 % interval |",
-        "| --- | --- | --- |",
     ]
+    if test.one_class:
+        lines += [f"**This network {test.one_class}: it tells nothing apart.**", ""]
+    counts = np.bincount(test.labels, minlength=len(test.classes))
+    commonest = test.classes[int(counts.argmax())].replace("_", " ")
+    lines += ["| test metric | value | 95 % interval |", "| --- | --- | --- |"]
     for name in HEADLINE:
         low, high = (metrics.get(f"test_{name}_ci_{end}", math.nan) for end in ("low", "high"))
         lines.append(f"| {name} | {metrics[f'test_{name}']:.4f} | {low:.4f} to {high:.4f} |")
+        if name == "accuracy":
+            share = counts.max() / len(test.labels)
+            lines.append(f"| … of always answering “{commonest}” | {share:.4f} | |")
+    highest, threshold = "its score is the highest", metrics["melanoma_threshold"]
+    answers = [(name, highest, name) for name in test.classes]
+    if not math.isnan(threshold):
+        answers.append(
+            ("melanoma", f"its score is {threshold:.4f} or more", "melanoma_at_threshold")
+        )
+    lines += ["", "| answer | given where | sensitivity | specificity |"]
+    lines += ["| --- | --- | --- | --- |"]
+    for name, where, metric in answers:
+        rates = [metrics[f"test_{rate}_{metric}"] for rate in ("sensitivity", "specificity")]
+        texts = ["–" if math.isnan(rate) else f"{rate:.4f}" for rate in rates]
+        lines.append(f"| {' | '.join([name.replace('_', ' '), where, *texts])} |")
+    lines += [
+        "",
+        "Sensitivity is the share of a class's images that get its answer, specificity the share "
+        "of the other images that do not.",
+    ]
+    if not math.isnan(threshold):
+        lines[-1] += (
+            f" {threshold:.4f} is the highest threshold that finds at least "
+            f"{SENSITIVITY * 100:.0f} % of the melanomas among the validation images: the lowest "
+            "sensitivity that the ISIC 2017 challenge looked at."
+        )
     lines += [
         "",
         f"The AUCs of the challenge are {description.tags['challenge_score']} here. The intervals "

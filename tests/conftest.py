@@ -86,7 +86,7 @@ def add_tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
     """Make a backbone of a few hundred parameters a row in BACKBONES; returns its name."""
     import keras
 
-    from skinml.models.backbones import BACKBONES, Backbone
+    from skinml.models.backbones import BACKBONES, Backbone, WeightsFile
 
     def tiny(
         weights: str | None, include_top: bool, input_shape: tuple[int, int, int]
@@ -98,7 +98,8 @@ def add_tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
         return keras.Model(pixels, x, name="tiny")
 
     monkeypatch.setattr(keras.applications, "Tiny", tiny, raising=False)
-    monkeypatch.setitem(BACKBONES, "tiny", Backbone("Tiny", 1 / 127.5, -1.0, 0.0, 0.0))
+    row = Backbone("Tiny", 1 / 127.5, -1.0, 0.0, 0.0, WeightsFile("tiny.h5"))
+    monkeypatch.setitem(BACKBONES, "tiny", row)
     # Config's choices were read from the table when it was defined.
     from skinml.config import Config
 

@@ -30,6 +30,7 @@ def train(
     ready: Callable[[], None],
     checkpoint: Checkpoint | None,
     save: Callable[[Checkpoint], None],
+    on_features: Callable[[int, int], None],
 ) -> tuple[None, None, float]:
     ready()
     history = list(checkpoint.history) if checkpoint else []

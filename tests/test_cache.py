@@ -2,12 +2,13 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,9 +27,10 @@ class Work:
         self.array = np.full(size, value, dtype=np.uint8)
         self.done = 0
 
-    def __call__(self, array: np.ndarray) -> None:
+    def __call__(self, array: np.ndarray, done: int) -> Generator[int]:
         self.done += 1
         array[:] = self.array
+        yield len(array)
 
 
 def kept(key: str, work: Work) -> np.ndarray:
@@ -141,16 +143,6 @@ def test_newest_entry_stays_even_if_it_alone_is_too_large(monkeypatch: pytest.Mo
     assert len(entries()) == 1
 
 
-def test_failures_leave_nothing_behind() -> None:
-    def fail(array: np.ndarray) -> None:
-        array[0] = 1
-        raise OSError("interrupted")
-
-    with pytest.raises(OSError, match="interrupted"):
-        cached_array("key", (3,), np.uint8, fail)
-    assert not list((cache_dir() / "arrays").iterdir())
-
-
 def test_a_full_disk_costs_the_cache_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,10 +176,10 @@ def test_of_two_at_once_the_second_takes_what_the_first_computes() -> None:
     started, go_on = threading.Event(), threading.Event()
 
     class Slow(Work):
-        def __call__(self, array: np.ndarray) -> None:
+        def __call__(self, array: np.ndarray, done: int) -> Generator[int]:
             started.set()
             go_on.wait(PATIENCE)
-            super().__call__(array)
+            yield from super().__call__(array, done)
 
     first, second = Slow(), Work(8)
     with ThreadPoolExecutor() as pool:
@@ -201,21 +193,190 @@ def test_of_two_at_once_the_second_takes_what_the_first_computes() -> None:
     assert (first.done, second.done) == (1, 0)
 
 
+# Going on where a process stopped
+
+
+class Slices:
+    """A computation in blocks of ten rows, which ends by an error before the given row."""
+
+    def __init__(self, value: int = 3, size: int = 95, fails_at: int = 1000) -> None:
+        self.array = np.full((size, 2), value, np.float32) + np.arange(size)[:, None]
+        self.fails_at = fails_at
+        self.begun_at: list[int] = []
+
+    def __call__(self, array: np.ndarray, done: int) -> Generator[int]:
+        self.begun_at.append(done)
+        for first in range(done, len(array), 10):
+            if first >= self.fails_at:
+                array[first] = -1
+                raise OSError("interrupted")
+            array[first : first + 10] = self.array[first : first + 10]
+            yield min(first + 10, len(array))
+
+    def kept(self, key: str = "key") -> np.ndarray:
+        return cached_array(key, self.array.shape, np.float32, self)
+
+
+def files(*suffixes: str) -> list[Path]:
+    folder = cache_dir() / "arrays"
+    return sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+
+
+def interrupted(at: int) -> None:
+    with pytest.raises(OSError, match="interrupted"):
+        Slices(fails_at=at).kept()
+
+
+def test_a_computation_goes_on_after_the_last_block_that_is_there() -> None:
+    interrupted(40)
+    interrupted(70)
+    work = Slices()
+    np.testing.assert_array_equal(work.kept(), work.array)
+    assert work.begun_at == [40 + 30]
+    assert not files(".partial", ".blocks", ".lock")
+    np.testing.assert_array_equal(work.kept(), work.array)
+    assert len(work.begun_at) == 1, "it is kept"
+
+
+def damage_rows(content: bytearray) -> None:
+    content[-60 * 8 - 1] ^= 1  # of row 34, of 95 with 8 bytes each
+
+
+def cut_in_half(content: bytearray) -> None:
+    del content[len(content) // 2 :]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage", "goes_on_at"),
+    [
+        (".partial", damage_rows, 30),
+        (".partial", cut_in_half, 30),
+        (".partial", bytearray.clear, 0),
+        (".blocks", cut_in_half, 30),
+        (".blocks", bytearray.clear, 0),
+    ],
+)
+def test_of_what_was_left_only_what_is_whole_is_used(
+    suffix: str, damage: Callable[[bytearray], None], goes_on_at: int
+) -> None:
+    interrupted(70)
+    [path] = files(suffix)
+    content = bytearray(path.read_bytes())
+    damage(content)
+    path.write_bytes(content)
+    work = Slices()
+    np.testing.assert_array_equal(work.kept(), work.array)
+    assert work.begun_at == [goes_on_at]
+    # The journal that was cut can be appended to.
+    np.testing.assert_array_equal(Slices().kept(), work.array)
+
+
+def test_a_part_of_another_shape_is_not_gone_on_with() -> None:
+    interrupted(70)
+    work = Slices(size=100)
+    np.testing.assert_array_equal(work.kept(), work.array)
+    assert work.begun_at == [0]
+
+
+def age(path: Path, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize(("days", "stays"), [(6.9, True), (7.1, False)])
+def test_what_nobody_goes_on_with_goes_after_a_week(days: float, stays: bool) -> None:
+    interrupted(70)
+    [journal] = files(".blocks")
+    age(journal, days)
+    Slices().kept("another key")
+    assert len(files(".partial", ".blocks")) == (2 if stays else 0)
+    assert not files(".lock")
+
+
+def test_a_part_that_nothing_is_known_of_goes_at_once() -> None:
+    """As earlier versions left them."""
+    interrupted(70)
+    files(".blocks")[0].unlink()
+    Slices().kept("another key")
+    Slices().kept("another key")
+    assert not files(".partial", ".blocks", ".lock")
+
+
+def test_what_is_being_computed_stays_however_old_it_looks() -> None:
+    class Watching(Slices):
+        def __call__(self, array: np.ndarray, done: int) -> Generator[int]:
+            for rows in super().__call__(array, done):
+                for path in files(".blocks"):
+                    age(path, 30)
+                Slices().kept(f"another key {rows}")
+                yield rows
+
+    work = Watching()
+    np.testing.assert_array_equal(work.kept(), work.array)
+    assert work.begun_at == [0]
+
+
+def test_parts_count_as_entries_do_where_they_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupted(70)
+    monkeypatch.setattr(cache, "MAX_ARRAYS_BYTES", 1000)
+    Slices().kept("another key")
+    assert not files(".partial", ".blocks", ".lock")
+    assert len(entries()) == 1
+
+
 KILLED = """
 import os, signal
 import numpy as np
-from skinml.cache import cached_array
-def die(array):
-    array[:10] = 1
-    os.kill(os.getpid(), signal.SIGKILL)
-cached_array("killed", (1000,), np.uint8, die)
+from skinml import cache
+step = iter(range({steps}))
+def die_or(function):
+    def call(*given, **named):
+        if next(step, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **named)
+    return call
+# Around every change of a file.
+for name in ("unlink", "replace", "write_text"):
+    setattr(cache.Path, name, die_or(getattr(cache.Path, name)))
+cache._sha256 = die_or(cache._sha256)
+cache._reserve = die_or(cache._reserve)
+cache.file_sha256 = die_or(cache.file_sha256)
+def fill(array, done):
+    print(done, flush=True)
+    for first in range(done, 40, 10):
+        array[first:first + 10] = first
+        yield first + 10
+array = cache.cached_array("key", (40,), np.uint8, fill)
+assert array.tolist() == [row // 10 * 10 for row in range(40)]
 """
 
 
-def test_what_a_killed_process_left_is_not_used_and_goes() -> None:
-    code = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=PATIENCE).returncode
-    assert code == -signal.SIGKILL
-    assert list((cache_dir() / "arrays").glob("*.partial"))
-    kept("another key", Work())
-    assert not list((cache_dir() / "arrays").glob("*.partial"))
-    assert not list((cache_dir() / "arrays").glob("*.lock"))
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_killed_at_any_instant_it_goes_on_and_ends_the_same() -> None:
+    """At each call that changes or reads a file; the next process computes what is missing."""
+    gone_on_at = []
+    for steps in range(100):
+        first, second = (
+            subprocess.run(
+                [sys.executable, "-c", KILLED.format(steps=count)],
+                check=False,
+                timeout=PATIENCE,
+                capture_output=True,
+                text=True,
+            )
+            for count in (steps, 1000)
+        )
+        assert second.returncode == 0, second.stderr
+        gone_on_at += [int(line) for line in second.stdout.split()]
+        [path] = files(".npy")
+        assert not files(".partial", ".blocks", ".lock")
+        assert np.load(path).tolist() == [row // 10 * 10 for row in range(40)]
+        if first.returncode == 0:
+            break
+        assert first.returncode == -signal.SIGKILL, first.stderr
+        shutil.rmtree(cache_dir())
+    assert first.returncode == 0
+    assert gone_on_at == sorted(gone_on_at)
+    assert set(gone_on_at) == {0, 10, 20, 30, 40}

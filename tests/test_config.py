@@ -15,6 +15,7 @@ from skinml.config import (
     add_config_options,
     config_from_options,
     config_from_strings,
+    warn_of_idle_parameters,
 )
 from skinml.errors import UserError
 from skinml.models.backbones import BACKBONES
@@ -274,3 +275,87 @@ def test_text_other_than_auto_is_refused_where_a_number_or_auto_is_expected() ->
 
 def test_spaces_in_dense_units_make_no_other_configuration() -> None:
     assert Config(dense_units="256, 128,64").digest() == Config().digest()
+
+
+# Parameters without effect
+
+
+@pytest.mark.parametrize(
+    ("condition", "idle"),
+    [
+        ({}, set()),
+        ({"protocol": "challenge"}, SPLIT),
+        ({"epochs_frozen": 0}, {"learning_rate_frozen"}),
+        ({"weights": "none"}, {"learning_rate_frozen"}),
+        (
+            {"epochs_finetune": 0},
+            {"learning_rate_finetune", "batch_norm", "images_on_device"},
+        ),
+        ({"optimizer": "adam"}, {"weight_decay"}),
+        ({"optimizer": "sgd"}, {"weight_decay"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_a_parameter_that_changes_nothing_is_named_where_it_is_set(
+    name: str, condition: dict[str, Any], idle: set[str]
+) -> None:
+    config = Config(**condition)
+    # At their defaults, which `mlflow run` gives one and all, none is.
+    assert config.without_effect() == {}
+    if name not in condition:
+        changed = replace(config, **{name: another(name)})
+        assert set(changed.without_effect()) == {name} & idle
+
+
+def test_parameters_without_effect_are_warned_of_a_line_a_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    challenge = Config(protocol="challenge", test_fraction=0.3, split_seed=2)
+    warn_of_idle_parameters(
+        [Config(test_fraction=0.3), challenge, replace(challenge, optimizer="adam", split_seed=1)]
+    )
+    assert capsys.readouterr().err == (
+        "skinml: warning: test_fraction=0.3, split_seed=2, split_seed=1 have no effect with "
+        "protocol=challenge\n"
+    )
+    warn_of_idle_parameters([Config(optimizer="sgd", weight_decay=0.1)])
+    assert capsys.readouterr().err == (
+        "skinml: warning: weight_decay=0.1 has no effect with optimizer=sgd\n"
+    )
+
+
+# A near miss
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["--model", "mobilenet_v2"], "mobilenetv2"),
+        (["--model", "MobileNetV2"], "mobilenetv2"),
+        (["--model", "efficientnet"], "efficientnetb0"),
+        (["--protocol", "chalenge"], "challenge"),
+        (["--precision", "float16"], "mixed_float16"),
+        (["--batchsize", "32"], "--batch_size"),
+        (["--batch-szie=32"], "--batch_size"),
+        (["--learning_rate_finetuning", "1e-3"], "--learning_rate_finetune"),
+    ],
+)
+def test_a_near_miss_is_answered_with_the_nearest(arguments: list[str], near: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert f" (did you mean {near}?)" in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [["--model", "resnet"], ["--colour", "red"], ["stray"]])
+def test_what_is_near_to_nothing_is_answered_without_a_guess(arguments: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_the_choices_of_any_option_and_command_are_near_misses_too() -> None:
+    parser = Parser(prog="skinml")
+    parser.add_argument("--format", choices=("table", "json"))
+    with pytest.raises(UserError, match=r"--format: invalid choice: 'jsn' .*mean json\?\); see"):
+        parser.parse_args(["--format", "jsn"])

@@ -30,6 +30,7 @@ from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal, read_journal
 from skinml.tracking.record import read_noted, record_start
 from skinml.tracking.state import State
+from skinml.tracking.track import FEATURES_DONE
 from tests.conftest import surroundings
 from tests.waiting import PATIENCE
 
@@ -321,6 +322,51 @@ def test_a_run_that_is_stopped_says_why_and_how_to_go_on(
     assert driver.run("--offline", *command.split()) == 0, driver.text
     assert_same_result(folder, undisturbed, tmp_path)
     assert_told_once(folder)
+
+
+@needs_signals
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_features_go_on_where_they_were_and_tell_how_far_they_are(
+    driver: Driver, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """Minutes of computing, before there is any checkpoint; to the bit as without an interruption.
+
+    24 images for training in up to two views, 9 for validation: four batches of 16.
+    """
+    arrays = driver.folder / "cache" / "arrays"
+    shutil.rmtree(arrays, ignore_errors=True)
+    name = f"features-{signum}"
+    start = ["--offline", *driver.options, "--seed=7", f"--output_dir={name}"]
+    computed = "skinml.training.answer"
+    ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}
+    assert driver.run(*start, at=(computed, 3, "before"), signum=signum) == ends[signum]
+    assert "its features of 33 images (in up to 2 views for training) are computed" in driver.text
+    assert "once for all 2 epochs\n" in driver.text
+    [path] = (driver.folder / name).iterdir()
+    folder = RunFolder.open(path)
+    again = "--offline", "--resume", str(path)
+    assert driver.run(*again, at=(computed, 2, "after"), signum=signum) == ends[signum]
+    first = re.search(r"; (\d+) images are done already\n", driver.text)
+    assert driver.run(*again) == 0, driver.text
+    second = re.search(r"; (\d+) images are done already\n", driver.text)
+    assert first and second
+    assert 0 < int(first[1]) < int(second[1]) < 33
+    assert {found.suffix for found in arrays.iterdir()} == {".npy", ".sha256"}
+    noted = [
+        (record.fields["step"], record.fields["values"][FEATURES_DONE])
+        for record in read_journal(folder.journal)
+        if record.kind == "metrics" and FEATURES_DONE in record.fields["values"]
+    ]
+    assert noted == sorted(noted)
+    assert noted[-1] == (33, 33)
+
+    shutil.rmtree(arrays)
+    undisturbed = driver.start(f"whole-{signum}", None, "--seed=7")
+    assert "done already" not in driver.text
+    assert_same_result(folder, undisturbed, tmp_path)
+    images = [f.read_metrics()["frozen_backbone_images"] for f in (folder, undisturbed)]
+    assert images[0] == images[1]
 
 
 # Refused by name

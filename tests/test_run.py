@@ -6,11 +6,13 @@ import re
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from skinml import training_run
 from skinml.backend import Device
 from skinml.config import Config
 from skinml.data.images import decode_image
@@ -20,9 +22,20 @@ from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
 from skinml.evaluation.figures import FIGURES
 from skinml.evaluation.metrics import HEADLINE, METRICS, point_metrics
-from skinml.evaluation.predictions import read_predictions
+from skinml.evaluation.predictions import Predictions, read_predictions
+from skinml.evaluation.results import evaluate_tables
 from skinml.tracking.folder import RunFolder
-from skinml.training_run import describe_run, run, split_name, split_of
+from skinml.tracking.state import State
+from skinml.tracking.track import FEATURES_DONE, Tracked
+from skinml.training_run import (
+    _done,
+    _features_teller,
+    _note,
+    describe_run,
+    run,
+    split_name,
+    split_of,
+)
 from tests.conftest import surroundings
 
 pytestmark = pytest.mark.slow
@@ -183,6 +196,151 @@ def test_every_headline_metric_lies_within_its_interval(finished: Finished) -> N
             assert low <= value <= high, f"{prefix}_{name}"
 
 
+# What a person reads of it
+
+
+def note_of(finished: Finished, test: Predictions, **metrics: float) -> str:
+    """The note of the finished run, had it ended with other predictions."""
+    tables = {"validation": read_predictions(finished.folder.predictions("validation"))}
+    measured = finished.folder.read_metrics() | evaluate_tables(tables | {"test": test})
+    description = finished.folder.read_description()
+    return _note(finished.config.resolved(), description, measured | metrics, test)
+
+
+def answering(*labels: str) -> Predictions:
+    """A table of twelve images, six of them nevi, to which these classes are answered."""
+    true = ["nevus"] * 6 + ["melanoma"] * 4 + ["seborrheic_keratosis"] * 2
+    scores = 0.1 + 0.7 * np.eye(3)[[CLASSES.index(label) for label in labels]]
+    indices = np.array([CLASSES.index(label) for label in true])
+    return Predictions(np.arange(12).astype(str), indices, scores)
+
+
+def row(note: str, begins: str) -> list[str]:
+    """The cells of a table's row."""
+    [line] = [line for line in note.splitlines() if line.startswith(f"| {begins}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_note_says_what_decides_whether_the_network_is_of_use(finished: Finished) -> None:
+    """Five of six nevi, one of four melanomas and both keratoses are called what they are."""
+    answers = ["nevus"] * 5 + ["melanoma"] * 2 + ["nevus"] * 3 + ["seborrheic_keratosis"] * 2
+    note = note_of(finished, answering(*answers), melanoma_threshold=0.0625)
+    assert row(note, "accuracy")[1] == f"{8 / 12:.4f}"
+    assert row(note, "… of always answering “nevus”")[1] == "0.5000"
+    assert row(note, "nevus | its score")[2:] == [f"{5 / 6:.4f}", "0.5000"]
+    assert row(note, "melanoma | its score is the highest")[2:] == ["0.2500", "0.8750"]
+    assert row(note, "seborrheic keratosis | its score")[2:] == ["1.0000", "1.0000"]
+    assert row(note, "melanoma | its score is 0.0625 or more")
+    assert "finds at least 82 % of the melanomas among the validation images" in note
+    assert "tells nothing apart" not in note
+
+
+def test_the_note_has_the_thresholds_rates_on_the_test_images(finished: Finished) -> None:
+    note, metrics = finished.folder.read_text("note.md"), finished.folder.read_metrics()
+    rates = (metrics[f"test_{r}_melanoma_at_threshold"] for r in ("sensitivity", "specificity"))
+    cells = row(note, f"melanoma | its score is {metrics['melanoma_threshold']:.4f} or more")
+    assert cells[2:] == [f"{rate:.4f}" for rate in rates]
+
+
+def test_without_a_melanoma_in_validation_there_is_no_threshold(finished: Finished) -> None:
+    note = note_of(finished, answering(*["melanoma"] * 12), melanoma_threshold=math.nan)
+    assert "or more" not in note
+    assert row(note, "melanoma | its score is the highest")[2:] == ["1.0000", "0.0000"]
+
+
+def test_a_network_that_gives_one_answer_is_called_so_first(finished: Finished) -> None:
+    note = note_of(finished, answering(*["nevus"] * 12))
+    assert "**This network answers “nevus” to every image: it tells nothing apart.**" in note
+    assert note.index("tells nothing apart") < note.index("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("data", "variable", "command"),
+    [
+        ("isic2017", "", "python -m skinml.compare --grid none"),
+        ("demo", "", "python -m skinml.compare --grid none --experiment skinml-demo"),
+        ("demo", "MLFLOW_EXPERIMENT_NAME", "python -m skinml.compare --grid none"),
+    ],
+)
+def test_the_end_of_a_run_names_its_models_and_the_next_commands(
+    finished: Finished,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data: str,
+    variable: str,
+    command: str,
+) -> None:
+    if variable:
+        monkeypatch.setenv(variable, "mine")
+    description = finished.folder.read_description()
+    told = replace(description, tags=description.tags | {"data": data})
+    monkeypatch.setattr(RunFolder, "read_description", lambda folder: told)
+    uris = {"model": "models:/skinml-tiny/3", "serving": "models:/skinml-tiny-serving/2"}
+    uris |= {"results": "http://127.0.0.1:5000/#/experiments/1"}
+
+    class Forwarder:
+        def state(self) -> State:
+            return State("here", finished.id, uris=uris)
+
+    _done(finished.folder, Tracked(finished.folder, None, Forwarder(), None))  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert out.startswith(finished.folder.read_text("note.md"))
+    assert [line.split(maxsplit=1) for line in out.splitlines()[-6:]] == [
+        ["run", finished.id],
+        ["model", uris["model"]],
+        ["serving", f"model  {uris['serving']}"],
+        ["try", f"it         python -m skinml.predict {uris['model']} PICTURE.jpg"],
+        ["compare", command],
+        ["results", uris["results"]],
+    ]
+
+
+def test_the_end_of_an_offline_run_says_how_to_publish_it(
+    repeated: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _done(repeated, Tracked(repeated, None, None, None))  # type: ignore[arg-type]
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"publish        python -m skinml.sync {repeated.path}"
+
+
+def test_the_models_that_a_run_names_are_its_registered_versions(
+    finished: Finished, client: Any
+) -> None:
+    uris = State.load(finished.folder.path / "forward.json").uris
+    uris.pop("results")
+    assert uris == {
+        "model": "models:/skinml-demo-tiny/1",
+        "serving": "models:/skinml-demo-tiny-serving/1",
+    }
+    for uri in uris.values():
+        _, name, version = uri.split("/")
+        assert client.get_model_version(name, version).run_id == finished.id
+
+
+def test_the_features_are_followed_in_mlflow(finished: Finished, client: Any) -> None:
+    points = client.get_metric_history(finished.id, FEATURES_DONE)
+    assert max(point.step for point in points) == points[-1].value == 24 + 9
+
+
+def test_a_log_without_a_bar_is_told_of_the_features_twice_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From 40 images that were there before on: two seconds for each of the others."""
+    noted: list[int] = []
+    tracked = SimpleNamespace(log_features=noted.append)
+    tell = _features_teller(tracked)  # type: ignore[arg-type]
+    for done in range(42, 101, 2):
+        monkeypatch.setattr(training_run.time, "monotonic", lambda: 1000.0 + 2 * done)  # noqa: B023
+        tell(done, 100)
+    assert noted == [42, 58, 74, 90, 100]
+    assert capsys.readouterr().err.splitlines() == [
+        "features: 58 of 100 images, 1 min left",
+        "features: 74 of 100 images, 52 s left",
+        "features: 90 of 100 images, 20 s left",
+        "features: 100 of 100 images, 0 s left",
+    ]
+
+
 def test_the_cost_of_the_network_is_measured(finished: Finished) -> None:
     metrics = finished.folder.read_metrics()
     assert set(metrics) >= COST
@@ -294,7 +452,12 @@ def test_the_run_has_every_metric_of_both_parts(finished: Finished, client: Any)
         for name in HEADLINE
         for end in ("low", "high")
     }
-    assert set(metrics) == names | COST
+    names |= {
+        f"{prefix}_{rate}_melanoma_at_threshold"
+        for prefix in ("val", "test")
+        for rate in ("sensitivity", "specificity")
+    }
+    assert set(metrics) == names | COST | {"melanoma_threshold"}
     tracked = client.get_run(finished.id).data.metrics
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     assert len(finite) > 0.9 * len(metrics)

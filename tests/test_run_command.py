@@ -110,6 +110,15 @@ def test_a_mistake_in_the_environment_is_one_line_before_data_is_prepared(
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_parameter_without_effect_is_warned_of_before_anything_else(
+    command: Command, toy_files: Path
+) -> None:
+    arguments = ["--data", "demo", "--data_dir", str(toy_files), "--threads", "100000"]
+    result = command("skinml.run", *arguments, "--protocol", "challenge", "--test_fraction", "0.3")
+    first, *_ = result.stderr.splitlines()
+    assert first == ("skinml: warning: test_fraction=0.3 has no effect with protocol=challenge")
+
+
 def test_a_wrong_device_leaves_no_folder_and_no_run(
     command: Command, tmp_path: Path, toy_files: Path
 ) -> None:

@@ -447,6 +447,17 @@ def test_a_dry_run_lists_every_cell_and_writes_nothing(
     ]
 
 
+def test_parameters_without_effect_are_warned_of_once_for_all_cells(
+    sweep: Sweep, capsys: CaptureFixture[str]
+) -> None:
+    given = "--protocol=challenge", "--test_fraction=0.3", "--split_seeds=4", "--weight_decay=0.1"
+    assert sweep("--dry-run", *given, "--set", "mobilenet.optimizer=sgd") == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [
+        "skinml: warning: test_fraction=0.3, split_seed=4 have no effect with protocol=challenge",
+        "skinml: warning: weight_decay=0.1 has no effect with optimizer=sgd",
+    ]
+
+
 def test_a_dry_run_of_a_rerun_says_that_nothing_is_done(
     sweep: Sweep, known: str, capsys: CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,6 @@ from skinml.grid import Cell, State
 from skinml.history import Row
 from skinml.sweep_table import (
     display,
-    duration,
     in_view,
     markdown,
     picture,
@@ -62,14 +61,6 @@ def as_text(states: list[State], width: int, height: int = 40) -> list[str]:
     console = Console(width=width, height=height, record=True, file=io.StringIO())
     console.print(picture(states, 2, width, height))
     return [line.rstrip() for line in console.export_text().splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, ""), (0.4, "0 s"), (59, "59 s"), (59.6, "1 min"), (3569, "59 min"), (3900, "1 h 05")],
-)
-def test_durations_are_for_a_person(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

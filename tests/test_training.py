@@ -355,6 +355,28 @@ def test_a_training_goes_on_after_any_epoch_as_if_it_had_never_stopped(
         keras.mixed_precision.set_global_policy(before)
 
 
+def test_a_training_goes_on_with_the_normalisation_of_its_network(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras's layer computes with constants that setting its weights leaves as they were."""
+    plain = keras.applications.Tiny
+
+    def normalised(**options: Any) -> keras.Model:
+        pixels = keras.Input(options["input_shape"])
+        return keras.Model(pixels, plain(**options)(keras.layers.Normalization()(pixels)))
+
+    def pretrained(classifier: Classifier) -> None:
+        mean, variance, *others = classifier.model.get_weights()
+        classifier.set_weights([mean + 0.3, variance * 4, *others])
+
+    monkeypatch.setattr(keras.applications, "Tiny", normalised)
+    options: dict[str, Any] = {"epochs_frozen": 2, "epochs_finetune": 1, "batch_norm": "frozen"}
+    saved: list[Checkpoint] = []
+    whole = fit(save=saved.append, prepare=pretrained, **options)
+    for checkpoint in saved[:-1]:
+        assert fit(going_on=checkpoint, **options).facts() == whole.facts()
+
+
 def test_another_seed_gives_another_network(fit: Fit) -> None:
     first, second = fit(**BOTH_STEPS), fit(seed=1, **BOTH_STEPS)
     assert first.facts() != second.facts()

@@ -7,6 +7,7 @@ last: its existence means that the set is complete.
 import csv
 import hashlib
 import json
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,8 +85,9 @@ class PreparedSet:
             row = {image_id: index for index, image_id in enumerate(self.image_ids)}
             return np.array([row[first] for first in self.near_duplicate_group])
 
-        def fill(numbers: np.ndarray) -> None:
+        def fill(numbers: np.ndarray, done: int) -> Generator[int]:
             numbers[:] = near_duplicate_groups([perceptual_hash(image) for image in self.images])
+            yield len(numbers)
 
         # Some seconds: kept from one run to the next.
         key = f"near-duplicates {NEAR_BITS} {self.digest}"

@@ -1,15 +1,18 @@
 """A backbone with the paper's head on top: raw pixels in, one score a class out."""
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from skinml.config import Config
 from skinml.data.images import IMAGE_SIZE
 from skinml.errors import UserError
-from skinml.models.backbones import BACKBONES
+from skinml.models.backbones import BACKBONES, WeightsFile
 
 # With Keras's usual 0.99 or 0.999 the moving statistics lag hundreds of steps behind the weights,
 # and validation sees another network than training does; 0.9 follows within an epoch.
@@ -29,6 +32,15 @@ class Classifier:
     features: keras.Model
     head: keras.Model
     backbone: keras.Model
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Set all weights, those of `model.get_weights()` of the same network, in their order."""
+        self.model.set_weights(weights)
+        for layer in self.backbone.layers:
+            # It computes with constants that Keras takes from its weights when a file is loaded,
+            # and here leaves at what they were.
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()
 
 
 def build_classifier(config: Config, classes: int) -> Classifier:
@@ -64,27 +76,78 @@ def build_classifier(config: Config, classes: int) -> Classifier:
 
 
 def _backbone(config: Config) -> keras.Model:
-    constructor = getattr(keras.applications, BACKBONES[config.model].application)
+    """The backbone with its initial weights: one architecture, wherever they come from."""
+    row = BACKBONES[config.model]
+    constructor = getattr(keras.applications, row.application)
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    if config.weights != "imagenet":
-        backbone = constructor(weights=None, include_top=False, input_shape=shape)
-        if config.weights != "none":
-            _load_weights(backbone, Path(config.weights).expanduser(), config.model)
-        return backbone
+    # Never weights="imagenet": for that word Keras builds another EfficientNetB0 than for a file.
+    backbone = constructor(weights=None, include_top=False, input_shape=shape)
+    if row.channel_scale is not None:
+        backbone = _with_channel_scale(backbone, row.channel_scale)
+    if config.weights == "imagenet":
+        path = _download(row.imagenet, config.model)
+        _load_weights(
+            backbone,
+            path,
+            f"weights=imagenet: {path}, which was downloaded once, is damaged or of another "
+            f"network than {config.model} without top",
+            "delete it, and it is downloaded again",
+        )
+    elif config.weights != "none":
+        path = Path(config.weights).expanduser()
+        _load_weights(
+            backbone,
+            path,
+            f"weights={path}: does not fit {config.model} without top at 224×224",
+            "expected the file of this very network in Keras's weights format",
+        )
+    return backbone
+
+
+def _with_channel_scale(backbone: keras.Model, scale: tuple[float, ...]) -> keras.Model:
+    """The same network, with new weights and a factor for each channel after normalisation."""
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        output = layer(*args, **kwargs)
+        if isinstance(layer, keras.layers.Normalization):
+            output = keras.layers.Rescaling(list(scale), name="channel_scale")(output)
+        return output
+
+    return keras.models.clone_model(backbone, call_function=call)
+
+
+def _download(file: WeightsFile, model: str) -> Path:
+    """The path of published weights in Keras's cache, where they are put unless they are there."""
+    cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    cached = cache / "models" / file.name
+    # Keras deletes a file whose checksum differs when it cannot fetch another.
+    was_there = cached.exists()
     try:
-        return constructor(weights="imagenet", include_top=False, input_shape=shape)
+        path = keras.utils.get_file(
+            file.name, file.url, cache_dir=cache, cache_subdir="models", file_hash=file.md5
+        )
+        return Path(path)
     except Exception as error:
         # Keras raises a bare Exception for a failed download: there is nothing narrower to catch.
-        if "URL fetch failure" not in str(error) and not isinstance(error, OSError):
+        reason = " ".join(str(error).split())
+        if "corrupted file detected" in reason:
+            # It stays in the cache, where the next call finds that out, and fetches another.
+            raise UserError(
+                f"weights=imagenet: what came from {file.url} is not the published file "
+                f"({reason}); try again, without a proxy in between if there is one, or use "
+                "weights=PATH with that file"
+            ) from None
+        if "URL fetch failure" not in reason and not isinstance(error, OSError):
             raise
+        bad = f"{cached} was truncated or another file, and " if was_there else ""
         raise UserError(
-            f"weights=imagenet: the download of {config.model} failed ({error}); use "
+            f"weights=imagenet: {bad}the download of {model} failed ({reason}); use "
             "weights=PATH with a weights file of the network without top, weights=none to start "
             "from random ones, or try again with a connection"
         ) from None
 
 
-def _load_weights(backbone: keras.Model, path: Path, model: str) -> None:
+def _load_weights(backbone: keras.Model, path: Path, problem: str, remedy: str) -> None:
     try:
         with warnings.catch_warnings():
             # Keras only warns of what it cannot place, and leaves those layers at random.
@@ -92,10 +155,7 @@ def _load_weights(backbone: keras.Model, path: Path, model: str) -> None:
             backbone.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"weights={path}: does not fit {model} without top at 224×224 ({reason}); expected "
-            "the file of this very network in Keras's weights format"
-        ) from None
+        raise UserError(f"{problem} ({reason}); {remedy}") from None
 
 
 def in_float32(classifier: Classifier, config: Config) -> Classifier:
@@ -105,7 +165,7 @@ def in_float32(classifier: Classifier, config: Config) -> Classifier:
     keras.mixed_precision.set_global_policy("float32")
     classes = classifier.model.output_shape[-1]
     plain = build_classifier(replace(config, weights="none"), classes)
-    plain.model.set_weights(classifier.model.get_weights())
+    plain.set_weights(classifier.model.get_weights())
     return plain
 
 

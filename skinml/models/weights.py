@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from skinml.errors import UserError
+from skinml.errors import UserError, did_you_mean
 from skinml.provenance import file_digest
 
 
@@ -13,6 +13,7 @@ def check_weights(weights: str) -> None:
     raise UserError(
         f"weights={weights!r}: neither imagenet nor none, and no such file; expected one of these "
         "or the path of a Keras weights file (.weights.h5)"
+        f"{did_you_mean(weights, ('imagenet', 'none'))}"
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from skinml.tracking.record import (
 )
 from skinml.tracking.state import State
 from skinml.tracking.store import check_address
+
+# The metric of the images whose features the frozen step has computed.
+FEATURES_DONE = "features/images_done"
 
 # Seconds that a training waits for the server's first word, which it may refuse the run with, once
 # the forwarder can ask it.
@@ -72,6 +76,11 @@ class Tracked:
                 file=sys.stderr,
             )
         return row
+
+    def log_features(self, done: int) -> None:
+        """Note how many images the frozen step has the features of, before there is any epoch."""
+        now = int(time.time() * 1000)
+        self.journal.append("metrics", step=done, time=now, values={FEATURES_DONE: float(done)})
 
     def note_tags(self, tags: dict[str, str]) -> None:
         """Note some more tags of the run."""

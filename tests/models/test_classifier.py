@@ -1,8 +1,12 @@
 """The network: raw pixels in, the paper's head, initial weights from where the user says."""
 
+import urllib.error
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -10,7 +14,13 @@ import pytest
 from skinml.config import Config
 from skinml.errors import UserError
 from skinml.models.backbones import BACKBONES
-from skinml.models.classifier import Classifier, batch_norm_layers, build_classifier, unfreeze
+from skinml.models.classifier import (
+    Classifier,
+    batch_norm_layers,
+    build_classifier,
+    in_float32,
+    unfreeze,
+)
 from skinml.models.saved import check_saved, load_saved
 from skinml.models.weights import check_weights, weights_digest, weights_kind
 
@@ -91,6 +101,25 @@ def test_unfreeze_settles_batch_normalisation(tiny_backbone: str) -> None:
     assert len(classifier.backbone.trainable_weights) == 4
 
 
+def test_a_channel_s_factor_follows_the_normalisation(
+    tiny_backbone: str, monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray
+) -> None:
+    def normalised(input_shape: tuple[int, int, int], **options: Any) -> keras.Model:
+        image = keras.Input(input_shape)
+        x = keras.layers.Normalization(name="norm")(image)
+        return keras.Model(image, keras.layers.AveragePooling2D(32, name="pool")(x))
+
+    monkeypatch.setattr(keras.applications, "Tiny", normalised)
+    row = BACKBONES["tiny"]._replace(scale=None, offset=None, channel_scale=(1.0, 2.0, 3.0))
+    monkeypatch.setitem(BACKBONES, "tiny", row)
+    classifier = tiny()
+    _, _, *others = classifier.model.get_weights()
+    mean, variance = np.array([100.0, 90, 80]), np.array([4.0, 9, 16])
+    classifier.set_weights([mean, variance, *others])
+    expected = (pixels.mean(axis=(1, 2)) - mean) / np.sqrt(variance) * [1, 2, 3]
+    np.testing.assert_allclose(call(classifier.features, pixels), expected, rtol=1e-4)
+
+
 # Initial weights
 
 
@@ -156,10 +185,10 @@ def test_where_weights_came_from_is_told_by_kind_and_content(tmp_path: Path) -> 
 
 
 def failing(error: Exception) -> Any:
-    def constructor(**options: Any) -> keras.Model:
+    def get_file(*arguments: Any, **options: Any) -> str:
         raise error
 
-    return constructor
+    return get_file
 
 
 @pytest.mark.parametrize(
@@ -173,39 +202,208 @@ def failing(error: Exception) -> Any:
 def test_a_failed_download_names_the_alternatives(
     tiny_backbone: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(keras.applications, "Tiny", failing(error))
+    monkeypatch.setattr(keras.utils, "get_file", failing(error))
     with pytest.raises(UserError, match=r"weights=PATH .* weights=none") as caught:
         tiny(weights="imagenet")
     assert "\n" not in str(caught.value)
     assert str(error) in str(caught.value)
 
 
-def test_a_defect_in_the_network_is_not_taken_for_a_failed_download(
+def test_a_defect_is_not_taken_for_a_failed_download(
     tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keras.applications, "Tiny", failing(ValueError("bad shape")))
+    monkeypatch.setattr(keras.utils, "get_file", failing(ValueError("bad shape")))
     with pytest.raises(ValueError, match="bad shape"):
         tiny(weights="imagenet")
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Keras keeps the published weights of the tiny network."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    path = tmp_path / "models" / BACKBONES["tiny"].imagenet.name
+    path.parent.mkdir()
+    return path
+
+
+def save_legacy(model: keras.Model, path: Path) -> None:
+    """Save weights in the format of Keras 2, as those are that it publishes."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = [str(i) for i in range(len(layer.weights))]
+            for i, weight in enumerate(layer.get_weights()):
+                group[str(i)] = weight
+
+
+def truncated(path: Path) -> None:
+    save_legacy(tiny().backbone, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def of_another_network(path: Path) -> None:
+    layers = [keras.Input((4,)), keras.layers.Dense(2), keras.layers.Dense(2)]
+    save_legacy(keras.Sequential(layers), path)
+
+
+def a_page_of_a_proxy(path: Path) -> None:
+    path.write_text("<html>Please log in</html>")
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def without_weights(path: Path) -> None:
+    h5py.File(path, "w").close()
+
+
+def test_published_weights_are_taken_from_the_cache(tiny_backbone: str, cached: Path) -> None:
+    published = tiny().backbone
+    save_legacy(published, cached)
+    loaded = tiny(weights="imagenet").backbone
+    for ours, theirs in zip(loaded.get_weights(), published.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "make", [truncated, of_another_network, a_page_of_a_proxy, empty, without_weights]
+)
+def test_a_bad_file_in_the_cache_is_named_and_no_connection_is_blamed(
+    tiny_backbone: str, cached: Path, make: Any
+) -> None:
+    make(cached)
+    with pytest.raises(UserError, match=r"damaged or of another network .*; delete it") as caught:
+        tiny(weights="imagenet")
+    assert "\n" not in str(caught.value)
+    assert str(cached) in str(caught.value)
+    assert "connection" not in str(caught.value)
+
+
+def test_a_file_of_another_checksum_is_named_where_no_other_can_be_had(
+    tiny_backbone: str, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras itself looks at the checksum, and fetches the file anew."""
+    save_legacy(tiny().backbone, cached)
+    file = BACKBONES["tiny"].imagenet._replace(md5="0" * 32)
+    monkeypatch.setitem(BACKBONES, "tiny", BACKBONES["tiny"]._replace(imagenet=file))
+    failure = urllib.error.URLError("no route to host")
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", failing(failure))
+    with pytest.raises(UserError, match="was truncated or another file") as caught:
+        tiny(weights="imagenet")
+    assert str(cached) in str(caught.value)
+    assert "no route to host" in str(caught.value)
+
+
+def test_what_a_proxy_answers_instead_of_the_weights_is_no_failed_connection(
+    tiny_backbone: str, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = BACKBONES["tiny"].imagenet._replace(md5="0" * 32)
+    monkeypatch.setitem(BACKBONES, "tiny", BACKBONES["tiny"]._replace(imagenet=file))
+
+    def answer(url: str, path: str, *others: Any) -> None:
+        a_page_of_a_proxy(Path(path))
+
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", answer)
+    with pytest.raises(UserError, match="is not the published file") as caught:
+        tiny(weights="imagenet")
+    assert file.url in str(caught.value)
+    assert "connection" not in str(caught.value)
 
 
 # The real networks
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_builds_answers_and_is_loaded_where_it_was_saved(
-    name: str, pixels: np.ndarray, tmp_path: Path
-) -> None:
+@dataclass
+class Real:
+    """One of the real networks with random weights, and a file of its backbone's."""
+
+    name: str
+    classifier: Classifier
+    file: Path
+    features: np.ndarray
+    """Its answer to an image."""
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def real(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Real]:
+    name = request.param
     classifier = build_classifier(Config(model=name, weights="none"), 3)
-    assert len(batch_norm_layers(classifier)) > 5
-    scores = call(classifier.model, pixels[:1])
+    # Statistics as of a training: with those at the start a network that lost them looks the same.
+    rng = np.random.default_rng(1)
+    kinds = keras.layers.BatchNormalization, keras.layers.Normalization
+    weights = {
+        id(weight): rng.uniform(0.5, 1.5, weight.shape)
+        for layer in classifier.backbone.layers
+        if isinstance(layer, kinds)
+        for weight in layer.weights
+    }
+    classifier.set_weights(
+        [weights.get(id(w), keras.ops.convert_to_numpy(w)) for w in classifier.model.weights]
+    )
+    file = tmp_path_factory.mktemp(name) / "published.weights.h5"
+    classifier.backbone.save_weights(file)
+    yield Real(name, classifier, file, call(classifier.features, IMAGE))
+    keras.backend.clear_session()
+
+
+@pytest.mark.slow
+def test_every_backbone_builds_answers_and_is_loaded_where_it_was_saved(
+    real: Real, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    assert len(batch_norm_layers(real.classifier)) > 5
+    scores = call(real.classifier.model, pixels[:1])
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
     # Of random weights only traces of the input arrive at the scores: look before the head.
-    first, second = (call(classifier.features, pixels[i : i + 1]) for i in range(2))
-    assert not np.array_equal(first, second)
+    assert not np.array_equal(call(real.classifier.features, pixels[1:]), real.features)
     # `predict` and the model server load no recipe that names more than they know.
-    classifier.model.save(tmp_path / "model.keras")
+    real.classifier.model.save(tmp_path / "model.keras")
     check_saved(tmp_path / "model.keras")
+
+
+@pytest.mark.slow
+def test_a_name_is_one_architecture_however_its_weights_are_spelled(
+    real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the download, a file, in float32 after half precision, saved, and as Keras has it."""
+
+    def get_file(*arguments: Any, **options: Any) -> str:
+        asked.append((*arguments[:2], options.get("file_hash")))
+        return str(real.file)
+
+    asked: list[tuple[str, str, str | None]] = []
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    config = Config(model=real.name)
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        imagenet = in_float32(build_classifier(config, 3), config)
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+    np.testing.assert_array_equal(call(imagenet.features, IMAGE), real.features)
+    imagenet.features.save(tmp_path / "saved.keras")
+    saved = keras.saving.load_model(tmp_path / "saved.keras", compile=False)
+    np.testing.assert_array_equal(call(saved, IMAGE), real.features)
+    file = build_classifier(Config(model=real.name, weights=str(real.file)), 3)
+    np.testing.assert_array_equal(call(file.features, IMAGE), real.features)
+
+    row = BACKBONES[real.name]
+    constructor = getattr(keras.applications, row.application)
+    theirs = constructor(weights="imagenet", include_top=False, input_shape=(224, 224, 3))
+    inputs = IMAGE.astype(np.float32)
+    if row.scale is not None:
+        inputs = keras.ops.convert_to_numpy(file.model.get_layer("preprocessing")(IMAGE))
+    np.testing.assert_array_equal(call(theirs, inputs), call(file.backbone, inputs))
+    # Both ask for the same file.
+    assert len(asked) == 2
+    assert len(set(asked)) == 1
 
 
 @pytest.mark.slow
