@@ -218,6 +218,7 @@ def test_roles_have_what_they_need_and_no_more(team: Team) -> None:
             "SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = 'mlflow'"
         ).fetchone()
         assert role == (False, False, False)
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("30s",)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         connect("mlflow", "METRICS_PASSWORD")
     if not (ROOT / "deploy/postgres/grafana-reader.sql").exists():
