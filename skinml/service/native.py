@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -360,12 +360,18 @@ class Native:
         environment = self.environment(name)
         program = shutil.which(command[0], path=environment["PATH"])
         assert program, command[0]
-        return subprocess.run(
-            [program, *command[1:]],
-            env=environment,
-            cwd=self.data / "tmp" / name,
-            stdin=subprocess.DEVNULL,
-        ).returncode
+        try:
+            return subprocess.run(
+                [program, *command[1:]],
+                env=environment,
+                cwd=self.data / "tmp" / name,
+                stdin=subprocess.DEVNULL,
+            ).returncode
+        finally:
+            if name not in self.running:
+                shutil.rmtree(self._memory / name, ignore_errors=True)
+            with suppress(OSError):
+                self._memory.rmdir()  # unless others use it
 
     def ended(self) -> str | None:
         """The name of a service that ended though nobody stopped it."""

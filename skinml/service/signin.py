@@ -77,7 +77,9 @@ def _name_and_password(header: bytes) -> tuple[str, str] | None:
     except ValueError:
         return None
     name, _, password = text.partition(":")
-    return (name, password) if name.isprintable() and password else None
+    # What MLflow takes as a name; a wrong one is kept for a while.
+    fine = name.isprintable() and 0 < len(name) <= 255 and password
+    return (name, password) if fine else None
 
 
 def even_out(store: Any) -> None:

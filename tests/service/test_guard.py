@@ -1,8 +1,8 @@
 """Who sends slowly, guesses, or writes while the disk is full is stopped, and others go on."""
 
+import base64
 import contextlib
 import http.client
-import os
 import shutil
 import socket
 import ssl
@@ -140,6 +140,19 @@ def test_a_wrong_password_costs_the_same_whether_the_name_exists(team: Team) -> 
     assert 1 / 3 < known / unknown < 3, took
 
 
+def test_an_address_that_a_guesser_makes_up_does_not_count(team: Team) -> None:
+    if "proxy" not in team.native.running:
+        pytest.skip("the proxy is missing: apt-get install caddy")
+    answers = []
+    for number in range(signin.MOST_OF_NAME + 1):
+        token = base64.b64encode(f"made-up:{number}".encode()).decode()
+        headers = {"Authorization": f"Basic {token}", "X-Forwarded-For": f"198.51.100.{number}"}
+        with closing(team.proxy()) as connection:
+            connection.request("GET", "/version", headers=headers)
+            answers.append(connection.getresponse().status)
+    assert answers[-1] == 429
+
+
 def test_who_guesses_has_to_wait_and_others_do_not(team: Team) -> None:
     address = team.native.address
     answers = [
@@ -170,8 +183,10 @@ def filled(place: Path, left: int) -> Iterator[Path]:
     """A disk on which so many bytes are left."""
     ballast = place / "ballast"
     try:
-        with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(place).free - left)
+        # Piece by piece: the service writes meanwhile.
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while (more := shutil.disk_usage(place).free - left) > 0:
+                file.write(bytes(min(more, 1_000_000)))
         yield ballast
     finally:
         ballast.unlink()

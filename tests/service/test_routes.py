@@ -373,6 +373,19 @@ def test_graphql_answers_for_one_thing_that_mlflow_checks(
     assert team.ask("bob", "POST", "/graphql", {"query": names["query"]})[0] == 200
 
 
+def test_a_search_is_short(team: Team, names: dict[str, Any]) -> None:
+    """200 keys to sort by took 39 s, 100 clauses 14 s, in which the others waited."""
+    path, where = f"{API}/runs/search", {"experiment_ids": [names["experiment_id"]]}
+    keys = [f"metrics.m{number}" for number in range(routes.MOST_SORT_KEYS + 1)]
+    clauses = [f"tags.`and {number}` = 'and'" for number in range(routes.MOST_CLAUSES + 1)]
+    for end, status in ((-1, 200), (None, 400)):
+        for part in ({"order_by": keys[:end]}, {"filter": " AND ".join(clauses[:end])}):
+            answer = team.ask("bob", "POST", path, where | part)
+            assert answer[0] == status, answer
+    query = urlencode({"order_by": [f"name {key}" for key in keys]}, doseq=True)
+    assert team.ask("bob", "GET", f"{API}/registered-models/search?{query}")[0] == 400
+
+
 def test_a_model_that_is_deleted_leaves_no_grant_to_whoever_takes_its_name(team: Team) -> None:
     name = {"name": "given-away"}
     assert team.ask("bob", "POST", f"{API}/registered-models/create", name)[0] == 200
