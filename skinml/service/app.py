@@ -1,4 +1,4 @@
-"""MLflow's server with users, with a shorter way for what training asks all the time.
+"""MLflow's server with users, behind a guard, with a shorter way for what training asks most.
 
     python -m skinml.service.app …        the options are those of `mlflow server`
 
@@ -7,6 +7,8 @@ its own, within transactions within others, and to learn whose a run is it reads
 Here the points of a request are two statements, and the experiment of a run, which never changes,
 is read once. What is checked, stored and answered is the same: tests/service/test_app.py holds both
 ways against each other. With another version of MLflow or another database nothing is changed.
+
+The guard, which refuses what is not to reach MLflow, stands there with every version: `guard`.
 """
 
 import sys
@@ -41,10 +43,13 @@ _Point = tuple[str, float, int, int, bool]
 
 
 def create_app() -> Any:
-    """What each worker of the server serves: MLflow's own application, quickened."""
+    """What each worker of the server serves: MLflow's own application, guarded and quickened."""
     import mlflow
     from mlflow.server import app, auth
 
+    from skinml.service import disk
+    from skinml.service.guard import Guard
+    from skinml.service.signin import SignIn
     from skinml.service.ui import add_script
 
     add_script(app)
@@ -54,7 +59,7 @@ def create_app() -> Any:
     else:
         print(f"skinml: MLflow {mlflow.__version__} is not {VERSION}: not quickened",
               file=sys.stderr)  # fmt: skip
-    return auth.create_app()
+    return Guard(auth.create_app(), app, SignIn(auth), disk.of_server())
 
 
 def quicken_store() -> None:

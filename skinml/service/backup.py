@@ -238,6 +238,10 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in _walk(folder)}
+
+
 # --- Reading one ----------------------------------------------------------------------------------
 
 
@@ -271,24 +275,33 @@ def _entries(manifest: dict[str, Any]) -> dict[str, Entry]:
 
 
 def verify(folder: Path) -> int:
-    """Read a backup from end to end; a `UserError` names what is damaged. Returns its bytes."""
+    """Read a backup from end to end; a `UserError` names what is damaged. Returns its bytes.
+
+    A file that the manifest names is one that is found in the backup's own folder, without
+    following links: a name that leads elsewhere is none of them.
+    """
     manifest = read_manifest(folder)
-    entries = _entries(manifest)
+    try:
+        entries = _entries(manifest)
+        digest = manifest["database"]["sha256"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / MANIFEST}: damaged; take another backup") from None
     wrong = []
-    if not (folder / DUMP).exists() or file_sha256(folder / DUMP) != manifest["database"]["sha256"]:
+    dumped = folder / DUMP
+    if not dumped.is_file() or dumped.is_symlink() or file_sha256(dumped) != digest:
         wrong.append(DUMP)
     else:
-        check_dump(folder / DUMP)
+        check_dump(dumped)
+    present = _names(folder / ARTIFACTS)
     for name, entry in entries.items():
-        path = folder / ARTIFACTS / name
-        if not path.is_file() or file_sha256(path) != entry.sha256:
+        if name not in present or file_sha256(folder / ARTIFACTS / name) != entry.sha256:
             wrong.append(name)
-    present = {p.relative_to(folder / ARTIFACTS).as_posix() for p in _walk(folder / ARTIFACTS)}
     wrong += sorted(present - entries.keys())
     if wrong:
         some = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise UserError(f"{folder}: damaged or not of it: {some}; take another backup")
-    return (folder / DUMP).stat().st_size + sum(entry.size for entry in entries.values())
+    files = (dumped, *(folder / ARTIFACTS / name for name in entries))
+    return sum(path.stat().st_size for path in files)
 
 
 # --- Restoring ------------------------------------------------------------------------------------
@@ -492,8 +505,11 @@ def _copy_rights(connection: Any, original: str, copy: str) -> None:
 
 def _bring(source: Path, target: Path, entries: dict[str, Entry]) -> None:
     target.mkdir(parents=True, mode=0o750)
+    present = _names(source)
     for name, entry in entries.items():
         path = target / name
+        if name not in present:
+            raise UserError(f"{source}: has no file {name!r}; take another backup")
         path.parent.mkdir(parents=True, exist_ok=True)
         if _copy(source / name, path) != entry.sha256:
             raise UserError(f"{source / name} changed while it was read; take another backup")

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
 
+# How long PostgreSQL works at most on one statement of the server.
+STATEMENT_SECONDS = 30
+
+
 def migrate(store: str, auth: str, dumps: Path | None) -> list[str]:
     """Migrate the runs' schema and the users' schema; returns what was done, a line each.
 
@@ -170,6 +174,19 @@ def rehearse(store: str, auth: str) -> list[str]:
             )
 
 
+def limit_statements(superuser: str, seconds: int) -> None:
+    """Have PostgreSQL end a statement of the server's role after so long; 0: never.
+
+    One search held the others up for 39 s. Sessions that there are keep what they have.
+    """
+    import psycopg
+    from psycopg import sql
+
+    limit = sql.SQL("ALTER ROLE mlflow SET statement_timeout = {}")
+    with psycopg.connect(superuser, password=os.environ["POSTGRES_PASSWORD"]) as connection:
+        connection.execute(limit.format(sql.Literal(f"{seconds}s")))
+
+
 @contextmanager
 def _engine(address: str) -> Iterator["Engine"]:
     from mlflow.store.db.utils import create_sqlalchemy_engine_with_retry
@@ -205,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         with backup.alone(artifacts):
             finished = backup.settle(artifacts, superuser, password)
         done = [f"finished a restore that was interrupted; {finished}"] if finished else []
+        limit_statements(superuser, 0)  # of a migration, and of the dump before it
         done += migrate(store, auth, Path(os.environ["SKINML_BACKUPS"]))
         passwords = {
             "admin": os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"],
@@ -213,6 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         done += settle_users(auth, passwords)
         folder = Path(os.environ["SKINML_SQL"])
         done += settle_readers(folder, superuser)
+        limit_statements(superuser, STATEMENT_SECONDS)
     print("\n".join(done) or "nothing to migrate")
     return 0
 

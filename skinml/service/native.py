@@ -6,6 +6,7 @@ variables, the order of starting, healthchecks, the signal that stops) is read f
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -17,14 +18,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from skinml.config import Parser
 from skinml.errors import UserError, run_command
-from skinml.processes import end_process, free_port, is_dead, process_name
-from skinml.service import backup, compose, postgres
+from skinml.processes import end_process, exclusive, free_port, is_dead, lock_file, process_name
+from skinml.service import backup, compose, disk, postgres
 
 ROOT = Path(__file__).parents[2]
 FILE = "docker-compose.yml"
@@ -62,7 +63,9 @@ class Native:
         self.root = root
         asked, required = compose.asked_variables(root / FILE)
         self.env_file = data / ".env"
-        self.new_secrets = compose.make_env(self.env_file, root / ".env.example", required)
+        # Two that start at once in a fresh folder make one file of secrets.
+        with exclusive(data / ".env.lock", f"{data}: another start is at work; waiting for it"):
+            self.new_secrets = compose.make_env(self.env_file, root / ".env.example", required)
         # Of the caller's environment what the file asks for, as Compose does.
         given = {name: os.environ[name] for name in asked & set(os.environ)}
         variables = compose.read_env(self.env_file) | given
@@ -78,6 +81,12 @@ class Native:
         variables["GRAFANA_PORT"] = str(self.ports["proxy", 8444])
         self.variables = variables
         self.services: dict[str, Any] = compose.read_compose(root / FILE, variables)["services"]
+        # What is a tmpfs in a container. The server maps the files of its metrics into memory: on a
+        # disk that is full a write to them would end it.
+        memory = Path("/dev/shm")
+        shared = os.access(memory, os.W_OK)
+        self._memory = memory / _short_name(data) if shared else data / "tmp"
+        self._lock: int | None = None
         self._keeper: subprocess.Popen[str] | None = None
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -93,7 +102,8 @@ class Native:
         service = self.services[name]
         places = {}
         for mount in service.get("tmpfs", []):
-            places[mount.split(":")[0]] = self.data / "tmp" / name / mount.split(":")[0].strip("/")
+            target = mount.split(":")[0]
+            places[target] = self._memory / name / target.strip("/")
         for volume in service.get("volumes", []):
             source, target = volume.split(":")[:2]
             if source.startswith((".", "/")):
@@ -152,15 +162,18 @@ class Native:
         return whole
 
     def _prepare(self, name: str) -> None:
-        shutil.rmtree(self.data / "tmp" / name, ignore_errors=True)
-        shutil.rmtree(self.data / "config" / name, ignore_errors=True)
+        for folder in (self.data / "tmp", self.data / "config", self._memory):
+            shutil.rmtree(folder / name, ignore_errors=True)
         (self.data / "tmp" / name).mkdir(parents=True)
+        self._memory.mkdir(mode=0o711, exist_ok=True)
+        if self._memory.is_symlink() or self._memory.stat().st_uid != os.geteuid():
+            raise UserError(f"{self._memory}: is somebody else's; remove it")
         for volume in self.services[name].get("volumes", []):
             source, target = volume.split(":")[:2]
             if source.startswith((".", "/")):
                 self._copy_adapted(name, self.root / source, self.folders(name)[target])
         for path, folder in self.folders(name).items():
-            if "config" not in folder.relative_to(self.data).parts[:1]:
+            if not folder.is_relative_to(self.data / "config"):
                 folder.mkdir(parents=True, exist_ok=True)
                 if folder.parent == self.data / "volumes":
                     folder.chmod(0o700)
@@ -196,7 +209,10 @@ class Native:
                 self._start(name)
 
     def _begin(self) -> None:
-        self._refuse_a_second()
+        self._lock, taken = lock_file(self.data / "service.lock", None)
+        if taken:
+            self._refuse_a_second()
+        self._refuse_a_full_disk()
         path = os.pathsep.join(p for p in (str(self.root), os.environ.get("PYTHONPATH")) if p)
         self._keeper = subprocess.Popen(
             [sys.executable, "-m", "skinml.service.keeper"],
@@ -215,10 +231,20 @@ class Native:
 
     def _refuse_a_second(self) -> None:
         other = running_service(self.data)
-        if other:
+        where = f"running at {other['address']}" if other else "starting or ending"
+        raise UserError(
+            f"{self.data}: a service with this data is {where}; stop it, or name another folder "
+            f"with {DATA_VARIABLE}"
+        )
+
+    def _refuse_a_full_disk(self) -> None:
+        reserve = int(self.environment("mlflow")[disk.RESERVE])
+        free = shutil.disk_usage(self.data).free
+        if free < reserve:
             raise UserError(
-                f"{self.data}: a service with this data is running at {other['address']}; stop it, "
-                f"or name another folder with {DATA_VARIABLE}"
+                f"{self.data}: the disk is full, {free / 1e6:,.0f} MB are free; the service keeps "
+                f"{reserve / 1e6:,.0f} MB ({disk.RESERVE}): make room, or name a folder elsewhere "
+                f"with {DATA_VARIABLE}"
             )
 
     def _in_order(self, names: Iterable[str]) -> list[str]:
@@ -259,7 +285,10 @@ class Native:
         program = shutil.which(command[0], path=environment["PATH"])
         if not program:
             raise UserError(f"{command[0]}, which {name} runs, is not here; install it")
-        with log.open("ab") as out:
+        # What is logged names users and what they asked for.
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.fchmod(descriptor, 0o600)
+        with os.fdopen(descriptor, "ab") as out:
             process = subprocess.Popen(
                 [program, *command[1:]],
                 env=environment,
@@ -331,12 +360,18 @@ class Native:
         environment = self.environment(name)
         program = shutil.which(command[0], path=environment["PATH"])
         assert program, command[0]
-        return subprocess.run(
-            [program, *command[1:]],
-            env=environment,
-            cwd=self.data / "tmp" / name,
-            stdin=subprocess.DEVNULL,
-        ).returncode
+        try:
+            return subprocess.run(
+                [program, *command[1:]],
+                env=environment,
+                cwd=self.data / "tmp" / name,
+                stdin=subprocess.DEVNULL,
+            ).returncode
+        finally:
+            if name not in self.running:
+                shutil.rmtree(self._memory / name, ignore_errors=True)
+            with suppress(OSError):
+                self._memory.rmdir()  # unless others use it
 
     def ended(self) -> str | None:
         """The name of a service that ended though nobody stopped it."""
@@ -347,6 +382,14 @@ class Native:
 
     def stop(self) -> None:
         """Stop every service, last one first; return when all are gone."""
+        try:
+            self._stop()
+        finally:
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                os.close(lock)
+
+    def _stop(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
@@ -357,17 +400,20 @@ class Native:
         for process in self.running.values():
             process.wait()
         self.running.clear()
+        shutil.rmtree(self._memory, ignore_errors=True)
 
 
 def _socket_folder(folder: Path) -> Path:
     """The folder of a server's socket, whose path has at most 107 letters with the socket's."""
     if len(str(folder)) < 80:
         return folder
-    import hashlib
     import tempfile
 
-    short = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"skinml-{short}"
+    return Path(tempfile.gettempdir()) / _short_name(folder)
+
+
+def _short_name(folder: Path) -> str:
+    return f"skinml-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
 
 
 def _let_through(folder: Path, user: str | None) -> None:

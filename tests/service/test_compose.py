@@ -267,7 +267,7 @@ def test_the_native_command_is_the_files_with_places_replaced(native: Native) ->
         "0.0.0.0": "127.0.0.1",
         "5000": "5999",
         "/data/artifacts": f"{native.data}/volumes/artifacts/artifacts",
-        "/tmp/prometheus": f"{native.data}/tmp/mlflow/tmp/prometheus",
+        "/tmp/prometheus": f"{native.folders('mlflow')['/tmp']}/prometheus",
     }
 
 
@@ -288,7 +288,7 @@ def test_the_native_environment_is_the_files_with_places_replaced(native: Native
 def test_what_is_replaced_is_not_replaced_again(native: Native) -> None:
     """The data folder of a test lies below /tmp, which is a path of the container as well."""
     assert native.adapt("mlflow", "/tmp/x /tmpfs /data") == (
-        f"{native.data}/tmp/mlflow/tmp/x /tmpfs {native.data}/volumes/artifacts"
+        f"{native.folders('mlflow')['/tmp']}/x /tmpfs {native.data}/volumes/artifacts"
     )
     assert native.adapt("mlflow", "150000 x5000 5000.5 :5000") == "150000 x5000 5000.5 :5999"
 

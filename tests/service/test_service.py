@@ -218,6 +218,7 @@ def test_roles_have_what_they_need_and_no_more(team: Team) -> None:
             "SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = 'mlflow'"
         ).fetchone()
         assert role == (False, False, False)
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("30s",)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         connect("mlflow", "METRICS_PASSWORD")
     if not (ROOT / "deploy/postgres/grafana-reader.sql").exists():
@@ -261,7 +262,8 @@ def test_without_the_right_password_there_is_nothing(team: Team) -> None:
             response = connection.getresponse()
             response.read()
             answers["no header", path] = response.status
-    assert {key: status for key, status in answers.items() if status != 401} == {}
+    # Who guesses too often is told to wait.
+    assert set(answers.values()) == {401, 429}
     # Open to everybody: whether it lives, the UI's files, and how MLflow is set up.
     assert call(team.native.address, "", "", "GET", "/health")[0] == 200
     _, told = call(team.native.address, "", "", "GET", "/api/3.0/mlflow/server-info")
@@ -365,14 +367,11 @@ def test_no_kind_of_object_is_open_to_others(team: Team) -> None:
     model = made(f"{API}/logged-models", here | {"name": "m"})["model"]["info"]["model_id"]
     prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
     made(f"{API}/registered-models/create", {"name": "bobs-prompt", "tags": prompt})
+    # What the service does not answer at all can only be asked for.
     trace, location = f"tr-{run}", {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": here}
     info = {"trace_id": trace, "trace_location": location, "state": "OK"}
     info["request_time"] = "2024-01-01T00:00:00Z"
-    made(f"{v3}/traces", {"trace": {"trace_info": info}})
-    data = made(f"{v3}/datasets/create", {"name": "d", "experiment_ids": [experiment]})
-    data = data["dataset"]["dataset_id"]
-    scorer = here | {"name": "s", "serialized_scorer": "{}"}
-    made(f"{v3}/scorers/register", scorer)
+    data, scorer = "d-1", here | {"name": "s", "serialized_scorer": "{}"}
     made(f"{API}/runs/log-metric", {"run_id": run, "key": "loss", "value": 1, "timestamp": 1})
     mine, own = own_run(team, "mallory", "mallorys-own")
     own = own.split("/")[-3]
@@ -743,8 +742,6 @@ def test_what_nobody_uses_is_shut(team: Team, where: str) -> None:
         ("GET", f"{v3}/gateway/secrets/list", None),
         ("POST", f"{v3}/gateway/endpoints/create", {"name": "e"}),
         ("POST", "/gateway/e/mlflow/invocations", {}),
-    ]
-    outside: list[tuple[str, str, Any]] = [
         ("GET", f"{ajax}/assistant/config", None),
         ("PUT", f"{ajax}/assistant/config", {"providers": {}}),
         ("POST", f"{ajax}/assistant/message", {"message": "run ls"}),
@@ -752,17 +749,13 @@ def test_what_nobody_uses_is_shut(team: Team, where: str) -> None:
         ("POST", f"{ajax}/demo/generate", {}),
         ("POST", "/ajax-api/2.0/mlflow/gateway-proxy", {"gateway_path": "http://127.0.0.1:9/"}),
     ]
-    if where == "direct":
-        for method, path, body in requests:
-            assert team.ask("mallory", method, path, body)[0] in (403, 501), path
-        status, answer = team.ask("mallory", "POST", "/ajax-api/3.0/jobs/", {"job_name": "x"})
-        assert status == 422 or "not enabled" in str(answer)
-        return
     token = {"Authorization": f"Basic {team.token('mallory')}", "Content-Type": "application/json"}
-    for method, path, body in requests + outside:
-        with closing(team.proxy()) as connection:
+    port = team.native.ports["mlflow", 5000]
+    for method, path, body in requests:
+        direct = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        with closing(team.proxy() if where == "proxy" else direct) as connection:
             connection.request(method, path, json.dumps(body), token)
-            assert connection.getresponse().status == 404, path
+            assert connection.getresponse().status in (400, 404), path
 
 
 # A page that acts for whoever looks at it.
@@ -913,7 +906,7 @@ def test_a_damaged_backup_is_not_restored(
     assert native.run("backup", "python", "-m", "skinml.service.backup", "create") == 0
     (whole,) = backup._all(native.data / "volumes/backups")[-1:]
     assert backup.verify(whole) > 6_000_000
-    for damage in ("flip", "lose", "add", "dump", "manifest"):
+    for damage in ("flip", "lose", "add", "dump", "manifest", "outside", "link", "list"):
         copy = tmp_path / damage
         shutil.copytree(whole, copy)
         victim = next((copy / "artifacts").rglob("weights.bin"))
@@ -927,9 +920,22 @@ def test_a_damaged_backup_is_not_restored(
             (copy / "artifacts" / "planted.txt").write_text("x")
         elif damage == "dump":
             (copy / "database.dump").write_bytes((whole / "database.dump").read_bytes()[:-100])
-        else:
+        elif damage == "manifest":
             (copy / "manifest.json").write_text("{")
-        with pytest.raises(UserError, match=r"damaged or not of it|no backup"):
+        elif damage == "link":
+            outside = victim.rename(tmp_path / "outside.bin")
+            victim.symlink_to(outside)
+        else:
+            told = json.loads((copy / "manifest.json").read_text())
+            named = told["artifacts"]
+            name = victim.relative_to(copy / "artifacts").as_posix()
+            # A whole file with its own digest, but none of the backup's.
+            shutil.copy2(victim, copy / "beside.bin")
+            told["artifacts"] = {**named, "../beside.bin": named[name]}
+            if damage == "list":
+                told["artifacts"] = [*named]
+            (copy / "manifest.json").write_text(json.dumps(told))
+        with pytest.raises(UserError, match=r"damaged|no backup"):
             backup.verify(copy)
     # By whoever has a copy, on a machine without the service and its variables.
     monkeypatch.delenv("SKINML_BACKUPS", raising=False)
@@ -1062,6 +1068,43 @@ def test_nothing_is_left_however_the_runner_ends(place: Path, number: signal.Sig
     log = (data / "logs/postgres.log").read_text()
     assert "database system is shut down" in log
     assert running_service(data) is None
+
+
+def test_of_two_that_start_at_one_instant_one_runs(place: Path) -> None:
+    data = place / "twice"
+    script = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from skinml.errors import run_command\n"
+        "from skinml.service.native import Native, _ended_by_signals\n"
+        "def serve():\n"
+        "    with _ended_by_signals(), Native(Path(sys.argv[1])).up(['postgres']):\n"
+        "        print('up', flush=True)\n        time.sleep(600)\n"
+        "sys.exit(run_command(serve))\n"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(data)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        while all(process.poll() is None for process in started):
+            time.sleep(0.1)
+        other, winner = sorted(started, key=lambda process: process.poll() is None)
+        told = other.communicate()[1]
+        assert other.returncode == 2
+        assert "a service with this data is" in told and "Traceback" not in told
+        assert winner.stdout
+        assert winner.stdout.readline() == "up\n"
+        assert running_service(data)
+    finally:
+        for process in started:
+            process.terminate()
+            process.communicate()
 
 
 # --- What a person mistypes, or does too early ----------------------------------------------------
