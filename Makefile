@@ -68,7 +68,9 @@ demo: $(STAMP)  ## train on generated images with `mlflow run`: no download, no 
 	@echo "pictures apart. Expected are a macro AUC (auc_macro) above 0.9, where guessing gives 0.5, and"
 	@echo "at least two of three melanomas found. It knows nothing about skin."
 	@echo
-	@echo "The run is in mlflow.db, all it made in runs/. Where to look next:"
+	@echo "The run is in mlflow.db, all it made in runs/. The commands above want its environment:"
+	@echo "  source $(VENV)/bin/activate && export MLFLOW_TRACKING_URI=$(STORE)"
+	@echo "Where to look next:"
 	@echo "  make ui        shows it, and prints the address of its results: macro AUC rises with the"
 	@echo "                 epochs; most pictures are on the diagonal of the confusion matrix"
 	@echo "  ask the model about a melanoma, a nevus and a seborrheic keratosis that it has not seen"
@@ -96,10 +98,12 @@ format: $(STAMP)  ## format the code and fix what can be fixed
 
 # One worker and no job runner: half a gigabyte and 15 seconds instead of 3.3 and 30.
 ui: $(STAMP)  ## look at the runs in mlflow.db, on this machine only (PORT=5000)
+	@$(ENV) python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || { \
+	  echo "make: port $(PORT) is taken: make ui PORT=5001" >&2; exit 1; }
 	@echo "serving mlflow.db at http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
 	@MLFLOW_TRACKING_URI=$(STORE) $(ENV) \
 	  python -m skinml.tracking.views --server http://127.0.0.1:$(PORT)
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(ENV) \
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(ENV) \
 	  mlflow server --app-name skinml --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri $(STORE)
 
 # The images' locks hold no more than what runs in them; the service's has no TensorFlow.

@@ -246,7 +246,8 @@ def main(argv: list[str] | None = None) -> int:
     _tell(problems.values())
     usable = [path for path in paths if path not in problems]
     if not usable:
-        raise UserError(f"no picture to ask {options.model} about; expected {_PICTURES}")
+        what = "pictures of the demo set" if of_the_demo else _PICTURES
+        raise UserError(f"no picture to ask {options.model} about; expected {what}")
     with status_line(f"loading {options.model}"):
         model = load(options.model)
     of_the_demo = of_the_demo or is_of_the_demo(options.model)

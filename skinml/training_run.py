@@ -4,6 +4,7 @@ import contextlib
 import errno
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -441,10 +442,13 @@ def _done(folder: RunFolder, tracked: Tracked) -> RunFolder:
 def _compare_command(description: Description) -> str:
     """The command that holds a run against the others of its experiment."""
     command = "python -m skinml.compare --grid none"
-    own, usual = map(default_experiment, (description.tags["data"], "isic2017"))
-    if own == usual or any(map(os.environ.get, ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"))):
+    # Named where it is known: the shell that the command is typed into may not have the variable.
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    if not name and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        name = default_experiment(description.tags["data"])
+    if name in ("", default_experiment("isic2017")):
         return command
-    return f"{command} --experiment {own}"
+    return f"{command} --experiment {shlex.quote(name)}"
 
 
 @contextlib.contextmanager
@@ -645,7 +649,8 @@ def _note(
     lines += ["| test metric | value | 95 % interval |", "| --- | --- | --- |"]
     for name in HEADLINE:
         low, high = (metrics.get(f"test_{name}_ci_{end}", math.nan) for end in ("low", "high"))
-        lines.append(f"| {name} | {metrics[f'test_{name}']:.4f} | {low:.4f} to {high:.4f} |")
+        ends = f"{low:.4f} to {high:.4f}" if math.isfinite(low) else "too few images"
+        lines.append(f"| {name} | {metrics[f'test_{name}']:.4f} | {ends} |")
         if name == "accuracy":
             share = counts.max() / len(test.labels)
             lines.append(f"| … of always answering “{commonest}” | {share:.4f} | |")

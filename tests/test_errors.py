@@ -137,7 +137,7 @@ def test_every_command_s_help_is_printed_where_the_output_is_ascii(
         (["skinml.compare", "--paper"], 0),
         (["skinml.score", "SCORES", "--labels", "LABELS"], 0),
         (["skinml.predict", "models:/ü…@champion", "PICTURE", "is ﬁne … not.jpg"], 2),
-        (["skinml.registry", "list"], 0),
+        (["skinml.registry", "list"], 2),
         (["skinml.doctor"], 2),
         (["skinml.sync", "runs/… nothing"], 2),
         (["skinml.sweep", "--seeds", "1,2,…"], 2),

@@ -424,7 +424,7 @@ def test_other_data_code_or_device_is_refused_by_name(
 ) -> None:
     copy = copy_of(killed, tmp_path / "copy", lambda facts: facts.update({name: "another"}))
     assert driver.run("--offline", "--resume", str(copy.path)) == 2
-    assert re.search(rf"skinml: error: {name}=\w+: run .* was started with another", driver.text)
+    assert re.search(rf"skinml: error: {name}=[\w-]+: run .* was started with another", driver.text)
     assert copy.journal.read_bytes() == killed.journal.read_bytes()
 
 

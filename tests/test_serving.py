@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from skinml.config import Config
-from skinml.data.isic2017 import CLASSES
+from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.processes import free_port
 from skinml.training_run import run
 from tests.conftest import surroundings
@@ -239,7 +239,8 @@ def test_the_network_has_answered_before_the_first_request(
             return np.full((len(batch), len(CLASSES)), 1 / len(CLASSES))
 
     monkeypatch.setattr("skinml.serving_model.load_saved", lambda path: Network())
-    model, context = ServingModel(), PythonModelContext({"model": "model.keras"}, {})
+    given = {"notice": NOTICE}
+    model, context = ServingModel(), PythonModelContext({"model": "model.keras"}, given)
     model.load_context(context)
     [warm] = shapes
     photo = write_photo(tmp_path, (300, 200)).read_bytes()

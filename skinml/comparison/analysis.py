@@ -664,7 +664,10 @@ def _not_shown(open_: Sequence[Test], own: Sequence[Test]) -> str:
         key=lambda test: (test.p_images_holm, test.p_images, -abs(test.difference)),
     )
     which = f"{len(open_)} of its {len(own)} differences" if len(own) > 1 else "the difference"
-    interval = f", 95 % CI {least.low:.3f} to {least.high:.3f}" if np.isfinite(least.low) else ""
+    interval = ""
+    if np.isfinite(least.low):
+        ends = f"{least.low:.3f} to {least.high:.3f}".replace("-", "−")
+        interval = f", unadjusted 95 % CI {ends}"
     return (
         f"{which} from the others cannot be told from chance (least clear: {least.second}, "
         f"{least.difference:.3f}{interval}, adjusted {_p_equals(least.p_images_holm)})"

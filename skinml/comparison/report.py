@@ -78,9 +78,9 @@ _GLOSSARY = (
     "images of the same kind, 95 times in 100.",
     "p over images: how often a difference as large or larger would be seen on such images if the "
     "networks as trained were equally good.",
-    "p over images and seeds: the same if the configurations were equally good, with other images "
-    f"and other seeds. It takes {LEAST_SEEDS} runs of each with the same seeds, whose answers "
-    "differ.",
+    "p over images and runs: the same if the configurations were equally good, with other images "
+    f"and trained anew. It takes {LEAST_SEEDS} pairs of runs with the same seeds; a pooled "
+    "question has pairs of several networks or batch sizes.",
     "Holm: the p-value corrected for the number of tests of one metric in one table.",
     "McNemar's test, exact swaps: exact tests of accuracy on the same images, of single runs and "
     "of means over runs. DeLong's test: of AUCs on the same images.",
@@ -411,7 +411,7 @@ def _p_cell(p: float, note: str) -> Cell:
 def _tests_table(title: str, tests: Sequence[Test]) -> Table:
     """Differences with their tests; a column says the metric where there are several."""
     several = len({test.metric for test in tests}) > 1
-    columns = ("difference", "value", "p, images", "Holm", "images and seeds, Holm")
+    columns = ("difference", "value", "p, images", "Holm", "images and runs, Holm")
     rows = []
     for test in tests:
         interval = f"{_signed(test.low, 3)} to {_signed(test.high, 3)}"
@@ -420,7 +420,7 @@ def _tests_table(title: str, tests: Sequence[Test]) -> Table:
             Cell(_signed(test.difference, 4), interval if math.isfinite(test.low) else ""),
             Cell(format_p(test.p_images), test.method),
             _p_cell(test.p_images_holm, ""),
-            _p_cell(test.p_seeds_holm, f"{test.pairs} runs each" if test.pairs > 1 else ""),
+            _p_cell(test.p_seeds_holm, f"{test.pairs} pairs of runs" if test.pairs > 1 else ""),
         ]
         rows.append([Cell(metric_title(test.metric)), *line] if several else line)
     if several:
@@ -539,10 +539,10 @@ def _caveats(comparison: Comparison) -> list[str]:
     )
     if comparison.pairs:
         lines.append(
-            "P-values over images and seeds are about the configurations: whether the difference "
-            f"would be there with other seeds and other images. They take {LEAST_SEEDS} runs of "
-            "each with the same seeds. A difference is that of the runs with the same seeds where "
-            "there are any. Holm's correction is over all tests of one metric in one table."
+            "P-values over images and runs are about the configurations, trained anew and tested "
+            f"on other images. They take {LEAST_SEEDS} pairs of runs with the same seeds, of which "
+            "the difference is then the mean. Holm's correction is over all tests of one metric "
+            "in one table; cells that answer alike are tested once."
         )
     spread = [row.values["accuracy"].sd_seeds for row in comparison.rows]
     known = [sd for sd in spread if sd is not None]

@@ -167,6 +167,8 @@ def _roc(data: FigureData) -> "Figure":
     def entry(what: str, name: str) -> str:
         if name not in areas:
             return f"{what}: undefined, class absent"
+        if name not in intervals:
+            return f"{what}: {areas[name]:.3f} (too few images for an interval)"
         low, high = intervals[name]
         return f"{what}: {areas[name]:.3f} ({low:.3f}–{high:.3f})"
 

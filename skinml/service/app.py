@@ -53,6 +53,7 @@ def create_app() -> Any:
     from skinml.service.ui import add_script
 
     add_script(app)
+    advertise_what_is_served()
     if mlflow.__version__ == VERSION:
         quicken_store()
         quicken_permissions()
@@ -60,6 +61,25 @@ def create_app() -> Any:
         print(f"skinml: MLflow {mlflow.__version__} is not {VERSION}: not quickened",
               file=sys.stderr)  # fmt: skip
     return Guard(auth.create_app(), app, SignIn(auth), disk.of_server())
+
+
+def advertise_what_is_served() -> None:
+    """Have the server say that files go through it alone.
+
+    With a store of objects behind it MLflow offers signed addresses, which the guard closes; a
+    client that was offered them asks for nothing else.
+    """
+    from mlflow.server import handlers, server_info_api
+
+    upstream = handlers.build_server_info_payload
+
+    def payload() -> dict[str, Any]:
+        said: dict[str, Any] = upstream()
+        closed = [name for name in said if name.startswith(("multipart_", "presigned_"))]
+        return {**said, **dict.fromkeys(closed, False)}
+
+    for module in (handlers, server_info_api):
+        vars(module)["build_server_info_payload"] = payload
 
 
 def quicken_store() -> None:

@@ -77,12 +77,18 @@ def install_views(experiment_id: str) -> dict[str, str]:
     views = {key: view for key, view in _read_views().items() if view.get("runs", 1) <= trained}
     experiment = client.get_experiment(experiment_id)
     now = int(time.time() * 1000)
+    saved = {key: _saved(experiment.tags.get(_VIEW + _OURS + key, "")) for key in views}
+    # When all were made, by those that are there: what comes later keeps its place in the menu.
+    made = min(
+        (o["createdAt"] + views[key]["order"] for key, o in saved.items() if "createdAt" in o),
+        default=now,
+    )
     for key, view in views.items():
-        old = _saved(experiment.tags.get(_VIEW + _OURS + key, ""))
+        old = saved[key]
         new = {"name": view["name"], "state": json.dumps(_state(key, view))}
         if {name: old.get(name) for name in new} != new:
             # The menu shows the latest made at the top.
-            times = {"createdAt": old.get("createdAt", now - view["order"]), "updatedAt": now}
+            times = {"createdAt": old.get("createdAt", made - view["order"]), "updatedAt": now}
             client.set_experiment_tag(experiment_id, _VIEW + _OURS + key, json.dumps(new | times))
     for tag in experiment.tags:
         if tag.startswith(_VIEW + _OURS) and tag.removeprefix(_VIEW + _OURS) not in views:

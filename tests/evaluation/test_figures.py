@@ -217,6 +217,15 @@ def test_roc_without_a_class(draw: Callable[..., Figure]) -> None:
     ]  # fmt: skip
 
 
+def test_roc_of_too_few_images_has_areas_without_intervals(draw: Callable[..., Figure]) -> None:
+    data = FigureData(TITLE, _predictions((4, 60, 30)), [], 0, _images_of)
+    melanoma, nevus, keratosis, macro, _ = _legend(draw("roc", data))
+    for entry in (melanoma, macro):
+        assert re.fullmatch(r".+: \d\.\d{3} \(too few images for an interval\)", entry)
+    for entry in (nevus, keratosis):
+        assert len(re.findall(r"\d\.\d{3}", entry)) == 3
+
+
 def test_precision_recall_areas(draw: Callable[..., Figure]) -> None:
     labels, scores = ORDINARY.predictions.labels, ORDINARY.predictions.scores
     figure = draw("precision_recall")
