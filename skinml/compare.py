@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from skinml.config import Parser
 from skinml.data.isic2017 import NOTICE
-from skinml.errors import UserError, run_command
-from skinml.files import write_whole
+from skinml.errors import UserError, run_command, styled
+from skinml.files import file_name, write_whole
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -57,7 +57,7 @@ def from_tracking(
     Reads from the newest run backwards, until a whole page of older runs has added nothing and no
     cell that is still missing has a run that could.
     """
-    from skinml.comparison.runs import IDENTITY, paper_grid, select
+    from skinml.comparison.runs import IDENTITY, paper_grid, select_readable
     from skinml.tracking.read import PAGE, experiment_id, finished_runs
 
     grid = paper_grid() if grid is None else grid
@@ -66,8 +66,13 @@ def from_tracking(
     seen, foreign = _Seen(where, filters, sweep, grid), 0
     for number, run in enumerate(finished_runs(where, filters, sweep), 1):
         if all(name in run.data.tags for name in IDENTITY):
-            records.append(_record(run, folder))
-            seen.add(records[-1])
+            try:
+                record = _record(run, folder)
+            except ValueError as error:
+                print(f"skinml: left out run {run.info.run_id}: {error}", file=sys.stderr)
+                continue
+            records.append(record)
+            seen.add(record)
         else:
             foreign += 1
         if number % PAGE == 0 and records and seen.enough():
@@ -86,7 +91,7 @@ def from_tracking(
             f"no finished run with {told} in experiment {experiment!r}; expected one at least: "
             "leave a filter out, or look for the values there are in the UI"
         )
-    return select(records, grid)
+    return select_readable(records, grid)
 
 
 class _Seen:
@@ -146,14 +151,16 @@ class _Seen:
 
 
 def _record(run: "Run", folder: Path) -> "RunRecord":
-    from skinml.comparison.runs import RunRecord
+    from skinml.comparison.runs import make_record
     from skinml.evaluation.predictions import Predictions, read_predictions
     from skinml.tracking.read import download
 
     def load(run_id: str) -> Predictions:
-        return read_predictions(download(run_id, "predictions_test.csv", folder / run_id))
+        return read_predictions(
+            download(run_id, "predictions_test.csv", folder / file_name(run_id))
+        )
 
-    return RunRecord(
+    return make_record(
         run.info.run_id,
         run.info.start_time,
         run.data.params,
@@ -237,10 +244,24 @@ def as_csv(comparison: "Comparison") -> str:
         texts = ["" if value is None else value for value in (*figures, *costs)]
         answers = "/".join(sorted({found.label for found in row.one_class}))
         writer.writerow(
-            [row.cell.model, row.cell.batch_size, len(row.runs), *texts, answers,
+            [_cell(row.cell.model), row.cell.batch_size, len(row.runs), *texts, answers,
              len(row.one_class)]
         )  # fmt: skip
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value as a CSV file may hold it: a spreadsheet computes a text that begins like a formula.
+
+    Such a text gets an apostrophe before it, a number none.
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def write(
@@ -329,7 +350,7 @@ def _write_run(run: "RunRecord", folder: Path) -> None:
 
     seed, split = run.repetition
     split_seed = split.rpartition("seed=")[2] if "seed=" in split else "official"
-    own = folder / f"{run.cell}-seed{seed}-split{split_seed}"
+    own = folder / file_name(f"{run.cell}-seed{seed}-split{split_seed}")
     own.mkdir(parents=True, exist_ok=True)
     description = {
         "run_id": run.run_id,
@@ -474,12 +495,12 @@ def main(argv: list[str] | None = None) -> int:
         experiment = experiment_to_read()
     with tempfile.TemporaryDirectory() as scratch:
         from skinml.comparison.analysis import analyse
-        from skinml.comparison.runs import runs_in_folder, select
+        from skinml.comparison.runs import runs_in_folder, select_readable
 
         # The paper's nine cells are expected by default.
         grid: list[CellName] | None = [] if options.grid == "none" else None
         if options.folder:
-            selection = select(runs_in_folder(options.folder), grid)
+            selection = select_readable(runs_in_folder(options.folder), grid)
         else:
             filters = dict(options.tag)
             filters |= {"protocol": options.protocol} if options.protocol else {}
@@ -513,7 +534,9 @@ def _published(options: argparse.Namespace) -> int:
             text = io.StringIO()
             writer = csv.DictWriter(text, found["rows"][0], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(found["rows"])
+            writer.writerows(
+                {name: _cell(value) for name, value in row.items()} for row in found["rows"]
+            )
             return text.getvalue()
         return json.dumps(found, indent=2) + "\n"
 
@@ -542,7 +565,7 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
     document, data = make_report(comparison, options.all_pairs), partial(numbers, comparison)
     if out and not out.suffix and not kind:
         write_folder(comparison, out, options.all_pairs)
-        print(write(document, data, "terminal", None))
+        _emit(write(document, data, "terminal", None) + "\n", None, "terminal")
         grid = " --grid none" if options.grid == "none" else ""
         print(
             f"everything is in {out}/; rebuild: python -m skinml.compare --from {out}{grid}",
@@ -564,7 +587,7 @@ def _emit_report(
         pictures = Path(scratch) if kind == "html" else None
         if pictures:
             draw(pictures)
-        _emit(write(document, data, kind, pictures), options.out)
+        _emit(write(document, data, kind, pictures), options.out, kind)
 
 
 def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
@@ -631,9 +654,11 @@ def _kind_of(out: Path | None) -> str:
     return SUFFIXES[out.suffix]
 
 
-def _emit(text: str, out: Path | None) -> None:
+def _emit(text: str, out: Path | None, kind: str) -> None:
     if out is None:
-        print(text, end="" if text.endswith("\n") else "\n")
+        # For a terminal it has colours, and nothing else that a terminal obeys.
+        stream = styled(sys.stdout) if kind == "terminal" else sys.stdout
+        print(text, end="" if text.endswith("\n") else "\n", file=stream)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text)

@@ -24,6 +24,7 @@ from skinml.checkpoint import has_checkpoint
 from skinml.config import Config, Parser
 from skinml.errors import UserError, first_line, run_command
 from skinml.processes import end_process, is_locked, process_lives, process_name
+from skinml.progress import make_console
 from skinml.sync import sync
 from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
 from skinml.tracking.folder import LOCK, RUN, STATE, RunFolder
@@ -569,10 +570,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps([found.as_dict() for found in findings], indent=2))
     else:
-        from rich.console import Console
-
         if findings:
-            console = Console() if sys.stdout.isatty() else Console(width=200)
+            width = None if sys.stdout.isatty() else 200
+            console = make_console(sys.stdout, width=width)
             console.print(_table(findings))
         print(_summary(findings, options.fix))
     return FOUND if any(found.is_wrong for found in findings) else 0

@@ -1,4 +1,7 @@
-"""The one exception that stands for a user's mistake, and how it is collected and reported."""
+"""The one exception that stands for a user's mistake, and how it is collected and reported.
+
+With it: how text of whatever origin is written to a terminal, for which some letters are commands.
+"""
 
 import difflib
 import io
@@ -8,24 +11,72 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any, TextIO, cast
 
 from skinml.address import move_user_info, without_user_info
+
+# The control characters (C0 and C1) but newline and tab, each as a letter that stands for it.
+_CONTROLS = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: "\u2421",
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
+}
+
+
+def shown(text: str) -> str:
+    """Text with its control characters made visible: no terminal takes any of it for a command."""
+    return text.translate(_CONTROLS)
+
+
+class Shown:
+    """A stream that writes text as `shown` has it; `stream` is the one below, for our own colours.
+
+    A carriage return that begins or ends what is written stays: so a progress bar of a library
+    renews its line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        middle = text.strip("\r")
+        start = text[: len(text) - len(text.lstrip("\r"))]
+        end = text[len(start) + len(middle) :]
+        self.stream.write(f"{start}{shown(middle)}{end}")
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def styled(stream: TextIO) -> TextIO:
+    """The stream below a `Shown` one, for text that holds our own commands to a terminal."""
+    return stream.stream if isinstance(stream, Shown) else stream
 
 
 class UserError(Exception):
     """A mistake that the user can mend: its text gives the value, what was expected, the remedy.
 
-    An address within it loses its user's name and password: the text is printed, noted and sent.
+    An address within it loses its user's name and password, and its control characters become
+    visible: the text is printed, noted and sent.
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(without_user_info(text))
+        super().__init__(shown(without_user_info(text)))
+
+
+class NoAnswer(UserError):
+    """A store did not answer in time."""
 
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line, without the name and password in an address."""
     text = str(error).strip() or type(error).__name__
-    line = without_user_info(text.splitlines()[0])
+    line = shown(without_user_info(text.splitlines()[0]))
     if "(Caused by " in line:  # urllib3's, which begins with all that is known already.
         line = line.rpartition("(Caused by ")[2].rpartition("): ")[2].rstrip(")\"'")
     return line
@@ -87,7 +138,8 @@ def run_command(command: Callable[[], int | None]) -> int:
 
     Returns the exit code: the command's own (None counts as 0), 2 after a `UserError`,
     130 after Ctrl-C, 141 where the output's reader is gone. Any other exception is a defect of
-    skinml and keeps its traceback. What the output's encoding does not know is printed as "?".
+    skinml and keeps its traceback. What the output's encoding does not know is printed as "?",
+    what a terminal would obey as a letter that stands for it.
     """
     sys.excepthook = _tell_defect
     move_user_info()
@@ -95,6 +147,16 @@ def run_command(command: Callable[[], int | None]) -> int:
         # Latin-1, a Windows console, a file's name that is no UTF-8: rather a "?" than no answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    streams = sys.stdout, sys.stderr
+    # Names, tags and ids come from files and servers of other people.
+    sys.stdout, sys.stderr = (cast(TextIO, Shown(styled(stream))) for stream in streams)
+    try:
+        return _run(command)
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def _run(command: Callable[[], int | None]) -> int:
     try:
         status = command() or 0
         # What waits in the buffer meets a closed pipe here, not after us.
@@ -118,4 +180,4 @@ def _tell_defect(
 ) -> None:
     """Print a traceback as Python does, without the name and password in an address."""
     text = "".join(traceback.format_exception(kind, error, trace))
-    print(without_user_info(text), end="", file=sys.stderr)
+    print(shown(without_user_info(text)), end="", file=sys.stderr)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skinml.config import Parser
-from skinml.errors import UserError, first_line, run_command
+from skinml.errors import NoAnswer, UserError, first_line, run_command
 from skinml.processes import environment, exclusive, is_dead
 from skinml.registry import log_models
 from skinml.tracking.folder import LOCK, STATE, RunFolder
@@ -43,7 +43,6 @@ from skinml.tracking.state import State
 from skinml.tracking.store import (
     LIMIT_VARIABLE,
     RETRIES_VARIABLE,
-    NoAnswer,
     ask,
     check_address,
     is_final,

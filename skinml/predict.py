@@ -21,7 +21,7 @@ from skinml.data.official import is_picture
 from skinml.errors import UserError, first_line, run_command
 from skinml.files import write_whole
 from skinml.models.saved import load_saved
-from skinml.progress import progress_bar, status_line
+from skinml.progress import make_console, progress_bar, status_line
 from skinml.tracking.read import size_of
 from skinml.tracking.store import ask, check_store
 
@@ -186,11 +186,12 @@ def write_answers(
         writer.writeheader()
         writer.writerows({**answer, "notice": notice} for answer in answers)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(uri), caption=notice, title_justify="left", caption_justify="left")
+    table = Table(
+        title=Text(uri), caption=Text(notice), title_justify="left", caption_justify="left"
+    )
     table.add_column("file", overflow="fold")
     table.add_column("class", no_wrap=True)
     for name in CLASSES:
@@ -202,7 +203,7 @@ def write_answers(
         ]
         file = Text(Path(answer["file"]).name)
         table.add_row(file, answer["label"].replace("_", " "), *scores)
-    Console(file=out).print(table)
+    make_console(out).print(table)
 
 
 def _refuse_serving(uri: str) -> None:

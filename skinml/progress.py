@@ -3,7 +3,42 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from skinml.errors import shown, styled
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
+
+
+def make_console(stream: TextIO, **options: Any) -> "Console":
+    """A console of rich's on a stream: its own colours and movements, but none within a text.
+
+    `options` are those of `rich.console.Console`.
+    """
+    from rich.console import Console, RenderHook
+    from rich.segment import Segment
+
+    class Visible:
+        """What something looks like, with control characters in its texts made visible."""
+
+        def __init__(self, looks: "ConsoleRenderable") -> None:
+            self._looks = looks
+
+        def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+            for segment in console.render(self._looks, options):
+                own = segment.control is not None
+                yield segment if own else Segment(shown(segment.text), segment.style)
+
+    class Hook(RenderHook):
+        def process_renderables(
+            self, renderables: "list[ConsoleRenderable]"
+        ) -> "list[ConsoleRenderable]":
+            return [Visible(looks) for looks in renderables]
+
+    console = Console(file=styled(stream), **options)
+    console.push_render_hook(Hook())
+    return console
 
 
 def duration(seconds: float | None) -> str:
@@ -29,10 +64,9 @@ def status_line(text: str) -> Iterator[None]:
         yield
         return
 
-    from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(text)):
+    with make_console(sys.stderr).status(Text(text)):
         yield
 
 
@@ -50,7 +84,6 @@ def progress_bar(description: str, total: int, in_bytes: bool = False) -> Iterat
         yield silent
         return
 
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -65,16 +98,17 @@ def progress_bar(description: str, total: int, in_bytes: bool = False) -> Iterat
     # Sizes and rates need room, on 80 columns, that the bar gives up.
     sizes = BarColumn(10), DownloadColumn(), TransferSpeedColumn()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         *(sizes if in_bytes else (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     # A speed estimate over ten minutes: a step's seconds vary less than its epoch's ends do.
     # A network's rate is another every minute.
     period = 60 if in_bytes else 600
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=period) as progress:
+    console = make_console(sys.stderr)
+    with Progress(*columns, console=console, speed_estimate_period=period) as progress:
         task = progress.add_task(description, total=total, text="")
 
         def advance(steps: int = 1, text: str | None = None) -> None:

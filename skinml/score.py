@@ -31,6 +31,7 @@ from skinml.evaluation.statistics import (
     bootstrap_weights,
     percentile_interval,
 )
+from skinml.progress import make_console
 
 # A score above it, not at it, was a positive answer.
 THRESHOLD = 0.5
@@ -402,7 +403,6 @@ def _remarks(score: Score) -> list[str]:
 
 
 def _write_terminal(score: Score, out: TextIO) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -412,7 +412,7 @@ def _write_terminal(score: Score, out: TextIO) -> None:
         table.add_column(name, justify="right" if index else "left")
     for row in rows:
         table.add_row(*row)
-    console = Console(file=out)
+    console = make_console(out)
     console.print(table)
     for remark in _remarks(score):
         console.print(Text(remark))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from skinml.grid import AXES, State, sweep_left
-from skinml.progress import duration
+from skinml.progress import duration, make_console
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -156,10 +156,9 @@ def display(jobs: int) -> Iterator[Show]:
         yield _lines(jobs)
         return
 
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True)
+    console = make_console(sys.stderr)
     # Transient: the closing table comes in its place.
     with Live(console=console, redirect_stdout=False, transient=True) as live:
         told: set[str] = set()
@@ -212,9 +211,7 @@ def _change(state: State) -> str:
 
 def print_closing(states: Sequence[State]) -> None:
     """The cells as a table on stdout, as wide as it needs where that is no terminal."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = make_console(sys.stdout, width=None if sys.stdout.isatty() else 160)
     console.print(table(states, varied(states), console.width))
 
 

@@ -37,7 +37,7 @@ from skinml.history import Row
 from skinml.models.backbones import BACKBONES
 from skinml.models.weights import check_weights, weights_digest, weights_kind
 from skinml.processes import stop_no_more
-from skinml.progress import duration
+from skinml.progress import duration, make_console
 from skinml.provenance import git_state, library_versions
 from skinml.tracking.find import run_ids
 from skinml.tracking.folder import Description, RunFolder
@@ -624,10 +624,9 @@ def _show(note: str) -> None:
     if not sys.stdout.isatty():
         print(note)
         return
-    from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(note))
+    make_console(sys.stdout).print(Markdown(note))
 
 
 def _note(

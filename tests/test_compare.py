@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from skinml.compare import FORMATS, main
+from skinml.compare import FORMATS, _cell, main
 from skinml.comparison.analysis import analyse
 from skinml.comparison.figures import FIGURES
 from skinml.comparison.runs import paper_grid
@@ -535,3 +535,25 @@ def test_a_sweeps_cells_are_those_below_it_and_those_it_found_done(
     assert main(["--sweep", sweep, "--format", "json"]) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
     assert {run for cell in cells for run in cell["runs"]} == {*earlier, *below}
+
+
+def test_tags_of_somebody_else_name_no_file_outside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's name, HTML and markup as what a run says of its split and data."""
+    split = "paper test=0.2 val=0.2 seed=../../../../outside"
+    write_run(tmp_path / "from", made_up(1, [1]), split=split, data_digest="<script>[red]a[/b](x)")
+    out = tmp_path / "a" / "b" / "out"
+    assert main(["--from", str(tmp_path / "from"), "--grid", "none", "--out", str(out)]) == 0
+    [written] = [path for path in tmp_path.rglob("run.json") if "from" not in path.parts]
+    assert written.parent.parent == out / "runs"
+    assert "<script" not in (out / "report.md").read_text()
+    assert "[red]a[/b](x)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("=1+1", "'=1+1"), ("@a", "'@a"), ("-a", "'-a"), ("-0.5", "-0.5"), (-1, -1), ("a=b", "a=b")],
+)
+def test_no_text_of_a_table_is_a_formula_to_a_spreadsheet(value: object, written: object) -> None:
+    assert _cell(value) == written

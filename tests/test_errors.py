@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.text import Text
 
 from skinml.errors import UserError, first_line, run_command
+from skinml.progress import make_console
 from tests.waiting import PATIENCE
 
 
@@ -191,3 +193,36 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert ended.stdout.startswith(b"lesion-?.jpg")
+
+
+CONTROLS = "a\x1b]0;title\x07b\x9b2Jc\rd\x08\x7fe"
+
+
+def test_a_command_writes_no_control_character_of_somebody_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> int:
+        print(CONTROLS)
+        print(CONTROLS, file=sys.stderr)
+        make_console(sys.stdout).print(Text(CONTROLS))
+        raise UserError(CONTROLS)
+
+    streams = sys.stdout, sys.stderr
+    assert run_command(command) == 2
+    assert (sys.stdout, sys.stderr) == streams
+    out, err = capsys.readouterr()
+    # rich itself drops some of them.
+    assert out.count("a␛]0;title") == 2 and err.count("a␛]0;title␇b") == 2
+    assert not [letter for letter in out + err if not letter.isprintable() and letter != "\n"]
+
+
+def test_our_own_colours_and_the_line_of_a_bar_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        make_console(sys.stdout, force_terminal=True, color_system="standard").print(
+            Text("a\x1bb", style="red")
+        )
+        sys.stderr.write("\r50 %")
+
+    assert run_command(command) == 0
+    out, err = capsys.readouterr()
+    assert "\x1b[31ma␛b\x1b[0m" in out and err == "\r50 %"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from skinml.data.isic2017 import NOTICE
+from skinml.progress import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,9 +117,14 @@ class Document:
         return found
 
 
+def markdown_text(text: str) -> str:
+    """Text without what Markdown takes for HTML, a link or a picture: it may be a run's own."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text).replace("](", "]\\(")
+
+
 def to_markdown(document: Document, pictures: str = "") -> str:
     """Markdown as GitHub and MLflow show it; `pictures` is the folder of the figures, if any."""
-    lines = [f"# {document.title}", "", *_markdown(document.blocks, pictures)]
+    lines = [f"# {markdown_text(document.title)}", "", *_markdown(document.blocks, pictures)]
     return "\n".join([*lines, f"> {NOTICE}", ""])
 
 
@@ -127,11 +133,12 @@ def _markdown(blocks: Sequence[Block], pictures: str) -> list[str]:
     for block in blocks:
         match block:
             case Heading(text):
-                lines += [f"## {text}"]
+                lines += [f"## {markdown_text(text)}"]
             case Text(text, strong):
-                lines += [f"**{text}**" if strong else text]
+                plain = markdown_text(text)
+                lines += [f"**{plain}**" if strong else plain]
             case Items(items):
-                lines += [f"- {item}" for item in items]
+                lines += [f"- {markdown_text(item)}" for item in items]
             case Code(commands):
                 lines += ["```", *commands, "```"]
             case Picture(name, caption):
@@ -143,7 +150,8 @@ def _markdown(blocks: Sequence[Block], pictures: str) -> list[str]:
                 lines += [*_markdown(inner, pictures), "</details>"]
             case Table(title, columns, rows, labels):
                 rule = ["---"] * labels + ["---:"] * (len(columns) - labels)
-                lines += [f"**{title}**", "", _row(columns), _row(rule)]
+                headings = [markdown_text(column) for column in columns]
+                lines += [f"**{markdown_text(title)}**", "", _row(headings), _row(rule)]
                 lines += [_row([_markdown_cell(cell) for cell in row]) for row in rows]
         lines.append("")
     return lines
@@ -154,9 +162,10 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = cell.text.replace("|", "\\|")
+    text = markdown_text(cell.text).replace("|", "\\|")
     text = f"**{text}**" if cell.bold and text else text
-    return f"{text}<br><sub>{cell.note}</sub>" if cell.note else text
+    note = markdown_text(cell.note)
+    return f"{text}<br><sub>{note}</sub>" if cell.note else text
 
 
 _LATEX = {
@@ -266,14 +275,13 @@ def to_html(document: Document, pictures: Path | None = None) -> str:
 
 def to_terminal(document: Document, width: int | None = None, colour: bool | None = None) -> str:
     """The report for a terminal of `width` columns, the real one's by default."""
-    from rich.console import Console
     from rich.text import Text as RichText
 
     out = io.StringIO()
-    console = Console(
-        file=out, width=width, force_terminal=bool(colour), highlight=False, soft_wrap=False
+    console = make_console(
+        out, width=width, force_terminal=bool(colour), highlight=False, soft_wrap=False
     )
-    console.print(document.title, style="bold")
+    console.print(RichText(document.title), style="bold")
     _print(document.blocks, console)
     console.print(RichText(NOTICE), style="dim")
     return re.sub(r"\n{3,}", "\n\n", out.getvalue())
@@ -287,7 +295,7 @@ def _print(blocks: Sequence[Block], console: "Console") -> None:
         match block:
             case Heading(text):
                 console.print()
-                console.print(text, style="bold cyan")
+                console.print(RichText(text), style="bold cyan")
             case Text(text, strong):
                 console.print(RichText(text), style="bold" if strong else "")
             case Items(items):

@@ -1,20 +1,23 @@
 """Which runs are compared: finished runs → the cells of one comparable set."""
 
 import dataclasses
-import json
+import re
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from skinml.code_digest import common_part, trained_by, training_digest, why_same
 from skinml.config import Config
-from skinml.errors import UserError
+from skinml.errors import NoAnswer, UserError, first_line
 from skinml.evaluation.predictions import Predictions, read_predictions
-from skinml.models.backbones import PAPER_BACKBONES
+from skinml.files import read_json
+from skinml.models.backbones import BACKBONES, PAPER_BACKBONES
 
 PAPER_BATCH_SIZES = (16, 32, 64)
 
@@ -119,6 +122,55 @@ RECIPE = tuple(
     for option in fields(Config)
     if option.metadata["decides"] and option.name not in (*_REPEATED, *_CELL)
 )
+
+
+# The longest text of a run that a comparison goes by; MLflow's own limit for a parameter.
+_LONGEST_TEXT = 6000
+
+
+def make_record(
+    run_id: Any,
+    started: Any,
+    params: Any,
+    tags: Any,
+    metrics: Any,
+    load: Callable[[], Predictions],
+) -> RunRecord:
+    """A run from what a file or a server of somebody else says of it; odd values: `ValueError`."""
+    if not isinstance(run_id, str) or not isinstance(started, int):
+        raise ValueError("run_id and started: expected a text and milliseconds since 1970")
+    for name, values in (("params", params), ("tags", tags), ("metrics", metrics)):
+        if not isinstance(values, dict):
+            raise ValueError(f"{name}: expected values by name, not {_excerpt(values)}")
+    used = params | {name: tags.get(name) for name in IDENTITY}
+    for name, value in used.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name}: expected a text, not {_excerpt(value)}")
+        if len(value) > _LONGEST_TEXT:
+            raise ValueError(f"{name}: {len(value)} letters, expected at most {_LONGEST_TEXT}")
+    for name in (*IDENTITY, *(option.name for option in fields(Config))):
+        if not used.get(name, "").isprintable():
+            raise ValueError(f"{name}={_excerpt(used[name])}: expected a text that can be printed")
+    if tags["model"] not in BACKBONES:
+        raise ValueError(f"model={_excerpt(tags['model'])}: not a network of this skinml")
+    for name in ("batch_size", "seed"):
+        if not re.fullmatch("[0-9]{1,9}", tags[name]):
+            raise ValueError(f"{name}={_excerpt(tags[name])}: expected a whole number")
+    for name, value in metrics.items():
+        # An undefined one is null in a file.
+        if value is not None and not isinstance(value, int | float):
+            raise ValueError(f"{name}: expected a number, not {_excerpt(value)}")
+    texts = {name: value for name, value in tags.items() if isinstance(value, str)}
+    try:
+        figures = {name: float(value) for name, value in metrics.items() if value is not None}
+    except OverflowError:
+        raise ValueError("metrics: a whole number that no float holds") from None
+    return RunRecord(run_id, started, params, texts, figures, load)
+
+
+def _excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 @dataclass(frozen=True)
@@ -328,39 +380,67 @@ def runs_in_folder(folder: Path) -> list[RunRecord]:
     """The runs whose predictions tables were committed or exported to a folder.
 
     Each lies in a folder of its own, anywhere below, with run.json, metrics.json and
-    predictions_test.csv; a broken one is a `UserError`. Folders of skinml.run itself are left out
+    predictions_test.csv. A broken one is left out and named on stderr; nothing but broken ones is
+    a `UserError`. Folders of skinml.run itself are left out
     where their run did not finish.
     """
-    found = []
+    found, odd = [], []
     for path in sorted(folder.rglob("run.json")):
+        own = path.parent
         try:
-            description = json.loads(path.read_text())
-            if "run_id" not in description and not (path.parent / "metrics.json").exists():
+            description = read_json(path)
+            if "run_id" not in description and not (own / "metrics.json").exists():
                 continue
-            metrics = json.loads((path.parent / "metrics.json").read_text())
-            tags, params = description["tags"], description["params"]
-            for name in IDENTITY:
-                tags[name]  # a KeyError where it lacks one
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{path.parent}: not a run that `compare --out` or skinml.run wrote "
-                f"({type(error).__name__}: {error}); expected run.json, metrics.json and "
-                "predictions_test.csv"
-            ) from None
-        table = path.parent / "predictions_test.csv"
-        found.append(
-            RunRecord(
-                description.get("run_id", path.parent.name),
-                int(description.get("started", _stamp(path.parent.name))),
-                params,
-                tags,
-                metrics,
-                partial(read_predictions, table),
+            found.append(
+                make_record(
+                    description.get("run_id", own.name),
+                    description.get("started", _stamp(own.name)),
+                    description["params"],
+                    description["tags"],
+                    read_json(own / "metrics.json"),
+                    partial(read_predictions, own / "predictions_test.csv"),
+                )
             )
-        )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            odd.append(
+                f"{own}: not a run that `compare --out` or skinml.run wrote "
+                f"({type(error).__name__}: {first_line(error)}); expected run.json, metrics.json "
+                "and predictions_test.csv"
+            )
+    if odd and not found:
+        raise UserError(odd[0])
+    for text in odd:
+        print(f"skinml: left out {text}", file=sys.stderr)
     if not found:
         raise UserError(
             f"{folder}: no run in it; expected folders with run.json, metrics.json and "
             "predictions_test.csv, as `python -m skinml.compare --out FOLDER` writes them"
         )
     return found
+
+
+def select_readable(runs: Sequence[RunRecord], grid: Sequence[CellName] | None = None) -> Selection:
+    """`select` among the runs whose predictions tables can be read; the others are named.
+
+    Named on stderr and in `left_out`. Where none can be read, that is a `UserError`; a store that
+    does not answer is one at once.
+    """
+    unreadable: dict[str, UserError] = {}
+    while True:
+        kept = [run for run in runs if run.run_id not in unreadable]
+        if unreadable and not kept:
+            raise next(iter(unreadable.values()))
+        selection = select(kept, grid)
+        before = len(unreadable)
+        for run in selection.runs:
+            try:
+                run.predictions  # noqa: B018 - read once, kept in the record
+            except NoAnswer:
+                raise
+            except UserError as error:
+                unreadable[run.run_id] = error
+                print(f"skinml: left out run {run.run_id}: {error}", file=sys.stderr)
+        if len(unreadable) == before:
+            break
+    told = tuple(f"run {run_id}, whose table cannot be read" for run_id in unreadable)
+    return replace(selection, left_out=(*selection.left_out, *told))

@@ -1,6 +1,7 @@
 """The predictions table: the contract between a trained network and all that is said about it."""
 
 import csv
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,9 @@ import numpy as np
 
 from skinml.data.isic2017 import CLASSES
 from skinml.errors import UserError
+
+# The largest table that is read, in bytes: a line has some 60.
+_LARGEST = 64 * 2**20
 
 # A network that gives more than this share of the images one and the same class tells nothing
 # apart, however right it is: two thirds of the images are nevi.
@@ -94,22 +98,29 @@ def read_predictions(path: Path) -> Predictions:
     to 1, or of a sum that rounding does not explain.
     """
     try:
+        status = path.stat()
+        # A pipe would be waited for.
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(None, "not a regular file")
+        if status.st_size > _LARGEST:
+            raise OSError(None, f"{status.st_size} bytes, expected at most {_LARGEST}")
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # csv.Error: a field of more than 128 kB, or with a NUL.
+        why = error if isinstance(error, csv.Error) else getattr(error, "strerror", None)
         raise UserError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no text'}); expected a "
-            "predictions table of skinml"
+            f"{path}: cannot be read ({why or 'no text'}); expected a predictions table of skinml"
         ) from None
     if not rows or rows[0][:2] != ["image_id", "label"] or len(rows[0]) < 4:
         raise UserError(
-            f"{path}: its first line is {','.join(rows[0]) if rows else 'empty'!r}, expected "
+            f"{path}: its first line is {_line(rows[0]) if rows else 'empty'}, expected "
             "image_id,label and a column for each class; is this a predictions table of skinml?"
         )
     names = rows[0][2:]
     if sorted(names) != sorted(CLASSES):
         raise UserError(
-            f"{path}: its columns of scores are {', '.join(names)}; expected each of "
+            f"{path}: its columns of scores are {', '.join(names)[:200]}; expected each of "
             f"{', '.join(CLASSES)} once"
         )
     if len(rows) == 1:
@@ -118,7 +129,7 @@ def read_predictions(path: Path) -> Predictions:
     lines: dict[str, int] = {}
     labels, scores = [], []
     for number, row in enumerate(rows[1:], start=2):
-        where = f"{path}, line {number}: {','.join(row)!r}"
+        where = f"{path}, line {number}: {_line(row)}"
         try:
             labels.append(CLASSES.index(row[1]))
             scores.append([float(row[column]) for column in columns])
@@ -145,6 +156,12 @@ def read_predictions(path: Path) -> Predictions:
         np.array(labels, dtype=np.int64),
         np.array(scores, dtype=np.float64),
     )
+
+
+def _line(row: list[str]) -> str:
+    """A line as a message quotes it."""
+    text = ",".join(row)
+    return repr(text if len(text) <= 200 else text[:199] + "…")
 
 
 # Scores of two decimals, each off by up to half a hundredth.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from skinml.address import URI_VARIABLE, without_user_info
-from skinml.errors import UserError, first_line
+from skinml.errors import NoAnswer, UserError, first_line
 
 Answer = TypeVar("Answer")
 
@@ -35,10 +35,6 @@ _REMEDIES = {
 
 # What MLflow says of a database that another version of it has made.
 _OTHER_SCHEMA = "out-of-date database schema"
-
-
-class NoAnswer(UserError):
-    """A store did not answer in time."""
 
 
 def store_errors() -> tuple[type[Exception], ...]:

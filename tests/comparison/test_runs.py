@@ -1,6 +1,7 @@
 """Which runs stand in one table, and which never do."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from skinml.comparison.runs import (
     portable_params,
     runs_in_folder,
     select,
+    select_readable,
 )
 from skinml.config import Config
 from skinml.errors import UserError
@@ -229,3 +231,61 @@ def test_the_newest_run_folder_of_a_training_is_known_by_its_name(tmp_path: Path
             (moved / "metrics.json").unlink()
     [run] = select(runs_in_folder(tmp_path)).runs
     assert run.run_id.startswith("20261123")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("batch_size", "many"),
+        ("batch_size", ["16"]),
+        ("seed", None),
+        ("model", "x" * 200_000),
+        ("model", "\x1b[2J"),
+        ("split", {"a": 1}),
+    ],
+    ids=["text", "list", "null", "long", "controls", "object"],
+)
+def test_an_odd_run_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, value: object
+) -> None:
+    own = write_run(tmp_path, made_up(1, [1]))
+    odd = write_run(tmp_path, made_up(1, [2]), started=1)
+    described = json.loads((odd / "run.json").read_text())
+    described["tags"][place] = value
+    (odd / "run.json").write_text(json.dumps(described))
+    assert [run.run_id for run in runs_in_folder(tmp_path)] == [own.name]
+    told = capsys.readouterr().err
+    assert odd.name in told and place in told and len(told) < 1000 and "\x1b" not in told
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"best_epoch": "two"}', '{"a": 1e999}'])
+def test_odd_metrics_leave_out_their_run_alone(tmp_path: Path, content: str) -> None:
+    own = write_run(tmp_path, made_up(1, [1]))
+    odd = write_run(tmp_path, made_up(1, [2]), started=1)
+    (odd / "metrics.json").write_text(content)
+    kept = [run.run_id for run in runs_in_folder(tmp_path)]
+    assert own.name in kept and (len(kept) == 1) == ("1e999" not in content)
+
+
+@pytest.mark.parametrize("table", ["", "x" * 200_000, None], ids=["empty", "long", "pipe"])
+def test_a_run_without_a_readable_table_makes_room_for_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str | None
+) -> None:
+    own = write_run(tmp_path, made_up(1, [1]))
+    odd = write_run(tmp_path, made_up(1, [2]), started=1)
+    path = odd / "predictions_test.csv"
+    path.unlink()
+    if table is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(table)
+    selection = select_readable(runs_in_folder(tmp_path))
+    assert [run.run_id for run in selection.runs] == [own.name]
+    assert f"left out run {odd.name}" in capsys.readouterr().err
+    assert any(odd.name in text for text in selection.left_out)
+
+
+def test_tables_none_of_which_can_be_read_are_told(tmp_path: Path) -> None:
+    (write_run(tmp_path, made_up(1, [1])) / "predictions_test.csv").unlink()
+    with pytest.raises(UserError, match=r"predictions_test\.csv: cannot be read"):
+        select_readable(runs_in_folder(tmp_path))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from skinml.errors import UserError
+from skinml.errors import NoAnswer, UserError
 from skinml.processes import free_port
 from skinml.tracking.read import experiment_to_read
-from skinml.tracking.store import NoAnswer, ask, check_address, check_store, store_is_needed
+from skinml.tracking.store import ask, check_address, check_store, store_is_needed
 
 
 @pytest.fixture
