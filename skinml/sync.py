@@ -23,6 +23,7 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
     `limit` is in seconds.
     """
     folder = RunFolder.open(path)
+    _refuse_links(folder)
     if not folder.journal.exists():
         if folder.published:
             return folder.published  # By a skinml of before there were journals.
@@ -39,6 +40,20 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
     notice = f"skinml: {path}: another process is sending it: waiting for its end"
     with exclusive(folder.path / LOCK, notice):
         return send_rest(folder, limit)
+
+
+def _refuse_links(folder: RunFolder) -> None:
+    """Nothing that lies outside a folder is read, or written, by way of it: it may be anybody's."""
+    for place, folders, files in os.walk(folder.path):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink():
+                raise UserError(
+                    f"{path}: is a link; expected a folder that holds its files itself: put the "
+                    "file in the place of the link, or remove it"
+                )
+            if name in files and not path.is_file():
+                raise UserError(f"{path}: is no regular file; expected it to be removed")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Folders of runs → MLflow: each once, with its final status, finished ones and others."""
 
 import json
+import os
 import shutil
 import socket
 import time
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 
 from skinml import sync
 from skinml.errors import UserError, run_command
+from skinml.files import file_sha256
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal
 from tests.conftest import noted
@@ -236,3 +238,39 @@ def test_what_was_acknowledged_is_written_down(
     state = json.loads(finished_folder.read_text("forward.json"))
     assert (state["run_id"], state["sequence"], state["ended"]) == (run_id, 22, True)
     assert store.get_run(run_id).data.tags["skinml.acknowledged"] == "22"
+
+
+@pytest.mark.parametrize("place", ["note.md", "figures/extra.png", "model.keras", "below"])
+def test_a_link_in_a_folder_is_refused_by_name(
+    store: MlflowClient, finished_folder: RunFolder, tmp_path: Path, place: str
+) -> None:
+    """The folder may be somebody else's: nothing beside it is sent, and nothing of it."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("harmless")
+    path = finished_folder.path / place
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "secret" / ("" if place == "below" else "key"))
+    with pytest.raises(UserError, match=rf"{path}: is a link"):
+        sync.sync(finished_folder.path)
+    assert store.get_experiment_by_name("skinml") is None
+
+
+def test_a_record_that_names_a_file_outside_sends_none(
+    store: MlflowClient,
+    finished_folder: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    noted(finished_folder)
+    key = tmp_path / "key"
+    key.write_text("harmless")
+    digest = file_sha256(key)
+    journal = Journal(finished_folder.journal)
+    names = [str(key), os.path.relpath(key, finished_folder.path)]
+    for name in names:
+        journal.append("artifact", file=name, sha256=digest, path="stolen")
+        journal.append("image", file=name, sha256=digest, key="k", step=0, time=0)
+    journal.close()
+    run_id = sync.sync(finished_folder.path)
+    assert capsys.readouterr().err.count("not the name of a file in the folder") == 4
+    assert not store.list_artifacts(run_id, "stolen")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.errors import UserError, first_line
-from skinml.files import file_sha256
+from skinml.files import check_inside, file_name, file_sha256
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import Record
 from skinml.tracking.store import check_active, experiment_of, is_gone
@@ -333,7 +333,8 @@ def _send_image(folder: RunFolder, record: Record, run: "Run") -> None:
     if not _is_intact(folder, record):
         return
     said = record.fields
-    name = f"{said['key']}+step+{said['step']}+timestamp+{said['time']}+{said['sha256'][:32]}"
+    key = file_name(str(said["key"]))
+    name = f"{key}+step+{said['step']}+timestamp+{said['time']}+{said['sha256'][:32]}"
     with tempfile.TemporaryDirectory() as temporary:
         with Image.open(folder.path / said["file"]) as picture:
             plain = picture.convert("RGB")
@@ -374,11 +375,17 @@ def _is_intact(folder: RunFolder, record: Record) -> bool:
 
     Another content under its name would be a wrong value, which is worse than none.
     """
-    path = folder.path / record.fields["file"]
+    name = str(record.fields["file"])
+    path = folder.path / name
     try:
-        found = file_sha256(path)
+        # A folder of somebody else may name, or link to, what is not in it.
+        found = file_sha256(check_inside(folder.path, name))
+    except FileNotFoundError as error:
+        found = str(error.strerror)
     except OSError as error:
-        found = error.strerror or "unreadable"
+        why = error.strerror or "unreadable"
+        print(f"skinml: warning: {path} is not sent: {why}", file=sys.stderr)
+        return False
     if found == record.fields["sha256"]:
         return True
     print(
