@@ -9,9 +9,12 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import sys
+import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +100,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     """
     for _, path in sorted(_generations(folder).items(), reverse=True):
         body = _verified(path)
-        if body is not None:
-            return _decode(body)
+        if body is not None and (found := _decode(body)) is not None:
+            return found
         print(
             f"skinml: warning: {path} is damaged: the checkpoint before it is taken",
             file=sys.stderr,
@@ -164,15 +167,67 @@ def _verified(path: Path) -> memoryview | None:
     return body if hashlib.sha256(body).digest() == digest else None
 
 
-def _decode(body: memoryview) -> Checkpoint:
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        facts: dict[str, Any] = json.loads(archive["facts"].tobytes())
-        members = set(archive.files)
-        lists: dict[str, list[np.ndarray]] = {}
-        for name, length in facts.pop("lengths").items():
-            keys = [f"{name}/{number:05d}" for number in range(length)]
-            lists[name] = [
-                archive[key] if key in members else lists["weights"][number]
-                for number, key in enumerate(keys)
-            ]
-    return Checkpoint(**(facts | lists))
+def _decode(body: memoryview) -> Checkpoint | None:
+    """What a file holds; None where somebody else wrote it, and it is no checkpoint.
+
+    Its digest fits then, but sizes and types may be anything: nothing takes more memory than the
+    file itself does.
+    """
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            _check_sizes(archive.zip, len(body))
+            facts: dict[str, Any] = json.loads(archive["facts"].tobytes())
+            members = set(archive.files)
+            lists: dict[str, list[np.ndarray]] = {}
+            for name, length in facts.pop("lengths").items():
+                # Arrays that are not there are those of the weights.
+                if name not in _LISTS or length > len(members):
+                    return None
+                keys = [f"{name}/{number:05d}" for number in range(length)]
+                lists[name] = [
+                    archive[key] if key in members else lists["weights"][number]
+                    for number, key in enumerate(keys)
+                ]
+        return Checkpoint(**(facts | lists)) if _is_well_formed(facts) else None
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
+        return None  # fmt: skip
+
+
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """A `ValueError` where the arrays of a file claim more than the `size` of the file."""
+    if sum(item.file_size for item in archive.infolist()) > size:
+        raise ValueError("arrays that are larger than their file")
+    for item in archive.infolist():
+        with archive.open(item) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > item.file_size:
+            raise ValueError("an array that is larger than its file")
+
+
+def _is_well_formed(facts: dict[str, Any]) -> bool:
+    """Whether what a file says beside its arrays has the types of a checkpoint's fields."""
+    numbers = [facts[name] for name in ("backbone_images", "best_epoch", "best_score", "seconds")]
+    rows = facts["history"]
+    return (
+        all(isinstance(value, int | float) for value in numbers)
+        and all(isinstance(facts[name], dict) for name in ("config", "surroundings"))
+        and isinstance(rows, list)
+        and bool(rows)
+        and all(isinstance(row, dict) and isinstance(row.get("epoch"), int) for row in rows)
+    )

@@ -1,11 +1,15 @@
 """A checkpoint is read back as it was written, or not at all, whatever happens to its file."""
 
 import errno
+import hashlib
+import io
+import json
 import math
 import os
 import random
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +187,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(
 
 WRITER = """
 import sys
+import zipfile
 from pathlib import Path
 from dataclasses import replace
 import numpy as np
@@ -221,3 +226,51 @@ def test_a_writer_that_is_killed_leaves_one_that_is_whole(tmp_path: Path) -> Non
             np.testing.assert_array_equal(array, np.full(100_000, found.epoch, np.float32))
         assert len([name for name in names(tmp_path) if name.startswith("checkpoint")]) <= 3
     assert reached >= 3, "no writer lived long enough"
+
+
+def _signed(body: bytes) -> bytes:
+    return body + hashlib.sha256(body).digest()
+
+
+def _archive(facts: Any, **arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    np.savez(buffer, allow_pickle=False, facts=text, **arrays)
+    return buffer.getvalue()
+
+
+def _claims_a_terabyte() -> bytes:
+    """An array whose header says that it has 2**40 numbers, and which has none."""
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("facts.npy", header.getvalue())
+    return archive.getvalue()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no archive",
+        _archive([]),
+        _archive({"lengths": {"weights": 10**12}}),
+        _archive({"lengths": {"weights": "many"}}),
+        _archive({"lengths": {"history": 1}}),
+        _archive({"lengths": {"weights": 1}, "history": 3}, **{"weights/00000": np.zeros(2)}),
+        _archive({"lengths": {}, "history": ["x"], "backbone_images": [], "weights": 1}),
+        _claims_a_terabyte(),
+    ],
+    ids=[
+        "empty", "text", "list", "length", "type", "unknown", "history", "types", "header",
+    ],
+)  # fmt: skip
+def test_what_somebody_else_wrote_is_damaged_whatever_its_digest(
+    tmp_path: Path, body: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path, at(1))
+    (tmp_path / "checkpoint-000002").write_bytes(_signed(body))
+    assert_same(load_checkpoint(tmp_path), at(1))
+    assert "checkpoint-000002 is damaged: the checkpoint before it" in capsys.readouterr().err
