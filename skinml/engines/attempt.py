@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from skinml.config import Config
+from skinml.errors import UserError
 from skinml.grid import time_left
 from skinml.history import Row
 from skinml.processes import lock_file
@@ -333,7 +334,7 @@ def is_run_of(order: Order, folder: RunFolder, to_go_on: bool = False) -> bool:
     """
     try:
         description = folder.read_description()
-    except (OSError, ValueError, TypeError):
+    except (OSError, UserError):
         return False
     same = order.identity.items() <= description.tags.items()
     return same and (not to_go_on or order.options.items() <= description.params.items())

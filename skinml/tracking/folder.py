@@ -31,7 +31,7 @@ from typing import Any, TextIO
 
 from skinml.config import Config
 from skinml.errors import UserError
-from skinml.files import sync_folder
+from skinml.files import read_json, sync_folder
 from skinml.history import Row
 
 RUN = "run.json"
@@ -124,7 +124,14 @@ class RunFolder:
         self._write_json(RUN, vars(description))
 
     def read_description(self) -> Description:
-        return Description(**self._read_json(RUN))
+        said = self._read_json(RUN)
+        kinds = {"name": str, "params": dict, "tags": dict, "dataset": dict}
+        if not all(isinstance(said.get(name), kind) for name, kind in kinds.items()):
+            raise UserError(
+                f"{self.path / RUN}: expected a run's name, params, tags and dataset, as a run of "
+                "skinml writes them"
+            )
+        return Description(**{name: said[name] for name in kinds})
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         self._write_json(METRICS, metrics)
@@ -178,8 +185,14 @@ class RunFolder:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
         temporary.replace(self.path / name)
 
-    def _read_json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text())
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            found = read_json(self.path / name)
+        except ValueError as error:
+            raise UserError(f"{self.path / name}: cannot be read ({error})") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{self.path / name}: expected values by name")
+        return found
 
 
 def _write_rows(file: TextIO, rows: Sequence[Row], header: bool) -> None:
