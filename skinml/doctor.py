@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from skinml.checkpoint import has_checkpoint
 from skinml.config import Config, Parser
 from skinml.errors import UserError, first_line, run_command
+from skinml.files import check_inside
 from skinml.processes import end_process, is_locked, process_lives, process_name
 from skinml.progress import make_console
 from skinml.sync import sync
@@ -121,9 +122,14 @@ def run_folders(parent: Path) -> Iterator["Left"]:
         names.clear()
         if JOURNAL_FILE in files:
             try:
-                yield Left.of(RunFolder(Path(path)))
-            except OSError as error:
-                print(f"skinml: warning: {path}: {error.strerror}: left out", file=sys.stderr)
+                # A pipe in its place would be waited for.
+                check_inside(Path(path), JOURNAL_FILE)
+                left = Left.of(RunFolder(Path(path)))
+            except (OSError, KeyError) as error:
+                why = "its journal begins no run" if isinstance(error, KeyError) else error.strerror
+                print(f"skinml: warning: {path}: {why}: left out", file=sys.stderr)
+                continue
+            yield left
 
 
 @dataclass
@@ -148,7 +154,7 @@ class Left:
         if written is not None:
             return written
         runs = [record for record in read_journal(self.folder.journal) if record.kind == "run"]
-        return bool(runs) and process_lives(runs[-1].fields["process"]) is not False
+        return bool(runs) and process_lives(str(runs[-1].fields.get("process"))) is not False
 
     @property
     def is_sent_now(self) -> bool:

@@ -24,7 +24,7 @@ from skinml.errors import UserError
 from skinml.processes import is_dead, process_lives, process_name
 from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.journal import read_journal
+from skinml.tracking.journal import Journal, read_journal
 from skinml.tracking.lease import clock_stands, lease_term, renewed, watch
 from skinml.tracking.publish import GONE
 from skinml.tracking.sweeps import SweepRun
@@ -581,3 +581,22 @@ def test_a_forwarder_that_hangs_when_its_run_is_dead_is_ended_and_the_rest_is_se
     points = world.client.get_metric_history(run_id, "epoch/val_loss")
     assert [point.step for point in points] == epochs
     assert visit() == (0, {})
+
+
+def test_an_odd_folder_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A journal that is a pipe, and one whose first record says nothing."""
+    for name in ("empty", "pipe", "good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+        if name == "pipe":
+            os.mkfifo(tmp_path / name / "journal.log")
+            continue
+        journal = Journal(tmp_path / name / "journal.log")
+        journal.append("run", **({"journal": "a"} if name == "good" else {}))
+        journal.close()
+    assert [left.journal for left in doctor.run_folders(tmp_path)] == ["a"]
+    told = capsys.readouterr().err
+    assert "empty: its journal begins no run: left out" in told
+    assert "pipe: not a regular file: left out" in told

@@ -6,6 +6,8 @@ import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from skinml.files import read_json
+
 
 @dataclass
 class State:
@@ -32,7 +34,7 @@ class State:
         Without `server` that of any.
         """
         try:
-            values = json.loads(path.read_text())
+            values = read_json(path)
             checksum = values.pop("checksum")
             state = cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
