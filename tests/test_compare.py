@@ -488,7 +488,10 @@ def test_the_nine_runs_are_read_in_a_terminal(
         assert f"{shown_not} of {of} differences are not shown at 5 % (--all-pairs" in text
 
 
-def test_all_pairs_are_listed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_pairs_are_listed_on_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # narrower tables are split, and say it twice
     runs = ["--from", str(RESULTS / "nine-runs")]
     counts = []
     for options in ([], ["--all-pairs"]):
