@@ -228,7 +228,11 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
                 point = evaluate(run.predictions, names=REPORTED)
                 points.append({name: float(value) for name, (value,) in point.items()})
                 where = images.rows(run)
-                redrawn.append(resampled(run.predictions, weights[:, where], REPORTED))
+                # A copy of all weights takes as long as the figures do.
+                own = (
+                    weights if np.array_equal(where, range(len(images.ids))) else weights[:, where]
+                )
+                redrawn.append(resampled(run.predictions, own, REPORTED))
                 estimates[run] = {
                     metric: images.spread(run, estimate(run.predictions, metric))
                     for metric in TESTED
@@ -291,6 +295,7 @@ class _Images:
 
     def __init__(self, runs: Sequence[RunRecord]) -> None:
         self._index: dict[str, int] = {}
+        self._rows: dict[RunRecord, np.ndarray] = {}
         labels: list[int] = []
         of_split: dict[str, tuple[RunRecord, set[str]]] = {}
         for run in runs:
@@ -319,7 +324,10 @@ class _Images:
 
     def rows(self, run: RunRecord) -> np.ndarray:
         """Where the images of a run's table stand among all: (n,) int64."""
-        return np.array([self._index[str(image_id)] for image_id in run.predictions.image_ids])
+        if run not in self._rows:
+            ids = run.predictions.image_ids
+            self._rows[run] = np.array([self._index[str(image_id)] for image_id in ids])
+        return self._rows[run]
 
     def spread(self, run: RunRecord, estimate: Estimate) -> Estimate:
         """A run's estimate over all images: those it was not tested on contribute nothing."""
