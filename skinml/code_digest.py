@@ -7,7 +7,6 @@ asking for a new training.
 """
 
 import ast
-import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -73,7 +72,7 @@ def training_digest(model: str) -> str:
     """
     row = BACKBONES[model]
     own = repr((row.application, row.scale, row.offset, *(row.channel_scale or ())))
-    return f"{_digest_of(PACKAGE, TRAINING)}-{hashlib.sha256(own.encode()).hexdigest()[:4]}"
+    return f"{_shared_training_digest()}-{hashlib.sha256(own.encode()).hexdigest()[:4]}"
 
 
 @cache
@@ -109,6 +108,11 @@ def common_part(digest: str) -> str:
     return digest.partition("-")[0]
 
 
+@cache
+def _shared_training_digest() -> str:
+    return _digest_of(PACKAGE, TRAINING)
+
+
 def _digest_of(package: Path, roots: Roots) -> str:
     # By what the definitions say, not by where they stand.
     texts = sorted(text for _, texts in reachable(package, roots) for text in texts)
@@ -139,7 +143,7 @@ def reachable(package: Path, roots: Roots) -> list[tuple[str, list[str]]]:
             continue
         if not statements and key in expected:
             raise ValueError(f"{module}.{name}: expected to be defined in {package.name}")
-        found.append((f"{module}.{name}", [_canonical(_bare(s)) for s in statements]))
+        found.append((f"{module}.{name}", [_canonical(own.bare[s]) for s in statements]))
         todo += [(module, ""), *(use for statement in statements for use in own.uses(statement))]
     return [(name, texts) for name, texts in sorted(found) if texts]
 
@@ -147,21 +151,26 @@ def reachable(package: Path, roots: Roots) -> list[tuple[str, list[str]]]:
 class _Module:
     """A module's top-level statements by the names they define, and what it imports of its package.
 
-    `imports` maps a name to the module and the definition that it stands for.
+    `imports` maps a name to the module and the definition that it stands for, `bare` a statement to
+    what of it decides a result.
     """
 
     def __init__(self, package: Path, name: str) -> None:
         self.name = name
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, tuple[str, str]] = {}
+        self.bare: dict[ast.stmt, ast.AST] = {}
         self._modules: dict[str, str] = {}
-        tree = ast.parse(_file(package, name).read_text(encoding="utf-8"))
+        text = _file(package, name).read_text(encoding="utf-8")
+        tree = ast.parse(text)
         # Within functions too: what is heavy is imported there.
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 self._note_import(package, node)
-        for statement in tree.body:
-            if _bare(statement):
+        # Of a second tree, as it is taken apart: to copy statements takes five times as long.
+        for statement, copied in zip(tree.body, ast.parse(text).body, strict=True):
+            if bare := _bare(copied):
+                self.bare[statement] = bare
                 for defined in _names(statement):
                     self.definitions.setdefault(defined, []).append(statement)
 
@@ -209,8 +218,9 @@ def _names(statement: ast.stmt) -> list[str]:
 
 
 def _bare(statement: ast.stmt) -> ast.AST | None:
-    """A statement without what decides no result; None where nothing is left of it."""
-    return _Bare().visit(copy.deepcopy(statement))
+    """A statement, changed, without what decides no result; None where nothing is left of it."""
+    bare: ast.AST | None = _Bare().visit(statement)
+    return bare
 
 
 class _Bare(ast.NodeTransformer):

@@ -230,7 +230,10 @@ def as_dict(comparison: "Comparison") -> dict[str, Any]:
 
 
 def as_csv(comparison: "Comparison") -> str:
-    """A row a cell: every metric with its interval and spread, then the costs."""
+    """A row a cell: every metric with its interval and spread, then the costs.
+
+    What cannot be computed is empty.
+    """
     from skinml.comparison.analysis import COSTS, REPORTED
 
     out = io.StringIO()
@@ -241,7 +244,7 @@ def as_csv(comparison: "Comparison") -> str:
     for row in comparison.rows:
         figures = [getattr(row.values[name], part) for name in REPORTED for part in parts]
         costs = [row.costs.get(name, "") for name in COSTS]
-        texts = ["" if value is None else value for value in (*figures, *costs)]
+        texts = ["" if value is None else value for value in map(_finite, (*figures, *costs))]
         answers = "/".join(sorted({found.label for found in row.one_class}))
         writer.writerow(
             [_cell(row.cell.model), row.cell.batch_size, len(row.runs), *texts, answers,

@@ -79,8 +79,10 @@ EDITS = {
     "what a split draws": ("data/protocols.py", "if (needed <= quota).all()",
                            "if (needed < quota).all()", "training"),
     "near-duplicates": ("data/duplicates.py", "NEAR_BITS = 2", "NEAR_BITS = 3", "training"),
-    "the AUC, which chooses the kept epoch too": ("evaluation/metrics.py", "below + lost / 2",
-                                                  "below + lost / 3", "training evaluation"),
+    "the AUC, which chooses the kept epoch too": ("evaluation/metrics.py",
+                                                  "below[:, low] + below[:, high]",
+                                                  "below[:, low] + below[:, low]",
+                                                  "training evaluation"),
 }  # fmt: skip
 
 

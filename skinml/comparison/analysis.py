@@ -228,7 +228,11 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
                 point = evaluate(run.predictions, names=REPORTED)
                 points.append({name: float(value) for name, (value,) in point.items()})
                 where = images.rows(run)
-                redrawn.append(resampled(run.predictions, weights[:, where], REPORTED))
+                # A copy of all weights takes as long as the figures do.
+                own = (
+                    weights if np.array_equal(where, range(len(images.ids))) else weights[:, where]
+                )
+                redrawn.append(resampled(run.predictions, own, REPORTED))
                 estimates[run] = {
                     metric: images.spread(run, estimate(run.predictions, metric))
                     for metric in TESTED
@@ -291,6 +295,7 @@ class _Images:
 
     def __init__(self, runs: Sequence[RunRecord]) -> None:
         self._index: dict[str, int] = {}
+        self._rows: dict[RunRecord, np.ndarray] = {}
         labels: list[int] = []
         of_split: dict[str, tuple[RunRecord, set[str]]] = {}
         for run in runs:
@@ -319,13 +324,20 @@ class _Images:
 
     def rows(self, run: RunRecord) -> np.ndarray:
         """Where the images of a run's table stand among all: (n,) int64."""
-        return np.array([self._index[str(image_id)] for image_id in run.predictions.image_ids])
+        if run not in self._rows:
+            ids = run.predictions.image_ids
+            self._rows[run] = np.array([self._index[str(image_id)] for image_id in ids])
+        return self._rows[run]
 
     def spread(self, run: RunRecord, estimate: Estimate) -> Estimate:
         """A run's estimate over all images: those it was not tested on contribute nothing."""
         influence = np.zeros(len(self._index))
         influence[self.rows(run)] = estimate.influence
         return Estimate(estimate.value, influence)
+
+    def key(self, run: RunRecord) -> bytes:
+        """What two runs have in common where one is a copy of the other: their scores, by image."""
+        return run.predictions.scores[np.argsort(self.rows(run))].tobytes()
 
     def right(self, run: RunRecord) -> np.ndarray:
         """Whether a run's answer is right, by image: (N,) float64; 0 where it was not asked."""
@@ -470,11 +482,11 @@ class _Evidence:
     ) -> tuple[Estimate, list[Estimate], list[float], np.ndarray]:
         """The mean difference over pairs of cells, and what it is the mean of.
 
-        The mean; the differences of paired runs and their shares, those of identical answers once;
-        how much more often the first is right, by image (N,).
+        The mean; the differences of paired runs and their shares, those that share a network or
+        have identical answers as one; how much more often the first is right, by image (N,).
         """
         whole, right = [], []
-        units: dict[bytes, tuple[Estimate, float]] = {}
+        units: list[tuple[set[bytes], list[Estimate], list[float]]] = []
         for a, b in cells:
             pairs = self.paired(a, b)
             first, second = (
@@ -490,21 +502,35 @@ class _Evidence:
             right.append(weights @ np.array([self.images.right(run) for run, _ in runs]))
             for (x, y), share in zip(pairs, _shares(first), strict=False):
                 step = difference(self.estimates[x][metric], self.estimates[y][metric])
-                # A seed that gives the same answers as another is no second experiment.
-                key = step.influence.round(12).tobytes()
-                known = units.get(key, (step, 0.0))[1]
-                units[key] = step, known + share / len(cells)
-        steps, shares = [step for step, _ in units.values()], [share for _, share in units.values()]
-        return mean(whole), steps, shares, np.mean(right, axis=0)
+                # A seed that gives the same answers as another is no second experiment, and a copy
+                # of a network is no second network.
+                marks = {step.influence.round(12).tobytes(), self.images.key(x), self.images.key(y)}
+                steps, shares = [step], [share / len(cells)]
+                for unit in [unit for unit in units if unit[0] & marks]:
+                    units.remove(unit)
+                    marks |= unit[0]
+                    steps, shares = unit[1] + steps, unit[2] + shares
+                units.append((marks, steps, shares))
+        return (
+            mean(whole),
+            [combine(steps, np.array(shares) / sum(shares)) for _, steps, shares in units],
+            [sum(shares) for _, _, shares in units],
+            np.mean(right, axis=0),
+        )
 
 
 def _alike(rows: Sequence[Row], of_cell: dict[CellName, Estimate]) -> list[list[Row]]:
-    """The cells in groups that a metric cannot tell apart: no image contributes to a difference."""
-    groups: dict[bytes, list[Row]] = {}
+    """The cells in groups that a metric cannot tell apart: no image contributes to a difference.
+
+    A cell whose figure or error cannot be computed is a group of its own.
+    """
+    groups: dict[tuple[bytes, CellName | None], list[Row]] = {}
     for row in rows:
         own = of_cell[row.cell]
-        key = np.r_[own.value, own.influence].round(12).tobytes()
-        groups.setdefault(key, []).append(row)
+        figures = np.r_[own.value, own.influence]
+        unknown = None if np.isfinite(figures).all() else row.cell
+        # Adding 0 makes one of the two zeros.
+        groups.setdefault(((figures.round(12) + 0.0).tobytes(), unknown), []).append(row)
     return list(groups.values())
 
 
@@ -590,7 +616,9 @@ def _verdict(
         )  # fmt: skip
         return None, f"{name}: no winner, as {few}."
     highest = max(group[0].values[metric].value for group in finite)
-    best = [row for group in finite for row in group if row.values[metric].value == highest]
+    # Means of the same figures in another order differ in the last digit, and in nothing else.
+    best = [row for group in finite if highest - group[0].values[metric].value < 1e-12
+            for row in group]  # fmt: skip
     if len(best) > 1:
         names = ", ".join(str(row.cell) for row in best)
         which = "as they give the same answers" if len(finite) == 1 else "none is above the others"
@@ -653,8 +681,8 @@ def _from(name: str, test: Test) -> Test:
 
 def _not_shown(open_: Sequence[Test], own: Sequence[Test]) -> str:
     """What is not shown of the highest value, with the difference that is least clear."""
-    if any(not test.difference > 0 for test in open_):
-        others = ", ".join(test.second for test in open_ if not test.difference > 0)
+    if any(test.difference <= 0 for test in open_):
+        others = ", ".join(test.second for test in open_ if test.difference <= 0)
         return f"in the runs with the same seeds it is not above {others}"
     if all(np.isnan(test.p_images) for test in open_):
         return f"{len(open_)} of its differences cannot be tested, as too few images carry them"

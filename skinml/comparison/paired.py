@@ -53,9 +53,9 @@ class Estimate:
         2,000 simulated test parts (550 images, 77 of them keratoses). `evaluation.statistics` has
         the bootstrap intervals that single networks are shown with.
         """
-        from scipy.stats import norm
+        from scipy.special import ndtri
 
-        reach = float(norm.ppf(1 - ALPHA / 2)) * self.standard_error
+        reach = float(ndtri(1 - ALPHA / 2)) * self.standard_error
         return self.value - reach, self.value + reach
 
     def p_value(self) -> float:
@@ -63,14 +63,14 @@ class Estimate:
 
         1 where nothing differs at all, NaN where a difference has no error to be held against.
         """
-        from scipy.stats import norm
+        from scipy.special import ndtr
 
         # Sums of thousands of terms are off by as much: no difference of networks is so small.
         if abs(self.value) < 1e-12:
             return 1.0
         if not self.standard_error:
             return math.nan
-        return float(2 * norm.sf(abs(self.value) / self.standard_error))
+        return float(2 * ndtr(-abs(self.value) / self.standard_error))
 
 
 def combine(estimates: Sequence[Estimate], weights: Iterable[float]) -> Estimate:
@@ -97,19 +97,23 @@ def auc_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     `positive` (N,) bool, `scores` (N,). NaN where either class has fewer than two images.
     """
-    from scipy.stats import rankdata
-
     count, rest = int(positive.sum()), int((~positive).sum())
     if min(count, rest) < 2:
         return np.full(len(positive), np.nan)
-    ranks = rankdata(scores)
     # Shares of the negatives below each positive, and of the positives above each negative.
-    won = (ranks[positive] - rankdata(scores[positive])) / rest
-    lost = 1 - (ranks[~positive] - rankdata(scores[~positive])) / count
+    won = _below(scores[positive], scores[~positive]) / rest
+    lost = 1 - _below(scores[~positive], scores[positive]) / count
     influence = np.empty(len(positive))
     influence[positive] = (won - won.mean()) / math.sqrt(count * (count - 1))
     influence[~positive] = (lost - lost.mean()) / math.sqrt(rest * (rest - 1))
     return influence
+
+
+def _below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many of `others` (M,) lie below each of `scores` (N,), ties counted one half: (N,)."""
+    ordered = np.sort(others)
+    low, high = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+    return np.asarray((low + high) / 2)
 
 
 def _accuracy_influence(predictions: Predictions) -> np.ndarray:
@@ -188,7 +192,10 @@ def swap_test(differences: np.ndarray) -> float:
     # The distribution of the sum, from its lowest value up: each image moves it up or down.
     shares = np.ones(1)
     for size in sizes:
-        shares = np.r_[shares, np.zeros(2 * size)] / 2 + np.r_[np.zeros(2 * size), shares] / 2
+        moved = np.zeros(len(shares) + 2 * size)
+        moved[: len(shares)] = shares / 2
+        moved[2 * size :] += shares / 2
+        shares = moved
     sums = np.arange(len(shares)) - sizes.sum()
     observed = abs(int(np.rint(differences.sum() * unit)))
     return float(min(1.0, shares[np.abs(sums) >= observed].sum()))
@@ -251,7 +258,7 @@ def seeds_and_images(repeated: Sequence[Estimate], shares: Sequence[float]) -> f
     holds if all is in the seeds: their mean, weighted by the components. NaN with fewer than
     LEAST_SEEDS.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtr
 
     if len(repeated) < LEAST_SEEDS:
         return math.nan
@@ -263,7 +270,7 @@ def seeds_and_images(repeated: Sequence[Estimate], shares: Sequence[float]) -> f
     if not variance > 0:
         return math.nan
     statistic = abs(value) / math.sqrt(variance)
-    by_part = 2 * norm.sf(statistic), 2 * t.sf(statistic, len(repeated) - 1)
+    by_part = 2 * ndtr(-statistic), 2 * stdtr(len(repeated) - 1, -statistic)
     return float(np.dot(by_part, (parts.images, parts.seeds)) / variance)
 
 
@@ -273,16 +280,16 @@ def smallest_detectable(standard_error: float, tests: int = 1) -> float:
     (z(1 - α/2) + z(power)) × standard error, with α divided by the number of `tests`: what the
     first step of Holm's method, Bonferroni's, asks of the largest difference.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    return float((norm.ppf(1 - ALPHA / tests / 2) + norm.ppf(POWER)) * standard_error)
+    return float((ndtri(1 - ALPHA / tests / 2) + ndtri(POWER)) * standard_error)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks of C networks in each of R resamples, 1 the best, ties shared: (C, R) → (C, R)."""
-    from scipy.stats import rankdata
-
-    return rankdata(-values, axis=0)
+    above = np.sum(values[None] > values[:, None], axis=1)
+    equal = np.sum(values[None] == values[:, None], axis=1)
+    return np.asarray(above + (equal + 1) / 2)
 
 
 def probability_of_best(values: np.ndarray) -> np.ndarray:

@@ -440,7 +440,7 @@ def _standings_table(comparison: Comparison) -> Table:
             low, high = standing.rank_low[row.cell], standing.rank_high[row.cell]
             share = standing.probability_best[row.cell]
             line.append(Cell(f"{100 * share:.1f} %" if math.isfinite(share) else "–"))
-            line.append(Cell(f"{low:g}–{high:g}"))
+            line.append(Cell(f"{low:g}–{high:g}" if math.isfinite(low) else "–"))
         rows.append(line)
     return Table(
         "If the test images were drawn again: the share of resamples in which each has the highest "

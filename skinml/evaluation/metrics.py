@@ -68,14 +68,15 @@ def auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.nda
     `positive` (N,) bool, `scores` (N,) float, `weights` (R, N) >= 0. Returns (R,) in 0..1, NaN
     where a resample lacks positives or negatives.
     """
-    order = np.argsort(scores, kind="stable")
-    first_of_tie = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
-    weights = weights[:, order]
-    won = np.add.reduceat(weights * positive[order], first_of_tie, axis=1)
-    lost = np.add.reduceat(weights * ~positive[order], first_of_tie, axis=1)
-    below = np.cumsum(lost, axis=1) - lost
-    wins = (won * (below + lost / 2)).sum(axis=1)
-    return _ratio(wins, won.sum(axis=1) * lost.sum(axis=1))
+    own, others = np.flatnonzero(positive), np.flatnonzero(~positive)
+    others = others[np.argsort(scores[others], kind="stable")]
+    # Of the negatives from the lowest score up, how many weigh in before each.
+    below = np.zeros((len(weights), len(others) + 1))
+    np.cumsum(weights[:, others], axis=1, out=below[:, 1:])
+    low, high = (np.searchsorted(scores[others], scores[own], side) for side in ("left", "right"))
+    won = weights[:, own]
+    wins = np.einsum("rp,rp->r", won, below[:, low] + below[:, high]) / 2
+    return _ratio(wins, won.sum(axis=1) * below[:, -1])
 
 
 def _sensitivity(counts: Counts) -> np.ndarray:

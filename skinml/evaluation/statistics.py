@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 # Of fewer images of a class, or of all the others, nothing is said about an AUC but its value.
 LEAST_OF_A_CLASS = 10
 
-_BLOCK = 50
+_BLOCK = 100
 
 
 def bootstrap_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -60,10 +60,12 @@ def percentile_interval(draws: np.ndarray, carriers: int) -> tuple[float, float]
     # Sums of many shares are off by as much.
     share = round(float(low), 9)
     if high - low < 1e-9 and share in (0, 1):
-        from scipy.stats import binomtest
+        from scipy.special import ndtri
 
-        ends = binomtest(int(share * carriers), carriers).proportion_ci(CONFIDENCE, "wilson")
-        return float(ends.low), float(ends.high)
+        # What Wilson's formula comes to at the two ends of the scale.
+        square = float(ndtri((1 + CONFIDENCE) / 2)) ** 2
+        reach = square / (carriers + square)
+        return (1 - reach, 1.0) if share else (0.0, reach)
     return float(low), float(high)
 
 

@@ -1,5 +1,8 @@
 """What a comparison says, held against what is known of made-up networks."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,21 @@ def comparison_of(folder: Path, resamples: int = 300) -> Comparison:
 @pytest.fixture(scope="module")
 def equal(nine: Path) -> Comparison:
     return comparison_of(nine)
+
+
+def test_a_comparison_in_numbers_loads_no_slow_package(nine: Path) -> None:
+    """SciPy's and statsmodels' tests take as long to import as the whole rest."""
+    probe = (
+        "import sys; from skinml.compare import main; code = main(sys.argv[1:]); "
+        "slow = {'scipy.stats', 'statsmodels', 'sklearn', 'matplotlib', 'pandas'}; "
+        "sys.exit(code or ', '.join(slow & sys.modules.keys()) or 0)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", probe, "--from", str(nine), "--format", "json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["winners"] == {"accuracy": None, "auc_weighted": None}
 
 
 def test_networks_of_the_same_skill_have_no_winner(equal: Comparison) -> None:
