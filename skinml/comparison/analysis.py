@@ -621,7 +621,7 @@ def _verdict(
             for row in group]  # fmt: skip
     if len(best) > 1:
         names = ", ".join(str(row.cell) for row in best)
-        which = "as they give the same answers" if len(finite) == 1 else "none is above the others"
+        which = "they cannot be told apart" if len(finite) == 1 else "none is above the others"
         return None, f"{name}: no winner. {names} have the highest value, {highest:.3f}: {which}."
     [top] = best
     own = [
@@ -664,8 +664,8 @@ def _verdict(
         )
     weakest = max(own, key=lambda test: test.p_seeds_holm)
     return top.cell, (
-        f"{name}: {figure} is better than {others}, over images like these and over seeds "
-        f"({pairs} with each, largest adjusted {_p_equals(weakest.p_seeds_holm)})."
+        f"{name}: {figure} is better than {others}, over images like these and over "
+        f"{pairs} trainings of each (largest adjusted {_p_equals(weakest.p_seeds_holm)})."
     )
 
 
@@ -691,15 +691,17 @@ def _not_shown(open_: Sequence[Test], own: Sequence[Test]) -> str:
         (test for test in open_ if np.isfinite(test.p_images)),
         key=lambda test: (test.p_images_holm, test.p_images, -abs(test.difference)),
     )
-    which = f"{len(open_)} of its {len(own)} differences" if len(own) > 1 else "the difference"
     interval = ""
     if np.isfinite(least.low):
         ends = f"{least.low:.3f} to {least.high:.3f}".replace("-", "−")
         interval = f", unadjusted 95 % CI {ends}"
+    facts = f"{least.difference:.3f}{interval}, adjusted {_p_equals(least.p_images_holm)}"
+    if len(own) == 1:
+        return f"the difference from {least.second} cannot be told from chance ({facts})"
     return (
-        f"{which} from the others cannot be told from chance (least clear: {least.second}, "
-        f"{least.difference:.3f}{interval}, adjusted {_p_equals(least.p_images_holm)})"
-    ).replace("difference from the others cannot", f"difference from {own[0].second} cannot")
+        f"{len(open_)} of its {len(own)} differences from the others cannot be told from chance "
+        f"(least clear: {least.second}, {facts})"
+    )
 
 
 def paper_values() -> dict[CellName, dict[str, float]]:

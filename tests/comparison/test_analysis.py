@@ -86,7 +86,7 @@ def test_enough_seeds_show_that_a_configuration_wins(tmp_path: Path) -> None:
     found = comparison_of(folder)
     for metric, standing in found.standings.items():
         assert standing.winner == CellName("mobilenet", 16)
-        assert "over images like these and over seeds (4 with each" in standing.verdict
+        assert "over images like these and over 4 trainings of each" in standing.verdict
         [test] = [test for test in found.pairs if test.metric == metric]
         assert 0 < test.p_images <= test.p_seeds < 0.05
 
@@ -175,7 +175,7 @@ def test_cells_that_answer_alike_are_tested_once(tmp_path: Path) -> None:
     for standing in alike.standings.values():
         assert standing.winner is None and np.isnan(standing.detectable)
         assert "mobilenet-16, mobilenet-32 have the highest value" in standing.verdict
-        assert "as they give the same answers" in standing.verdict
+        assert "they cannot be told apart" in standing.verdict
 
 
 def write_alike(folder: Path, table: Predictions) -> Path:
