@@ -62,7 +62,9 @@ def take_pictures(reader: Reader, ann: HttpCredentials, bea: HttpCredentials) ->
     """From the closed door to the champion, and what another user sees of all that."""
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     assert found is not None
-    [run] = mlflow.search_runs([found.experiment_id], output_format="list")
+    # The run of the champion, whatever else is there.
+    champion = mlflow.MlflowClient().get_model_version_by_alias(MODEL, "champion")
+    run = mlflow.get_run(champion.run_id)
     here = "workflowType=machine_learning"
     runs = f"#/experiments/{found.experiment_id}/runs"
     page = f"{runs}/{run.info.run_id}"

@@ -49,7 +49,7 @@ def test_nine_cells_are_read_in_a_few_screens(browser: Any, report: Path) -> Non
     assert height < 4000
     # The pairs are folded, and there.
     page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
-    assert page.evaluate("document.documentElement.scrollHeight") > height + 4 * 600
+    assert page.evaluate("document.documentElement.scrollHeight") > height + 3 * 600
     page.close()
 
 

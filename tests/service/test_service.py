@@ -718,7 +718,8 @@ def test_nobody_fills_the_servers_memory_without_a_password(team: Team) -> None:
             status, sent = send_zeros(team, user, "POST", path, 900, announced=True)
             assert status in (413, None) and sent < 50
         for announced in (True, False):
-            assert send_zeros(team, None, "POST", path, 10, announced)[0] in (401, None)
+            # 502: the proxy, where the service has closed the connection to it first.
+            assert send_zeros(team, None, "POST", path, 10, announced)[0] in (401, 502, None)
             assert send_zeros(team, "mallory", "POST", path, 10, announced)[0] == 400
         status, _ = send_zeros(team, None, "GET", path, 10, announced=False)
         assert status in (413, None)
@@ -892,8 +893,15 @@ def test_a_user_is_made_once_and_gets_a_new_password_when_asked(team: Team) -> N
     assert "alices" in str(call(address, "carol", second, "POST", experiments, search))
     with pytest.raises(UserError, match="admin: its password is MLFLOW_AUTH_ADMIN_PASSWORD"):
         make_user(address, admin, "admin", reset=True)
-    with pytest.raises(UserError, match=r"the password of admin in \.env is not the service's"):
-        make_user(address, "wrong", "dave")
+
+    def refusal() -> str:
+        with pytest.raises(UserError) as refused:
+            make_user(address, "wrong", "dave")
+        return str(refused.value)
+
+    # Other tests have guessed passwords: the service lets nobody guess for a minute then.
+    told = wait_for(lambda: "status 429" not in (said := refusal()) and said, refusal, pause=5)
+    assert "the password of admin in .env is not the service's" in told
 
 
 # --- Disasters ------------------------------------------------------------------------------------
