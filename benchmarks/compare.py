@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from skinml.comparison.runs import CellName, paper_grid
+from skinml.base.progress import progress_bar
+from skinml.base.provenance import git_state
+from skinml.compare.runs import CellName, paper_grid
 from skinml.config import Config
-from skinml.evaluation.metrics import HEADLINE, METRICS
+from skinml.data.isic2017 import CLASSES
+from skinml.evaluation.metrics import headline, metrics_of
 from skinml.evaluation.predictions import Predictions, write_predictions
-from skinml.progress import progress_bar
-from skinml.provenance import git_state
 
 IMAGES = {"melanoma": 104, "nevus": 362, "seborrheic_keratosis": 84}
 HOUR = 3_600_000
@@ -52,7 +53,9 @@ def write_tables(folder: Path) -> dict[CellName, Path]:
         folders[cell] = folder / str(cell)
         folders[cell].mkdir(parents=True)
         ids = np.array([f"ISIC_{index:07d}" for index in range(550)])
-        write_predictions(Predictions(ids, labels, scores), folders[cell] / "predictions_test.csv")
+        write_predictions(
+            Predictions(ids, labels, scores, CLASSES), folders[cell] / "predictions_test.csv"
+        )
     return folders
 
 
@@ -65,8 +68,8 @@ def make_store(path: Path, runs: int, tables: dict[CellName, Path], cells: list[
 
     client = MlflowClient(f"sqlite:///{path}")
     experiment = client.create_experiment("skinml", artifact_location=str(path.parent))
-    finals = [f"{part}_{name}" for part in ("test", "val") for name in METRICS]
-    finals += [f"test_{name}_ci_{end}" for name in HEADLINE for end in ("low", "high")]
+    finals = [f"{part}_{name}" for part in ("test", "val") for name in metrics_of(CLASSES)]
+    finals += [f"test_{name}_ci_{end}" for name in headline(CLASSES) for end in ("low", "high")]
     finals += ["parameters_millions", "model_size_mb", "latency_ms", "training_seconds"]
     rng = np.random.default_rng(2)
     with sqlite3.connect(path) as database:
@@ -106,7 +109,7 @@ def make_store(path: Path, runs: int, tables: dict[CellName, Path], cells: list[
 
 def compare_side() -> int:
     """What `python -m skinml.compare` does before it computes; returns the tables read."""
-    from skinml.compare import from_tracking
+    from skinml.compare.reading import from_tracking
 
     with tempfile.TemporaryDirectory() as scratch:
         selection = from_tracking("skinml", {}, Path(scratch))

@@ -4,7 +4,7 @@
 
 One network, the product's own compiled steps on batches that are there already; one alternative at
 a time, in a process of its own each, in turn with the default. What helps is what
-`skinml.backend.EXECUTIONS` should say of a device; docs/speed.md shows the table.
+`skinml.training.backend.EXECUTIONS` should say of a device; docs/speed.md shows the table.
 """
 
 import argparse
@@ -60,11 +60,11 @@ def rate(options: argparse.Namespace, chosen: dict[str, str]) -> float:
 
 def measure_here(options: argparse.Namespace) -> float:
     """Images a second of the steps, the first executions, which compile, left out."""
-    from skinml import backend
     from skinml.config import Config
     from skinml.models.classifier import build_classifier, unfreeze
-    from skinml.steps import Batch, Steps, Trainee, grouped
-    from skinml.training import _optimizer
+    from skinml.training import backend
+    from skinml.training.loop import _optimizer
+    from skinml.training.steps import Batch, Steps, Trainee, grouped
 
     device = backend.configure(options.device)
     random = np.random.default_rng(0)

@@ -31,10 +31,10 @@ import numpy as np
 
 from benchmarks import material
 from benchmarks.harness import parser, ratio, report, shown, spread, surroundings, table, verdict
+from skinml.base.progress import progress_bar
 from skinml.config import Config
-from skinml.history import Row
-from skinml.progress import progress_bar
-from skinml.training import train
+from skinml.training.history import Row
+from skinml.training.loop import train
 
 TARGETS = {"cpu": 0.97, "gpu": 0.90}
 
@@ -76,15 +76,16 @@ class Turns:
         execution: Any,
         *checkpoints: Any,
     ) -> None:
-        from skinml import training
+        from skinml.training import inputs
+        from skinml.training import loop as training
 
         # The options' number of images, whatever the protocol's split gives.
         rows = np.resize(np.concatenate([data.train, data.validation]), self._images)
-        few = training.TrainingData(
+        few = inputs.TrainingData(
             data.images, data.labels, rows, data.validation[: self._validation]
         )
         validating = 0.0
-        infer = training.infer
+        infer = inputs.infer
 
         def timed(*given: Any) -> np.ndarray:
             nonlocal validating
@@ -126,7 +127,7 @@ class Turns:
 
         epoch = training.Steps.epoch
         with (
-            mock.patch.object(training, "infer", timed),
+            mock.patch.object(inputs, "infer", timed),
             mock.patch.object(training.Steps, "epoch", pieces),
         ):
             self._original(
@@ -147,7 +148,7 @@ class Turns:
         import keras
 
         from skinml.models.classifier import build_classifier, unfreeze
-        from skinml.training import _optimizer
+        from skinml.training.loop import _optimizer
 
         classifier = build_classifier(config, 3)
         unfreeze(classifier, config.batch_norm)
@@ -224,8 +225,8 @@ def wait_for_go(folder: Path) -> None:
 
 def measure(options: argparse.Namespace, name: str, advance: Callable[[], None]) -> dict[str, Any]:
     """One network; the product's whole run, in a store and an output folder of its own."""
-    from skinml import training
-    from skinml.training_run import run
+    from skinml.run.end_to_end import run
+    from skinml.training import loop as training
 
     turns = Turns(options, advance)
     with tempfile.TemporaryDirectory() as scratch:
@@ -277,7 +278,7 @@ def main() -> None:
     options = options_parser.parse_args()
     around = surroundings()
     models = options.models.split(",")
-    from skinml import backend
+    from skinml.training import backend
 
     device = backend.configure(options.device)
     target = TARGETS[device.kind]

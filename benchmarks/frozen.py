@@ -32,15 +32,16 @@ from benchmarks.harness import (
     table,
     verdict,
 )
-from skinml import backend
-from skinml.checkpoint import save_checkpoint
 from skinml.config import Config
+from skinml.data.isic2017 import CLASSES
 from skinml.data.pipeline import plan_epoch, slices, transform
 from skinml.evaluation.metrics import epoch_metrics
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import bootstrap_intervals
-from skinml.history import Row
-from skinml.training import TrainingData
+from skinml.training import backend
+from skinml.training.checkpoint import save_checkpoint
+from skinml.training.history import Row
+from skinml.training.inputs import TrainingData
 
 MEASURED = 10
 LENGTHS = (10, 50, 150)
@@ -55,7 +56,7 @@ class Plain:
         import keras
 
         from skinml.models.classifier import build_classifier
-        from skinml.training import _optimizer
+        from skinml.training.loop import _optimizer
 
         class Augmented(keras.utils.PyDataset):
             """Batches of the training images, each with its symmetry of this epoch."""
@@ -114,7 +115,7 @@ class Plain:
 def ours(config: Config, data: TrainingData) -> tuple[float, list[Row]]:
     """Seconds of the product's frozen step, validation and checkpoints too, and its history."""
     from skinml.models.classifier import build_classifier
-    from skinml.training import train
+    from skinml.training.loop import train
 
     classifier = build_classifier(config, 3)
     history: list[Row] = []
@@ -177,7 +178,7 @@ def main() -> None:
     plain_epochs = [float(np.median(one.epochs[1:])) for one in plains]
     labels = data.labels[data.validation]
     ids = np.array([f"image{number}" for number in range(len(labels))])
-    found = Predictions(ids, labels, np.asarray(plains[-1].scores, np.float64))
+    found = Predictions(ids, labels, np.asarray(plains[-1].scores, np.float64), CLASSES)
     low, high = bootstrap_intervals(found)["auc_macro"]
     auc: dict[str, Any] = {
         "plain": epoch_metrics(labels, found.scores)["auc_macro"],

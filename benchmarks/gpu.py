@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skinml.base.provenance import git_state, library_versions
 from skinml.config import Config
 from skinml.data.prepare import open_data
-from skinml.grid import grid_configs, settings_of
-from skinml.provenance import git_state, library_versions
-from skinml.sweep import PAPER
+from skinml.sweep.__main__ import PAPER
+from skinml.sweep.cells import grid_configs, settings_of
 
 # Seconds that a benchmark may take to compile before it is given up.
 COMPILING = 400.0

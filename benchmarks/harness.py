@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from skinml.backend import cpu_name
-from skinml.processes import usable_cores
-from skinml.progress import progress_bar
-from skinml.provenance import git_state
+from skinml.base.processes import usable_cores
+from skinml.base.progress import progress_bar
+from skinml.base.provenance import git_state
+from skinml.training.backend import cpu_name
 
 
 def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -108,7 +108,7 @@ def _without_paths() -> list[str]:
     """The arguments of the command, without where things lie on this machine."""
     kept = []
     for argument in sys.argv[1:]:
-        path = os.sep in argument
+        path = os.sep in argument and not argument.startswith(("models:", "runs:"))
         kept.append(Path(argument).name if path else argument)
     return kept
 

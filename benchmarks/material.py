@@ -7,7 +7,7 @@ import numpy as np
 
 from skinml.config import Config
 from skinml.data.prepare import open_data
-from skinml.training import TrainingData
+from skinml.training.inputs import TrainingData
 
 
 def add_options(parser: argparse.ArgumentParser, train: int, validation: int) -> None:

@@ -35,11 +35,11 @@ from benchmarks.harness import (
     table,
     verdict,
 )
+from skinml.base.processes import usable_cores
 from skinml.data.demo import generate
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import OFFICIAL_PARTS
 from skinml.data.prepare import prepare
-from skinml.processes import usable_cores
 
 USUAL, DECODING, ONE = "usual loop", "decoding alone", "skinml, 1 core"
 

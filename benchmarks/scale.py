@@ -3,12 +3,15 @@
     python -m benchmarks.scale [--sizes 275,1375,2750,11000] [--images FOLDER] [--out FOLDER]
 
 Each size in a process of its own: a zip archive of so many pictures (those of FOLDER, or of the
-demo set, repeated) to the prepared set; and the frozen step's features of so many training images,
-one view each, as the product computes and keeps them. A size that is given several times is
+demo set, repeated) to the prepared set; the frozen step's features of so many training images, one
+view each, as the product computes and keeps them; and, `--works "groups and split"`, the search for
+near-duplicates among so many hashes and the split of their groups into parts, for which 100,000 and
+more are no matter. A size that is given several times is
 measured so often. Memory is the peak of what is anonymous, that is, of no file and not to be
 dropped; Python, Pillow and TensorFlow themselves are in it. Beside it stands what of the heap was
 in use at most, as the C library tells it: the rest was used before, and is kept because giving it
-back costs time with every step (skinml/backend.py). Targets: linear in time, flat in memory.
+back costs time with every step (skinml/training/backend.py). Targets: linear in time, flat in
+memory.
 """
 
 import argparse
@@ -29,9 +32,9 @@ import numpy as np
 
 from benchmarks import material
 from benchmarks.harness import parser, report, shown, spread, surroundings, table, verdict
-from skinml.progress import progress_bar
+from skinml.base.progress import progress_bar
 
-WORKS = ("preparation", "frozen features")
+WORKS = ("preparation", "frozen features", "groups and split")
 
 # What is told of each process.
 KEYS = ("seconds", "peak_mb", "in_use_mb")
@@ -109,9 +112,10 @@ def preparation(options: argparse.Namespace, size: int, place: Path) -> dict[str
 
 
 def frozen_features(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
-    from skinml import backend
     from skinml.models.classifier import build_classifier
-    from skinml.training import PLAIN, TrainingData, TrainingResult, _frozen_step
+    from skinml.training import backend
+    from skinml.training.inputs import TrainingData, frozen_inputs
+    from skinml.training.loop import PLAIN
 
     config = material.config(options, model=options.model, epochs_frozen=1)
     backend.configure("cpu")
@@ -132,17 +136,40 @@ def frozen_features(options: argparse.Namespace, size: int, place: Path) -> dict
         data = TrainingData(
             mapped, labels, np.arange(16, count), np.arange(16), f"scale {time.time_ns()}"
         )
-        _frozen_step(
-            *(classifier, config, data, 0, 1, PLAIN, TrainingResult()), lambda done, total: None
-        )
+        frozen_inputs(classifier, config, data, 0, 1, PLAIN, lambda done, total: None)
 
     work(64)  # Compiles the network.
     return watch(lambda: work(size))
 
 
+def groups_and_split(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
+    """Of 50 classes, every fourth image a near-duplicate of another, three images a lesion."""
+    from skinml.data.duplicates import near_duplicate_groups
+    from skinml.data.prepared import PreparedSet
+    from skinml.data.protocols import assign_parts
+
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, size, dtype=np.uint64)
+    hashes[3::4] = hashes[: len(hashes[3::4])] ^ np.uint64(5)
+    texts = [f"{number:016x}" for number in hashes]
+    ids = np.array([f"{number:07}" for number in range(size)])
+
+    def work() -> None:
+        near = ids[near_duplicate_groups(texts)]
+        lesions = np.char.add("L", (np.arange(size) // 3).astype(str))
+        data = PreparedSet(
+            place, np.empty((size, 0), np.uint8), ids, np.arange(size) // 3 % 50,
+            np.full(size, ""), ids, tuple(f"class {n:02}" for n in range(50)), near, lesions,
+        )  # fmt: skip
+        assign_parts(data, "paper")
+
+    return watch(work)
+
+
 def measure_here(options: argparse.Namespace) -> None:
     """One work at one size, printed as JSON."""
-    measure = {"preparation": preparation, "frozen features": frozen_features}[options.work]
+    works = (preparation, frozen_features, groups_and_split)
+    measure = dict(zip(WORKS, works, strict=True))[options.work]
     with tempfile.TemporaryDirectory() as place:
         print(json.dumps(measure(options, int(options.sizes), Path(place))))
 
@@ -152,6 +179,9 @@ def main() -> None:
     options_parser.add_argument("--sizes", default="275,1375,2750,11000")
     options_parser.add_argument("--images", type=Path, help="folder of JPEGs (default: the demo's)")
     options_parser.add_argument("--model", default="mobilenetv2")
+    options_parser.add_argument(
+        "--works", default=",".join(WORKS[:2]), help=f"with commas, of {', '.join(WORKS)}"
+    )
     options_parser.add_argument("--work", choices=WORKS, help=argparse.SUPPRESS)
     material.add_options(options_parser, train=64, validation=16)
     options = options_parser.parse_args()
@@ -160,9 +190,10 @@ def main() -> None:
         return
     around = surroundings()
     sizes = [int(size) for size in options.sizes.split(",")]
-    found: dict[str, dict[int, dict[str, list[float]]]] = {work: {} for work in WORKS}
-    with progress_bar("measuring", 2 * sum(sizes)) as advance:
-        for work in WORKS:
+    works = options.works.split(",")
+    found: dict[str, dict[int, dict[str, list[float]]]] = {work: {} for work in works}
+    with progress_bar("measuring", len(works) * sum(sizes)) as advance:
+        for work in works:
             for size in sizes:
                 advance(0, f"{work}, {size} images")
                 own = found[work].setdefault(size, {key: [] for key in KEYS})
@@ -219,7 +250,7 @@ def draw(path: Path, found: dict[str, dict[int, dict[str, list[float]]]]) -> Non
         for axes, key, label in zip(
             panels, ("seconds", "peak_mb"), ("seconds", "peak anonymous memory, MB"), strict=True
         ):
-            for (work, own), style in zip(found.items(), ("o-", "s--"), strict=True):
+            for (work, own), style in zip(found.items(), ("o-", "s--", "^:"), strict=False):
                 sizes = sorted(own)
                 middle = {size: median(own[size][key]) for size in sizes}
                 marker, line = style[0], style[1:]

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.cluster.nodes import Cluster, own_environment
 from benchmarks.harness import parser, report, surroundings, table, verdict
-from skinml.progress import progress_bar
+from skinml.base.progress import progress_bar
 
 SIZES = "10,30,100,300,1000"
 
@@ -87,9 +87,10 @@ def one_sweep(given: dict[str, Any]) -> dict[str, Any]:
     """Run a sweep in this process; returns when (seconds since 1970) it was at what."""
     from skinml.config import Config
     from skinml.data.prepare import open_data
-    from skinml.engines.placement import Placement
-    from skinml.grid import make_cells
-    from skinml.sweep_run import cell_command, sweep
+    from skinml.sweep.cells import make_cells
+    from skinml.sweep.driver import sweep
+    from skinml.sweep.engines.placement import Placement
+    from skinml.sweep.orders import cell_command
 
     began = time.time()
     data = open_data("demo", given["data_dir"])

@@ -41,9 +41,10 @@ from unittest import mock
 import numpy as np
 import psutil
 
-from skinml.processes import free_port
-from skinml.progress import progress_bar
-from skinml.provenance import git_state
+from skinml.base.processes import free_port
+from skinml.base.progress import progress_bar
+from skinml.base.provenance import git_state
+from skinml.service import compose
 from skinml.service.native import Native
 from skinml.service.user import make_user
 
@@ -280,6 +281,7 @@ class Side:
     read: Callable[[str], list[tuple[Any, ...]]]
     processes: Callable[[], list[psutil.Process]]
     native: Native | None = None
+    has_postgres: bool = True
 
     @contextlib.contextmanager
     def as_client(self) -> Iterator[None]:
@@ -345,14 +347,76 @@ def side_of(native: Native, proxy: bool = True) -> Side:
 
 def ask_database(native: Native, query: str) -> list[tuple[Any, ...]]:
     """The answer of the service's PostgreSQL, as its superuser."""
+    theirs = native.environment("backup")
+    return ask_postgres(theirs["PGHOST"], int(theirs["PGPORT"]), theirs["PGPASSWORD"], query)
+
+
+def ask_postgres(host: str, port: int, password: str, query: str) -> list[tuple[Any, ...]]:
     import psycopg
 
-    theirs = native.environment("backup")
     with psycopg.connect(
-        host=theirs["PGHOST"], port=theirs["PGPORT"], user=theirs["PGUSER"],
-        password=theirs["PGPASSWORD"], dbname=theirs["PGDATABASE"],
-    ) as connection:  # fmt: skip
+        host=host, port=port, user="postgres", password=password, dbname="mlflow"
+    ) as connection:
         return list(connection.execute(query.encode()).fetchall())
+
+
+@contextlib.contextmanager
+def containers_side(containers: int) -> Iterator[Side]:
+    """The service in Docker, as root on the machine of its engine; more than one with a pooler.
+
+    Images are built as `make up` does; nothing of the service stays.
+    """
+    with place() as folder:
+        env, ports = folder / ".env", (free_port(), free_port())
+        _, required = compose.asked_variables(ROOT / "docker-compose.yml")
+        compose.make_env(env, ROOT / ".env.example", required)
+        secrets = compose.read_env(env)
+        given = {"SKINML_PORT": str(ports[0]), "GRAFANA_PORT": str(ports[1])}
+        if containers > 1:
+            given |= {
+                "COMPOSE_PROFILES": "scale", "MLFLOW_CONTAINERS": str(containers),
+                "MLFLOW_POOLER": "pgbouncer",
+            }  # fmt: skip
+
+        def docker(*words: str) -> str:
+            done = subprocess.run(
+                ["docker", *words], cwd=ROOT, env=os.environ | given, check=True, text=True,
+                stdout=subprocess.PIPE,
+            )  # fmt: skip
+            return done.stdout.strip()
+
+        project = ("compose", "--project-name", PROJECT, "--env-file", str(env))
+        try:
+            docker(*project, "up", "--detach", "--build", "--wait", "proxy")
+            said = docker(*project, "exec", "-T", "mlflow", "python", "-m", "skinml.service.user",
+                          "load")  # fmt: skip
+            authority = folder / "root.crt"
+            docker(*project, "cp", "proxy:/certificates/caddy/pki/authorities/local/root.crt",
+                   str(authority))  # fmt: skip
+            names = docker(*project, "ps", "--quiet").split()
+            told = json.loads(docker("inspect", *names))
+            [address] = [
+                network["IPAddress"]
+                for one in told
+                if one["Config"]["Labels"]["com.docker.compose.service"] == "postgres"
+                for network in one["NetworkSettings"]["Networks"].values()
+            ]
+            volume = docker("volume", "inspect", f"{PROJECT}_artifacts", "-f", "{{.Mountpoint}}")
+            yield Side(
+                {
+                    "MLFLOW_TRACKING_URI": f"https://localhost:{ports[0]}",
+                    "MLFLOW_TRACKING_SERVER_CERT_PATH": str(authority),
+                    **dict(line.split("=", 1) for line in said.splitlines() if "=" in line),
+                },
+                Path(volume, "artifacts"),
+                partial(ask_postgres, address, 5432, secrets["POSTGRES_PASSWORD"]),
+                lambda: [each for one in told for each in _family(one["State"]["Pid"])],
+            )
+        finally:
+            docker(*project, "--profile", "*", "down", "--volumes", "--remove-orphans")
+
+
+PROJECT = "skinml-load"
 
 
 @contextlib.contextmanager
@@ -374,7 +438,10 @@ def plain_side() -> Iterator[Side]:
 
         try:
             wait_until_healthy(address, server, folder / "log")
-            yield Side({"MLFLOW_TRACKING_URI": address}, folder, read, lambda: _family(server.pid))
+            yield Side(
+                {"MLFLOW_TRACKING_URI": address}, folder, read, lambda: _family(server.pid),
+                has_postgres=False,
+            )  # fmt: skip
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -402,6 +469,8 @@ SIDES: dict[str, Callable[[], contextlib.AbstractContextManager[Side]]] = {
     "service without proxy": lambda: service_side(proxy=False),
     "service, 1 worker": lambda: service_side(workers=1),
     "service, 4 workers": lambda: service_side(workers=4),
+    "1 container": lambda: containers_side(1),
+    "2 containers": lambda: containers_side(2),
 }
 
 
@@ -504,7 +573,7 @@ class Meter:
                     # Proportional: what processes share is counted once.
                     total += process.memory_full_info().pss
             self.memory_mb = max(self.memory_mb, total / 1e6)
-            if self._side.native:
+            if self._side.has_postgres:
                 with contextlib.suppress(Exception):
                     (count,) = self._side.read(
                         "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mlflow'"
@@ -618,14 +687,14 @@ def measure_load(options: argparse.Namespace) -> int:
 
 
 def load_table(rows: list[dict[str, Any]]) -> str:
-    """A table for a terminal: the ratio is that of points per second to the plain server's."""
-    plain = {row["clients"]: row for row in rows if row["side"] == "plain"}
+    """A table for a terminal: the ratio is that of points per second to the last side's."""
+    base = rows[-1]["side"]
+    other_rows = {row["clients"]: row for row in rows if row["side"] == base}
     header = ("side", "clients", "points/s", "ratio", "files MB/s", "log_batch ms", "10 MB file ms",
               "page ms", "compare s", "memory MB", "errors", "kept")  # fmt: skip
     lines = [header]
     for row in sorted(rows, key=lambda row: (row["clients"], row["side"] != "service")):
-        other = plain.get(row["clients"])
-        ratio = row["points_per_second"] / other["points_per_second"] if other else float("nan")
+        ratio = row["points_per_second"] / other_rows[row["clients"]]["points_per_second"]
         lines.append((
             row["side"], str(row["clients"]), f"{row['points_per_second']:.0f}", f"{ratio:.2f}",
             f"{row['files_mb_per_second']:.1f}",
@@ -651,9 +720,10 @@ def draw_load(rows: list[dict[str, Any]], path: Path) -> None:
               ("log_batch", "100 points, ms"), ("log_artifact", "a file of 10 MB, ms"))  # fmt: skip
     with drawing():
         figure = Figure(figsize=(PAGE, 3), layout="constrained")
-        figure.suptitle("The service under load, and plain mlflow server")
+        names = list(dict.fromkeys(row["side"] for row in rows))
+        figure.suptitle(f"Under load: {', '.join(names)}")
         for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
-            for name, colour in (("service", "black"), ("plain", GREY)):
+            for name, colour in zip(names, ("black", GREY, "0.5", "0.8"), strict=False):
                 own = [row for row in rows if row["side"] == name]
                 clients = [row["clients"] for row in own]
                 if key == "points_per_second":

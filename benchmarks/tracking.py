@@ -41,13 +41,13 @@ import numpy as np
 
 from benchmarks import material
 from benchmarks.harness import parser, report, shown, spread, surroundings, table, verdict
-from skinml.history import Row
-from skinml.processes import free_port, usable_cores
-from skinml.progress import progress_bar
-from skinml.steps import Steps
+from skinml.base.processes import free_port, usable_cores
+from skinml.base.progress import progress_bar
+from skinml.run.tracked import Tracked
 from skinml.tracking import load
-from skinml.tracking.forwarder import ForwarderProcess
-from skinml.tracking.track import Tracked
+from skinml.tracking.forwarder_process import ForwarderProcess
+from skinml.training.history import Row
+from skinml.training.steps import Steps
 
 TARGET = 1.01
 WITHOUT = "without tracking"
@@ -158,7 +158,7 @@ def forwarders() -> list[Any]:
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if "skinml.forward" in child.cmdline():
+            if "skinml.store.forwarder" in child.cmdline():
                 found.append(child)
     return found
 
@@ -212,8 +212,8 @@ def server(folder: Path) -> Iterator[tuple[str, int]]:
 def untracked() -> Iterator[None]:
     """No record of an epoch or of the machine's load while a run trains."""
     with (
-        mock.patch("skinml.tracking.track.record_epoch"),
-        mock.patch("skinml.tracking.track.LoadRecorder"),
+        mock.patch("skinml.run.tracked.record_epoch"),
+        mock.patch("skinml.run.tracked.LoadRecorder"),
     ):
         yield
 
@@ -222,7 +222,7 @@ def one_run(options: argparse.Namespace, uri: str, turns: Turns) -> tuple[float,
     """A whole run, in the store at `uri` if any; seconds before the first step, after the last."""
     import keras
 
-    from skinml.training_run import run
+    from skinml.run.end_to_end import run
 
     with tempfile.TemporaryDirectory() as scratch:
         config = material.config(

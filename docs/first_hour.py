@@ -9,20 +9,29 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
-from playwright.sync_api import Browser, HttpCredentials, Page
+from playwright.sync_api import Browser, BrowserContext, HttpCredentials, Page
 from screenshots import chromium, open_page, save_picture
 
 from skinml.service.native import ROOT, Native
 from skinml.service.user import make_user
-from skinml.tracking.views import install_views
+from skinml.store.views import install_views
 
 FOLDER = ROOT / "docs" / "images" / "first-hour"
 EXPERIMENT = "skinml-demo"
 MODEL = "skinml-demo-mobilenetv3small"
+# As the text shows them; some come with the second training.
+VIEWS = (
+    "results-table",
+    "curves",
+    "parallel-coordinates",
+    "by-model",
+    "roc-grid",
+    "confusion-grid",
+)
 DEMO = "model=mobilenetv3small data=demo weights=none epochs_finetune=8"
 
 
@@ -33,10 +42,21 @@ class Reader:
     browser: Browser
     address: str
     folder: Path
+    profiles: dict[str, BrowserContext] = field(default_factory=dict)
 
-    def open(self, url: str, ready: str, user: HttpCredentials, height: int = 1000) -> Page:
-        """A page of the UI as a user sees it; see `open_page`."""
-        return open_page(self.browser, f"{self.address}/{url}", 5_000, ready, height, user)
+    def open(self, url: str, ready: str, user: HttpCredentials, height: int = 800) -> Page:
+        """A page of the UI as a user sees it in a browser of their own; see `open_page`.
+
+        `user` is what a person would type into the browser's dialog.
+        """
+        key = f"{user['username']} {user['password']}"
+        if key not in self.profiles:
+            self.profiles[key] = self.profile(user)
+        return open_page(self.profiles[key], f"{self.address}/{url}", ready, height)
+
+    def profile(self, user: HttpCredentials) -> BrowserContext:
+        """A browser's profile that has been nowhere yet."""
+        return self.browser.new_context(http_credentials=user)
 
     def save(self, page: Page, name: str) -> None:
         """Write the picture of a page, and close it."""
@@ -78,17 +98,18 @@ def take_pictures(reader: Reader, ann: HttpCredentials, bea: HttpCredentials) ->
     reader.save(opened, "03-experiment")
 
     views = install_views(found.experiment_id)
-    for number, (name, url) in enumerate(views.items(), 4):
-        view = reader.open(url, "[data-testid=saved-views-trigger]", ann)
-        reader.save(view, f"{number:02}-{name}")
+    for number, name in enumerate(VIEWS, 4):
+        if name in views:
+            view = reader.open(views[name], "[data-testid=saved-views-trigger]", ann)
+            reader.save(view, f"{number:02}-{name}")
 
     reader.save(reader.open(f"{page}?{here}", "text=About this run", ann), "10-run")
     metrics = f"{page}/model-metrics?{here}"
     reader.save(reader.open(metrics, "text=train_loss", ann), "11-metrics")
-    for number, figure in ((12, "confusion_matrix"), (13, "roc")):
+    for number, figure, height in ((12, "confusion_matrix", 960), (13, "roc", 1240)):
         # What stands above the image, which follows.
         url = f"{page}/artifacts/figures/{figure}.png?{here}"
-        artifact = reader.open(url, "text=Path:", ann, 1420)
+        artifact = reader.open(url, "text=Path:", ann, height)
         reader.save(artifact, f"{number}-{figure.replace('_', '-')}")
 
     model = f"#/models/{MODEL}"
@@ -99,7 +120,7 @@ def take_pictures(reader: Reader, ann: HttpCredentials, bea: HttpCredentials) ->
 
 
 def main(folder: str = str(FOLDER)) -> None:
-    """Write the pictures, PNGs 1600 pixels wide."""
+    """Write the pictures, PNGs 1280 pixels wide."""
     pictures = Path(folder).resolve()
     pictures.mkdir(parents=True, exist_ok=True)
     # PostgreSQL, which refuses to run as root, passes through the folder as another user.

@@ -1,7 +1,7 @@
 """Picture an experiment in the MLflow UI: `python docs/screenshots.py EXPERIMENT DIR [RUN_ID]`.
 
 Its note, its saved views and a run's page. Starts a server on loopback over $MLFLOW_TRACKING_URI
-and drives Debian's Chromium, as tests/tracking/test_views.py does.
+and drives Debian's Chromium, as tests/store/test_views.py does.
 """
 
 import io
@@ -19,11 +19,14 @@ from pathlib import Path
 
 import mlflow
 from PIL import Image
-from playwright.sync_api import Browser, HttpCredentials, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
-from skinml.tracking.views import install_views
+from skinml.store.views import install_views
 
 CHROMIUM = Path("/usr/bin/chromium")
+
+# Pixels of a small laptop.
+WIDTH = 1280
 
 
 @contextmanager
@@ -93,25 +96,29 @@ def chromium() -> Iterator[Browser]:
 
 
 def open_page(
-    browser: Browser,
+    browser: Browser | BrowserContext,
     url: str,
-    settle: int = 4_000,
     ready: str = "[data-testid=saved-views-trigger]",
-    height: int = 1000,
-    credentials: HttpCredentials | None = None,
+    height: int = 800,
 ) -> Page:
-    """A page of the UI without what covers it on a first visit, left to settle for some ms.
+    """A page of the UI without what covers it on a first visit, once it asks for nothing more.
 
-    `ready` selects an element that stands on the page when it is complete; `credentials` are what
-    a person would type into the browser's dialog.
+    `ready` selects an element that stands on the page when it is complete.
     """
-    page = browser.new_page(
-        viewport={"width": 1600, "height": height}, http_credentials=credentials
-    )
+    page = browser.new_page()
+    page.set_viewport_size({"width": WIDTH, "height": height})
     page.set_default_timeout(120_000)  # A machine that trains has little time for a browser.
+    asked: set[Request] = set()
+    page.on("request", lambda request: asked.add(request))
+    page.on("requestfinished", lambda request: asked.discard(request))
+    page.on("requestfailed", lambda request: asked.discard(request))
     page.goto(url)
     page.locator(ready).first.wait_for()
-    page.wait_for_timeout(settle)
+    patience, quiet = time.monotonic() + 120, 0
+    while quiet < 3 and time.monotonic() < patience:
+        page.wait_for_timeout(300)
+        # Of the arrival of a worker's script Playwright is not told.
+        quiet = 0 if any("worker" not in request.url for request in asked) else quiet + 1
     # Not a real click, which would wait for a panel that slides in to stand still.
     # One after the other: what one covers is found only when that is gone.
     close = page.get_by_role("button", name="Close")
@@ -145,7 +152,7 @@ def save_picture(page: Page, path: Path) -> None:
 
 
 def main(experiment: str, folder: str, run_id: str = "") -> None:
-    """Write PNGs of 1600×1000 pixels: the experiment as it opens, each view, a run's page."""
+    """Write PNGs of 1280×800 pixels: the experiment as it opens, each view, a run's page."""
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:
         raise SystemExit(f"no experiment {experiment!r} at {mlflow.get_tracking_uri()}")
@@ -154,13 +161,12 @@ def main(experiment: str, folder: str, run_id: str = "") -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     with mlflow_server(mlflow.get_tracking_uri()) as address, chromium() as browser:
         for name, url in pages.items():
-            page = open_page(browser, f"{address}/{url}", settle=8_000)
+            page = open_page(browser, f"{address}/{url}")
             save_picture(page, Path(folder) / f"mlflow-{name}.png")
             page.close()
         if run_id:
             url = f"{address}/{runs}/{run_id}?workflowType=machine_learning"
-            page = open_page(browser, url, settle=8_000, ready="text=About this run")
-            page.get_by_text("Show more").first.click()
+            page = open_page(browser, url, ready="text=About this run")
             save_picture(page, Path(folder) / "mlflow-run.png")
 
 

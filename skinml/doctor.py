@@ -1,7 +1,8 @@
 """What was left for dead: runs, journals, processes: `python -m skinml.doctor`, `--fix` mends it.
 
 It looks, waits for a term of the lease where something is undecided, looks again, and says. What
-lives is never closed; what is closed though it lives opens itself at its next renewal.
+lives is never closed; what is closed though it lives opens itself at its next renewal. One file, so
+that each kind of finding is read as a whole: what is found, why, and what helps.
 """
 
 import argparse
@@ -20,38 +21,40 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skinml.checkpoint import has_checkpoint
+from skinml.base.errors import UserError, first_line, run_command
+from skinml.base.files import check_inside
+from skinml.base.locks import is_locked
+from skinml.base.processes import end_process, process_lives, process_name
+from skinml.base.progress import duration, make_console
 from skinml.config import Config, Parser
-from skinml.errors import UserError, first_line, run_command
-from skinml.files import check_inside
-from skinml.processes import end_process, is_locked, process_lives, process_name
-from skinml.progress import make_console
-from skinml.sync import sync
-from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
-from skinml.tracking.folder import LOCK, RUN, STATE, RunFolder
-from skinml.tracking.journal import is_written, read_journal
-from skinml.tracking.lease import (
+from skinml.store.access import ask, check_store, store_is_needed, tracking_uri
+from skinml.store.lease import (
     LEASE,
-    OPEN,
     PROCESS,
     clock_stands,
     close_dead,
+    is_open,
     lease_term,
     open_runs,
     shows_life,
     sign,
     watch,
 )
-from skinml.tracking.publish import GONE, JOURNAL
-from skinml.tracking.read import experiment_id
+from skinml.store.read import experiment_id, experiment_ids
+from skinml.store.runs import GONE, JOURNAL
+from skinml.sync import sync
+from skinml.tracking.acknowledged import Acknowledged
+from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
+from skinml.tracking.folder import LOCK, RUN, STATE, RunFolder
+from skinml.tracking.journal import is_written, read_journal
 from skinml.tracking.record import PARENT_RUN_VARIABLE, header, server_digest
-from skinml.tracking.state import State
-from skinml.tracking.store import ask, check_store, is_gone, store_is_needed
+from skinml.training.checkpoint import has_checkpoint
 
 if TYPE_CHECKING:
     import psutil
-    from mlflow.entities import Run
     from rich.table import Table
+
+    from skinml.store.lease import Run
 
 # Exit code where something is wrong that was not mended.
 FOUND = 1
@@ -110,7 +113,7 @@ def mend(finding: Finding) -> None:
     try:
         finding.outcome = finding.act()
         finding.mended = True
-    except Exception as error:  # Of any kind: it must not keep us from the next one.
+    except Exception as error:  # Whatever it is, the next one is to be mended.
         finding.outcome = f"failed: {first_line(error)[:300]}"
 
 
@@ -125,8 +128,8 @@ def run_folders(parent: Path) -> Iterator["Left"]:
                 # A pipe in its place would be waited for.
                 check_inside(Path(path), JOURNAL_FILE)
                 left = Left.of(RunFolder(Path(path)))
-            except (OSError, KeyError) as error:
-                why = "its journal begins no run" if isinstance(error, KeyError) else error.strerror
+            except (OSError, UserError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
                 print(f"skinml: warning: {path}: {why}: left out", file=sys.stderr)
                 continue
             yield left
@@ -139,13 +142,13 @@ class Left:
     folder: RunFolder
     journal: str
     """The id of its journal, empty where that says none."""
-    state: State
+    state: Acknowledged
 
     @classmethod
     def of(cls, folder: RunFolder) -> "Left":
         first = header(folder)
         journal = str(first.fields["journal"]) if first else ""
-        return cls(folder, journal, State.load(folder.path / STATE))
+        return cls(folder, journal, Acknowledged.load(folder.path / STATE))
 
     @property
     def lives(self) -> bool:
@@ -165,28 +168,17 @@ class Left:
     @property
     def unsent(self) -> int:
         """How many records no server has acknowledged."""
-        state = State.load(self.folder.path / STATE)
+        state = Acknowledged.load(self.folder.path / STATE)
         return sum(1 for _ in read_journal(self.folder.journal, state.offset, state.sequence))
 
     @property
     def elsewhere(self) -> bool:
         """Whether it belongs to another server than the one that is looked at."""
-        from mlflow import get_tracking_uri
-
-        return self.state.server not in ("", server_digest(get_tracking_uri()))
+        return self.state.server not in ("", server_digest(tracking_uri()))
 
     def is_open_run(self) -> bool:
         """Whether the run that it was sent to has not ended: it may go on on another machine."""
-        from mlflow import MlflowClient, MlflowException
-
-        if self.elsewhere or not self.state.run_id:
-            return False
-        try:
-            return MlflowClient().get_run(self.state.run_id).info.status in OPEN
-        except MlflowException as error:
-            if not is_gone(error):
-                raise
-            return False
+        return bool(self.state.run_id) and not self.elsewhere and is_open(self.state.run_id)
 
     def send(self) -> str:
         return f"sent: run {sync(self.folder.path, SEND_LIMIT)}"
@@ -208,17 +200,7 @@ def examine(
     left = list(run_folders(output_dir))
     folders = {item.journal: item for item in left if item.journal}
     here = _Here()
-    gone: dict[str, Run] = {}
-    watched: dict[str, Run] = {}
-    unknown: dict[str, Run] = {}
-    for run_id, run in runs.items():
-        lives = _lives(run, folders, here)
-        if lives is False:
-            gone[run_id] = run
-        elif lives is None and (_tells(run, here) or _age(run) > (older_than or math.inf)):
-            watched[run_id] = run
-        elif lives is None:
-            unknown[run_id] = run
+    gone, watched, unknown = _sorted_out(runs, folders, here, older_than or math.inf)
     orphans = {orphan.name: orphan for orphan in _orphans(output_dir.resolve())}
 
     def undecided() -> bool:
@@ -246,7 +228,7 @@ def examine(
         findings.append(_leaseless(run, run_id in watched))
     journals = {run_id: run.data.tags.get(JOURNAL) for run_id, run in runs.items()}
     closed = {journals[run_id] for run_id in dead}
-    # Of a copy, whose run goes on on another machine, too.
+    # The folder may be a copy, and its run go on elsewhere.
     open_ones = set(journals.values()) - closed
     held = {orphan.folder for orphan in orphans.values()}
     for item in left:
@@ -255,6 +237,25 @@ def examine(
         if item.folder.path.resolve() in held or not item.is_sent_now:
             findings += _in_folder(item, item.journal in closed)
     return findings
+
+
+def _sorted_out(
+    runs: "dict[str, Run]", folders: dict[str, Left], here: "_Here", old: float
+) -> "tuple[dict[str, Run], dict[str, Run], dict[str, Run]]":
+    """Open runs by their ids: those that are gone, those to watch for a term, and the unknown.
+
+    Those that are known to live are none of these.
+    """
+    gone: dict[str, Run] = {}
+    watched: dict[str, Run] = {}
+    unknown: dict[str, Run] = {}
+    for run_id, run in runs.items():
+        lives = _lives(run, folders, here)
+        if lives is False:
+            gone[run_id] = run
+        elif lives is None:
+            (watched if _tells(run, here) or _age(run) > old else unknown)[run_id] = run
+    return gone, watched, unknown
 
 
 def _by_id(look: "Callable[[], Sequence[Run]]") -> "dict[str, Run]":
@@ -285,11 +286,9 @@ def _never_began(run: "Run", here: "_Here") -> bool:
     It makes the run before the environment, and notes no host: one is sure of the machine where
     the store is a file on it, and of what runs there for one's own user.
     """
-    from mlflow import get_tracking_uri
-
     tags = run.data.tags
     return (
-        get_tracking_uri().startswith("sqlite:")
+        tracking_uri().startswith("sqlite:")
         and not {PROCESS, JOURNAL, LEASE} & tags.keys()
         and tags.get("mlflow.source.type") == "PROJECT"
         and any(names <= run.data.params.keys() for names in _ENTRY_POINTS)
@@ -353,7 +352,7 @@ def _dead_run(run: "Run", watched: bool, folders: dict[str, Left]) -> Finding:
 def _leaseless(run: "Run", old: bool) -> Finding:
     age = _age(run)
     host = run.data.tags.get(PROCESS, "").rsplit(" ", 2)[0]
-    why = f"open for {_duration(age)}, without a lease"
+    why = f"open for {duration(age)}, without a lease"
     if host and host != platform.node():
         why += f", on {host}"
     elif run.data.tags.get("mlflow.source.type") == "PROJECT":
@@ -431,7 +430,7 @@ def _orphans(output_dir: Path) -> Iterator[_Orphan]:
             if hasattr(os, "getuid") and process.uids().real != os.getuid():
                 continue
             name = process_name(process.pid)
-            if words[2] == "skinml.forward" and len(words) == 4:
+            if words[2] in ("skinml.store.forwarder", "skinml.forward") and len(words) == 4:
                 folder = RunFolder(Path(words[3]))
                 if not folder.path.is_relative_to(output_dir):
                     continue
@@ -509,16 +508,6 @@ def _summary(findings: Sequence[Finding], fixed: bool) -> str:
     return ", ".join(parts) or "nothing was left behind"
 
 
-def _duration(seconds: float) -> str:
-    """A time for a person, in the two largest units."""
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d}"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
 def _duration_option(text: str) -> float:
     """Seconds, of "2d", "36h", "90m" or "45s"."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([dhms])", text)
@@ -563,11 +552,11 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     lease_term()  # A mistake in it is told before anything is looked at.
-    from mlflow import get_tracking_uri
-
-    check_store(get_tracking_uri())
+    check_store(tracking_uri())
     with store_is_needed():
-        experiments = _experiments(options.experiment)
+        experiments = (
+            [experiment_id(options.experiment)] if options.experiment else experiment_ids()
+        )
         look = partial(ask, partial(open_runs, experiments))
         findings = examine(options.output_dir, look, options.older_than)
     if options.fix:
@@ -582,21 +571,6 @@ def main(argv: list[str] | None = None) -> int:
             console.print(_table(findings))
         print(_summary(findings, options.fix))
     return FOUND if any(found.is_wrong for found in findings) else 0
-
-
-def _experiments(name: str | None) -> list[str]:
-    """The id of an experiment, or of all of them."""
-    from mlflow import MlflowClient
-
-    if name:
-        return [experiment_id(name)]
-    client, found, token = MlflowClient(), list[str](), None
-    while True:
-        page: Any = ask(partial(client.search_experiments, page_token=token))
-        found += [str(experiment.experiment_id) for experiment in page]
-        token = page.token
-        if not token:
-            return found
 
 
 if __name__ == "__main__":

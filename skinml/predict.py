@@ -1,4 +1,7 @@
-"""Ask a registered model about pictures: `python -m skinml.predict MODEL_URI IMAGE…`."""
+"""Ask a registered model about pictures: `python -m skinml.predict MODEL_URI IMAGE…`.
+
+One file, as it is one command: the model, the pictures, and what is said of each.
+"""
 
 import csv
 import io
@@ -7,25 +10,53 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 
-from skinml.config import Parser
+from skinml.base.errors import UserError, run_command
+from skinml.base.files import read_file, write_whole
+from skinml.base.processes import usable_cores
+from skinml.base.progress import make_console, progress_bar, status_line
+from skinml.base.text import csv_cell
+from skinml.config import AUTO, Parser
 from skinml.data import demo
 from skinml.data.images import ImageProblem, decode_image
-from skinml.data.isic2017 import CLASSES, NOTICE
-from skinml.data.official import is_picture
-from skinml.errors import UserError, first_line, run_command
-from skinml.files import write_whole
+from skinml.data.isic2017 import NOTICE
+from skinml.data.official import MAX_ENTRY_BYTES, is_picture
+from skinml.data.pipeline import slices
+from skinml.evaluation.answering import HIGHEST, NOTHING, Asked, Way, find_way, read_chosen
+from skinml.evaluation.operating_point import read_rule
+from skinml.models.exported import FILES, Network, Pool, format_of, is_installed, read_about
+from skinml.models.inference import INFERENCE_BATCH
 from skinml.models.saved import load_saved
-from skinml.progress import make_console, progress_bar, status_line
-from skinml.tracking.read import size_of
-from skinml.tracking.store import ask, check_store
+from skinml.store.model_files import (
+    DESCRIPTION,
+    EXPORTED,
+    classes_of,
+    download,
+    fetch,
+    foreign,
+    is_of_the_demo,
+    keras_file,
+    metadata_of,
+    read_description,
+)
 
-_PICTURES = "pictures of skin lesions, JPEG or PNG"
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Result = TypeVar("Result")
+
+# What answers; auto takes LiteRT where the model has a file for it, else Keras.
+RUNTIMES = (AUTO, "litert", "onnx", "keras")
+
+_PICTURES = "pictures of skin lesions, JPEG, PNG, AVIF, TIFF, BMP, HEIC or DICOM"
 
 # models:/skinml-NAME-serving@champion, …/3, or runs:/ID/serving: as `skinml.registry` names them.
 _SERVING = re.compile(
@@ -33,59 +64,64 @@ _SERVING = re.compile(
 )
 
 
-def load(uri: str) -> Any:
-    """Load a logged Keras model by its URI, such as models:/skinml-mobilenetv2@champion.
+class Loaded(NamedTuple):
+    """A network to ask: a Keras model, or an exported file; its classes in the order of its scores.
 
-    Whoever may register a model chooses what is in it: a pickle, a loader, code of its own, which
-    MLflow would run. So only what skinml logs itself is loaded, and nothing of it runs.
+    `of_the_demo`: whether the demo set trained it; `way`: how its answers come about.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # there is a status line
-    import mlflow
 
-    with tempfile.TemporaryDirectory(prefix="skinml-model-") as name:
-        if uri.startswith(("models:", "runs:", "mlflow-artifacts:")):
-            check_store(mlflow.get_tracking_uri())
+    network: Network
+    classes: tuple[str, ...]
+    of_the_demo: bool = False
+    way: Way = HIGHEST
+
+
+def load(uri: str, runtime: str = AUTO, callers: int = 1, asked: Asked = NOTHING) -> Loaded:
+    """Load a model by its URI, such as models:/skinml-mobilenetv2@champion, or an exported file.
+
+    With `runtime="auto"` the exported file is asked where the model has one, in which case neither
+    TensorFlow nor Keras is loaded, nor MLflow where its files can be had without; else Keras.
+    `callers` may ask an exported file at once. What is `asked` for and the model does not carry is
+    a `UserError`. Nothing that came with a model runs.
+    """
+    path = Path(uri)
+    if kind := format_of(path):
+        if runtime not in (AUTO, kind):
+            raise UserError(f"--runtime {runtime}: {uri} is for {kind}; expected {kind} or {AUTO}")
+        about = read_about(path)
+        classes = tuple(about["classes"])
+        way = find_way(asked, read_chosen(about, classes), classes, uri)
+        network = Pool(path, len(classes), callers)
+        return Loaded(network, classes, about.get("data") == "demo", way)
+    if runtime == "onnx":
+        raise UserError(f"--runtime onnx: expected a file {FILES['onnx']}, got {uri}")
+    may_be_exported = runtime == "litert" or (runtime == AUTO and is_installed("litert"))
+    # A network that LiteRT has opened keeps its file open where Windows would not delete it.
+    with tempfile.TemporaryDirectory(prefix="skinml-model-", ignore_cleanup_errors=True) as name:
+        folder = None
+        if may_be_exported:
+            folder = fetch(uri, (DESCRIPTION, EXPORTED), Path(name, "exported"))
+        folder = folder or download(uri, Path(name))
+        description = read_description(folder)
+        keras = keras_file(uri, folder, description)
+        of_the_demo = is_of_the_demo(description)
         try:
-            folder = Path(
-                ask(
-                    lambda: mlflow.artifacts.download_artifacts(uri, dst_path=name),
-                    progress=lambda: size_of(Path(name)),
-                )
-            )
-            description = (folder / "MLmodel").read_text(encoding="utf-8")
-        except (mlflow.MlflowException, OSError, ValueError) as error:
-            raise UserError(
-                f"{uri}: cannot load this model from {mlflow.get_tracking_uri()} "
-                f"({first_line(error)}); expected a URI such as "
-                "models:/skinml-mobilenetv2@champion, see `python -m skinml.registry list`"
-            ) from None
-        try:
-            _refuse_foreign(description)
-            return load_saved(folder / "data" / "model.keras")
+            classes = classes_of(description)
         except UserError as error:
+            raise foreign(uri, str(error)) from None
+        way = find_way(asked, read_chosen(metadata_of(description), classes), classes, uri)
+        if may_be_exported and (folder / EXPORTED).is_file():
+            network = Pool(folder / EXPORTED, len(classes), callers)
+            return Loaded(network, classes, of_the_demo, way)
+        if runtime == "litert":
             raise UserError(
-                f"{uri}: not a Keras model as skinml logs it, and so not loaded: {error}"
-            ) from None
-
-
-def _refuse_foreign(description: str) -> None:
-    """Refuse a model that MLflow would load in any way but Keras's, by its file MLmodel."""
-    import yaml
-
-    try:
-        flavors = yaml.safe_load(description)["flavors"]
-        keras, python = flavors.pop("keras"), flavors.pop("python_function")
-        loader, code = python["loader_module"], python.get("code")
-        where, exported = keras["data"], keras.get("save_exported_model")
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
-        raise UserError("its MLmodel has not the flavors keras and python_function") from None
-    if flavors:
-        raise UserError(f"it has the flavors {', '.join(map(str, flavors))} beside keras")
-    if loader != "mlflow.keras":
-        raise UserError(f"it is loaded by {loader}, expected mlflow.keras")
-    if code or where != "data" or exported:
-        raise UserError("it brings code or another format; expected data/model.keras alone")
+                f"--runtime litert: {uri} has no exported file; expected a model that has one, "
+                f"--runtime keras, or a file that `python -m skinml.export {uri}` writes"
+            )
+        try:
+            return Loaded(load_saved(keras), classes, of_the_demo, way)
+        except UserError as error:
+            raise foreign(uri, str(error)) from None
 
 
 def find_pictures(given: list[Path]) -> list[Path]:
@@ -108,7 +144,7 @@ def read_picture(path: Path, of_the_demo: bool = False) -> np.ndarray:
     if path.is_dir():
         raise ImageProblem(f"a folder without pictures; expected {_PICTURES}")
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_ENTRY_BYTES)
     except OSError as error:
         raise ImageProblem(error.strerror or str(error)) from None
     pixels = decode_image(content)
@@ -123,21 +159,31 @@ def find_problems(paths: list[Path], of_the_demo: bool = False) -> dict[Path, di
     Reads and decodes all of them, and keeps no pixels: ten thousand pictures have 1.5 GB.
     """
     problems: dict[Path, dict[str, Any]] = {}
-    with progress_bar("reading", len(paths)) as advance:
-        for path in paths:
-            try:
-                read_picture(path, of_the_demo)
-            except ImageProblem as problem:
-                problems[path] = {"file": str(path), "error": str(problem)}
-            advance()
+
+    def problem_of(path: Path) -> str:
+        try:
+            read_picture(path, of_the_demo)
+        except ImageProblem as problem:
+            return str(problem)
+        return ""
+
+    for path, problem in zip(paths, _at_once(problem_of, paths, "reading"), strict=True):
+        if problem:
+            problems[path] = {"file": str(path), "error": problem}
     return problems
 
 
-def is_of_the_demo(uri: str) -> bool:
-    """Whether the model of a URI was trained on generated pictures, by its MLmodel."""
-    from mlflow.models import get_model_info
-
-    return (get_model_info(uri).metadata or {}).get("data") == "demo"
+def _at_once(
+    work: Callable[[Path], Result], paths: list[Path], doing: str, workers: int = 0
+) -> Iterator[Result]:
+    """What `work` makes of each path, in their order; as many at once as there are cores."""
+    with (
+        ThreadPoolExecutor(workers or usable_cores()) as pool,
+        progress_bar(doing, len(paths)) as advance,
+    ):
+        for result in pool.map(work, paths):
+            yield result
+            advance()
 
 
 def _refuse_a_photo(content: bytes) -> None:
@@ -149,61 +195,122 @@ def _refuse_a_photo(content: bytes) -> None:
         )
 
 
-def predict_files(model: Any, paths: list[Path], of_the_demo: bool = False) -> list[dict[str, Any]]:
-    """One answer a file: `file`, then `label` and a score for each class, or `error`.
+def predict_files(
+    model: Any,
+    classes: tuple[str, ...],
+    paths: list[Path],
+    of_the_demo: bool = False,
+    way: Way = HIGHEST,
+) -> list[dict[str, Any]]:
+    """One answer a file: `file`, then what `way` makes of its scores, or `error`.
 
     A model `of_the_demo` answers about generated pictures alone: a score for a patient's skin
     would be taken for an answer, whatever is written beside it.
     """
-    answers = []
-    with progress_bar("predicting", len(paths)) as advance:
-        for path in paths:
-            answer: dict[str, Any] = {"file": str(path)}
-            try:
-                scores = model.predict_on_batch(read_picture(path, of_the_demo)[None])[0]
-                answer["label"] = CLASSES[int(np.argmax(scores))]
-                answer |= {name: float(value) for name, value in zip(CLASSES, scores, strict=True)}
-            except ImageProblem as problem:
-                answer["error"] = str(problem)
-            answers.append(answer)
-            advance()
-    return answers
+
+    def answer(path: Path) -> dict[str, Any]:
+        answer: dict[str, Any] = {"file": str(path)}
+        try:
+            scores = model.predict_on_batch(read_picture(path, of_the_demo)[None])[0]
+            if len(scores) != len(classes):
+                raise UserError(
+                    f"the model gives {len(scores)} scores and names {len(classes)} classes; "
+                    "expected a score for each: it is not as skinml logged it"
+                )
+            answer |= way.answer(scores, classes)
+        except ImageProblem as problem:
+            answer["error"] = str(problem)
+        return answer
+
+    return list(_at_once(answer, paths, "predicting", getattr(model, "callers", 1)))
+
+
+def explain_files(
+    loaded: Loaded, answers: list[dict[str, Any]], folder: Path, of_the_demo: bool = False
+) -> None:
+    """Draw each answer with its picture and the map of its class as a PNG in `folder`.
+
+    A file's is called after it: lesion.jpg has lesion-map.png, another lesion.png lesion-map-2.png.
+    """
+    from skinml.explain.drawing import draw_answer
+    from skinml.explain.maps import Explainer
+
+    explainer = Explainer(loaded.network)
+    folder.mkdir(exist_ok=True)
+    names: Counter[str] = Counter()
+    with progress_bar("drawing maps", len(answers)) as advance:
+        for part in slices(len(answers), INFERENCE_BATCH):
+            paths = [Path(answer["file"]) for answer in answers[part]]
+            pixels = np.stack([read_picture(path, of_the_demo) for path in paths])
+            maps = explainer.maps(pixels, np.arange(len(pixels)))
+            for answer, path, image, own in zip(answers[part], paths, pixels, maps, strict=True):
+                names[path.stem] += 1
+                nth = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
+                draw_answer(
+                    image,
+                    own[loaded.classes.index(answer["label"])],
+                    answer["label"],
+                    {label: answer[label] for label in loaded.classes},
+                    path.name,
+                    folder / f"{path.stem}-map{nth}.png",
+                    demo.MODEL_NOTICE if of_the_demo else "",
+                )
+                advance()
 
 
 def write_answers(
-    answers: list[dict[str, Any]], form: str, uri: str, out: TextIO, of_the_demo: bool = False
+    answers: list[dict[str, Any]],
+    classes: tuple[str, ...],
+    form: str,
+    uri: str,
+    out: TextIO,
+    of_the_demo: bool = False,
+    way: Way = HIGHEST,
 ) -> None:
     """Write answers as `table`, `json` or `csv`; each says that it is not for clinical use."""
     notice = f"{NOTICE} {demo.MODEL_NOTICE}" if of_the_demo else NOTICE
     if form == "json":
-        result = {"model": uri, "notice": notice, "predictions": answers}
+        result = {"model": uri, "notice": notice, **way.about(), "predictions": answers}
         out.write(json.dumps(result, indent=2) + "\n")
         return
-    answered = [answer for answer in answers if "error" not in answer]
     if form == "csv":
-        columns = ["file", "label", *CLASSES, "error", "notice"]
+        columns = ["file", "label", *classes, *way.columns, "error", "notice"]
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**answer, "notice": notice} for answer in answers)
+        writer.writerows(
+            {name: csv_cell(value) for name, value in answer.items()} | {"notice": notice}
+            for answer in answers
+        )
         return
+    answered = [answer for answer in answers if "error" not in answer]
+    make_console(out).print(_table(answered, classes, uri, notice, way))
+
+
+def _table(
+    answered: list[dict[str, Any]], classes: tuple[str, ...], uri: str, notice: str, way: Way
+) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(uri), caption=Text(notice), title_justify="left", caption_justify="left"
-    )
+    caption = Text("\n".join(filter(None, (str(way), notice))))
+    table = Table(title=Text(uri), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("class", no_wrap=True)
-    for name in CLASSES:
-        table.add_column(name.replace("_", "\n"), justify="right")
+    for name in classes:
+        table.add_column(Text(name.replace("_", "\n")), justify="right")
+    if way.point:
+        table.add_column("score −\nthreshold", justify="right")
     for answer in answered:
         scores = [
             f"[bold]{answer[name]:.3f}[/]" if name == answer["label"] else f"{answer[name]:.3f}"
-            for name in CLASSES
+            for name in classes
         ]
         file = Text(Path(answer["file"]).name)
-        table.add_row(file, answer["label"].replace("_", " "), *scores)
-    make_console(out).print(table)
+        if way.point:
+            near = "near " if answer["near"] else ""
+            scores.append(f"{near}{answer['margin']:+.3f}")
+        table.add_row(file, Text(answer["label"].replace("_", " ")), *scores)
+    return table
 
 
 def _refuse_serving(uri: str) -> None:
@@ -220,27 +327,70 @@ def _require_writable(out: Path) -> None:
         raise UserError(f"--out {out}: expected a file in a folder that exists and may be written")
 
 
-def main(argv: list[str] | None = None) -> int:
+def _check_explain(folder: Path, model: str, runtime: str) -> None:
+    """Refuse, before a model is loaded, what cannot have maps or no place for them."""
+    if format_of(Path(model)) or runtime not in (AUTO, "keras"):
+        raise UserError(
+            f"--explain: an exported file has no gradient to draw maps from ({model}, --runtime "
+            f"{runtime}); expected a model's URI, and --runtime keras or {AUTO}"
+        )
+    place = folder if folder.exists() else folder.absolute().parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"--explain {folder}: expected a folder to write to, or a place for one")
+
+
+def _parse(argv: list[str] | None) -> Namespace:
     parser = Parser(
         prog="python -m skinml.predict",
         description="Classify skin-lesion images with a registered model.",
         epilog=NOTICE,
     )
-    parser.add_argument("model", help="URI, such as models:/skinml-mobilenetv2@champion")
+    parser.add_argument(
+        "model", help="URI, such as models:/skinml-mobilenetv2@champion, or a file of skinml.export"
+    )
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE",
-        help="pictures of skin lesions (JPEG or PNG) of any size, or folders of them",
+        help=f"{_PICTURES}, of any size, or folders of them",
     )  # fmt: skip
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
         help="write the answers to a file, in the same format, instead of printing them",
     )  # fmt: skip
-    options = parser.parse_args(argv)
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default=AUTO,
+        help="what answers: the model's exported file, or Keras; auto: that file where it has one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--operating_point", "--operating-point", default="", metavar="NAME",
+        help="decide by a threshold that the model's run chose on validation, and say how near the "
+        "score lies: sensitivity:0.82, specificity:0.9, youden … (default: the highest score)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibrated", action="store_true",
+        help="scores at the temperature that the model's run fitted on validation, if it helped",
+    )  # fmt: skip
+    parser.add_argument(
+        "--explain", type=Path, metavar="FOLDER",
+        help="draw each answer with a map of what speaks for it, as a PNG in this folder; it takes "
+        "the Keras model, which loads for some seconds",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parse(argv)
+    asked = Asked(options.operating_point, options.calibrated)
     # All that can be wrong is told before the seconds that loading a model takes.
     _refuse_serving(options.model)
+    if asked.operating_point:
+        read_rule(asked.operating_point)
     if options.out:
         _require_writable(options.out)
+    runtime = options.runtime
+    if options.explain:
+        _check_explain(options.explain, options.model, runtime)
+        runtime = "keras"
     paths = find_pictures(options.images)
     of_the_demo = "skinml-demo-" in options.model
     problems = find_problems(paths, of_the_demo)
@@ -250,15 +400,20 @@ def main(argv: list[str] | None = None) -> int:
         what = "pictures of the demo set" if of_the_demo else _PICTURES
         raise UserError(f"no picture to ask {options.model} about; expected {what}")
     with status_line(f"loading {options.model}"):
-        model = load(options.model)
-    of_the_demo = of_the_demo or is_of_the_demo(options.model)
-    answered = predict_files(model, usable, of_the_demo)
+        loaded = load(options.model, runtime, min(len(usable), usable_cores()), asked)
+    of_the_demo = of_the_demo or loaded.of_the_demo
+    answered = predict_files(loaded.network, loaded.classes, usable, of_the_demo, loaded.way)
     _tell(answered)
+    if options.explain:
+        drawn = [answer for answer in answered if "error" not in answer]
+        explain_files(loaded, drawn, options.explain, of_the_demo)
+        print(f"skinml: maps of {len(drawn)} answers are in {options.explain}", file=sys.stderr)
     in_turn = iter(answered)
     answers = [problems[path] if path in problems else next(in_turn) for path in paths]
+    told = answers, loaded.classes, options.format, options.model
     if options.out:
         text = io.StringIO()
-        write_answers(answers, options.format, options.model, text, of_the_demo)
+        write_answers(*told, text, of_the_demo, loaded.way)
         try:
             write_whole(options.out, text.getvalue())
         except OSError as error:
@@ -268,7 +423,7 @@ def main(argv: list[str] | None = None) -> int:
             ) from None
         print(f"wrote {options.out}", file=sys.stderr)
     else:
-        write_answers(answers, options.format, options.model, sys.stdout, of_the_demo)
+        write_answers(*told, sys.stdout, of_the_demo, loaded.way)
     return 1 if any("error" in answer for answer in answers) else 0
 
 

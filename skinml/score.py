@@ -1,12 +1,12 @@
 """Score predictions as the ISIC 2017 challenge did: `python -m skinml.score FILE --labels CSV`.
 
-The figures are those of the challenge's own program (arXiv 1710.05006; `scoreP3.py` of
+One file, as it is one command: reading, scoring and writing. The figures are those of the
+challenge's own program (arXiv 1710.05006; `scoreP3.py` of
 https://github.com/ImageMarkup/isic-challenge-scoring). The challenge ranked by the mean AUC.
 """
 
 import csv
 import hashlib
-import io
 import json
 import math
 import re
@@ -18,11 +18,14 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
+from skinml.base.errors import Problems, run_command
+from skinml.base.files import read_table
+from skinml.base.progress import make_console
+from skinml.base.text import csv_cell, markdown_code, markdown_text
 from skinml.config import Parser
 from skinml.data import demo
 from skinml.data.isic2017 import CHALLENGE_TASKS, CSV_COLUMNS, HOMEPAGE, NOTICE, OFFICIAL_PARTS
 from skinml.data.official import read_ground_truth
-from skinml.errors import Problems, run_command
 from skinml.evaluation.metrics import auc
 from skinml.evaluation.statistics import (
     CONFIDENCE,
@@ -31,7 +34,6 @@ from skinml.evaluation.statistics import (
     bootstrap_weights,
     percentile_interval,
 )
-from skinml.progress import make_console
 
 # A score above it, not at it, was a positive answer.
 THRESHOLD = 0.5
@@ -226,12 +228,10 @@ def _read_scores(
 def _read_rows(path: Path, problems: Problems) -> list[tuple[int, list[str]]]:
     """The rows of a CSV that are not empty, each with its line number."""
     try:
-        content = path.read_bytes()
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        rows = [(line, row) for line, row in read_table(path) if any(map(str.strip, row))]
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        bad = content[error.start]
+        line = error.object[: error.start].count(b"\n") + 1
+        bad = error.object[error.start]
         problems.add("undecodable bytes", f"line {line}: byte 0x{bad:02x}, expected UTF-8 text")
         return []
     except (OSError, csv.Error) as error:
@@ -420,10 +420,13 @@ def _write_terminal(score: Score, out: TextIO) -> None:
 
 def _write_markdown(score: Score, out: TextIO) -> None:
     header, *rows = _table(score)
-    lines = [f"`{score.predictions}`", "", f"| {' | '.join(header)} |"]
+    lines = [markdown_code(score.predictions), "", f"| {' | '.join(header)} |"]
     lines.append("| --- |" + " ---: |" * (len(header) - 1))
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    out.write("\n".join([*lines, "", *(f"- {remark}" for remark in _remarks(score))]) + "\n")
+    out.write(
+        "\n".join([*lines, "", *(f"- {markdown_text(remark)}" for remark in _remarks(score))])
+        + "\n"
+    )
 
 
 def _write_json(score: Score, out: TextIO) -> None:
@@ -453,7 +456,7 @@ def _write_csv(score: Score, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*Value._fields, "images", "official_test", "labels_are", "notice"])
     about = (score.images, score.official_test, score.labels_are, NOTICE)
-    writer.writerows((*value, *about) for value in score.values)
+    writer.writerows(map(csv_cell, (*value, *about)) for value in score.values)
 
 
 FORMATS: dict[str, Callable[[Score, TextIO], None]] = {

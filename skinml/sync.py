@@ -4,15 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+from skinml.base.errors import UserError, run_command
+from skinml.base.locks import exclusive
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
-from skinml.forward import send_rest
-from skinml.processes import exclusive
+from skinml.store.forwarder import send_rest
+from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import LOCK, STATE, RunFolder
-from skinml.tracking.forwarder import DRAIN_LIMIT, seconds
+from skinml.tracking.forwarder_process import DRAIN_LIMIT, seconds
 from skinml.tracking.journal import is_written
-from skinml.tracking.record import record_folder
-from skinml.tracking.state import State
+from skinml.tracking.record import read_records, record_folder
 
 
 def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
@@ -26,7 +26,7 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
     _refuse_links(folder)
     if not folder.journal.exists():
         if folder.published:
-            return folder.published  # By a skinml of before there were journals.
+            return folder.published  # An earlier skinml sent it, without a journal.
         if not folder.finished:
             raise UserError(f"{path}: its run did not finish; expected a folder of a finished run")
         record_folder(folder)
@@ -37,6 +37,9 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
         )
     if is_written(folder.journal):
         raise UserError(f"{path}: its run goes on, and sends by itself; expected one that is over")
+    # Before anything is sent: of a journal that is not as a run writes it, nothing is.
+    for _ in read_records(folder.journal):
+        pass
     notice = f"skinml: {path}: another process is sending it: waiting for its end"
     with exclusive(folder.path / LOCK, notice):
         return send_rest(folder, limit)
@@ -73,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     for path in options.folders:
         print(f"{path}: run {sync(path, options.drain_limit)}")
-        if left_out := State.load(path / STATE).left_out:
+        if left_out := Acknowledged.load(path / STATE).left_out:
             print(f"skinml: warning: {path}: not sent: {left_out}", file=sys.stderr)
     return 0
 

@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ from skinml.data import demo
 from skinml.data.prepare import prepare
 from skinml.data.prepared import PreparedSet
 from skinml.tracking.folder import RunFolder
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +37,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and NOTHING_IS_SKIPPED and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may be: {report.longrepr}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with most slow tests come first: at the end no worker is left alone with one."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +96,7 @@ def add_tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
     """Make a backbone of a few hundred parameters a row in BACKBONES; returns its name."""
     import keras
 
-    from skinml.models.backbones import BACKBONES, Backbone, WeightsFile
+    from skinml.backbones import BACKBONES, Backbone, WeightsFile
 
     def tiny(
         weights: str | None, include_top: bool, input_shape: tuple[int, int, int]
@@ -143,6 +153,22 @@ def store(
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
     yield mlflow.MlflowClient()
     mlflow.end_run()
+
+
+@pytest.fixture
+def no_question_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests of servers that do not answer, whose questions are left behind (`ask`).
+
+    MLflow opens a store under a lock of the process: while a thread waits for the 100 s of a
+    database's retries, or for an answer, every later test of a store would wait with it.
+    """
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 2)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "ask":
+            thread.join(PATIENCE)
 
 
 @pytest.fixture
@@ -203,9 +229,43 @@ def finished_folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+@pytest.fixture(scope="session")
+def run_folder(toy_set: PreparedSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run of the demo set with a network that nobody has trained, and its data."""
+    import keras
+
+    from skinml.config import Config
+    from skinml.models.classifier import build_classifier
+
+    path = tmp_path_factory.mktemp("run") / "20260102-030405-tiny-16-s0-abcd"
+    (path / "figures").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        config = Config(data="demo", data_dir=str(toy_set.folder), protocol="challenge")
+        tiny = replace(config, model=add_tiny_backbone(monkeypatch), weights="none")
+        keras.utils.set_random_seed(1)
+        network = build_classifier(tiny, 3).model
+        # Initial weights say nearly the same of everything; these tell pictures apart.
+        logits = np.log(network.predict(toy_set.images[:], verbose=0))
+        logits -= logits.mean(axis=1, keepdims=True)
+        *others, kernel, bias = network.get_weights()
+        scale = 1 / logits.std(axis=0).mean()
+        network.set_weights([*others, kernel * scale, bias - scale * logits.mean(axis=0)])
+        network.save(path / "model.keras")
+        params = {name: str(value) for name, value in tiny.as_dict().items()}
+        description = {
+            "name": "tiny-16-seed0",
+            "params": params | {"data_digest": toy_set.digest},
+            "tags": {"model": "tiny", "data": "demo"},
+            "dataset": {},
+        }
+        (path / "run.json").write_text(json.dumps(description))
+        RunFolder.open(path).finish()
+        yield path
+
+
 def noted(folder: RunFolder, error: BaseException | None = None) -> RunFolder:
     """A finished folder with the journal of a run without a server, which an error may end."""
-    from skinml.tracking.track import track
+    from skinml.run.tracked import track
 
     try:
         with track(folder, folder.read_description(), offline=True, load=False) as run:

@@ -20,13 +20,13 @@ import scipy.stats
 import sklearn.metrics  # noqa: F401
 import tensorflow as tf  # noqa: F401
 
-import skinml.checkpoint
 import skinml.evaluation.figures
-import skinml.evaluation.predict
-import skinml.training
-import skinml.training_run
-from skinml import run
-from skinml.errors import run_command
+import skinml.evaluation.scoring
+import skinml.run.end_to_end
+import skinml.training.checkpoint
+import skinml.training.loop
+from skinml.base.errors import run_command
+from skinml.run import __main__ as run
 
 
 def signal_at(where: str, count: int, when: str, signum: int) -> None:

@@ -1,8 +1,9 @@
 """The real `skinml.run` with a made-up network of three epochs, each followed by its checkpoint.
 
-Of its environment: an epoch takes $SKINML_TEST_EPOCH seconds, the second one of the model
-$SKINML_TEST_SLOW has no end, and $SKINML_TEST_TRACE gets a line an epoch, written before its
-checkpoint, so that an epoch which is lost and trained again is there twice.
+Of its environment: an epoch takes $SKINML_TEST_EPOCH seconds, the second one waits for the file
+$SKINML_TEST_GO, that of the model $SKINML_TEST_SLOW has no end, and $SKINML_TEST_TRACE gets a line
+an epoch, written before its checkpoint, so that an epoch which is lost and trained again is there
+twice.
 """
 
 import os
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from skinml import backend, run, training_run
-from skinml.checkpoint import Checkpoint
+from skinml.base.errors import run_command
 from skinml.config import Config
-from skinml.errors import run_command
-from skinml.history import Row
+from skinml.run import __main__ as run
+from skinml.run import end_to_end
+from skinml.training import backend
+from skinml.training.checkpoint import Checkpoint
+from skinml.training.history import Row
 
 EPOCHS = 3
 
@@ -35,6 +38,9 @@ def train(
     ready()
     history = list(checkpoint.history) if checkpoint else []
     for epoch in range(len(history) + 1, EPOCHS + 1):
+        go = os.environ.get("SKINML_TEST_GO")
+        while epoch == 2 and go and not Path(go).exists():
+            time.sleep(0.05)
         endless = epoch == 2 and config.model == os.environ.get("SKINML_TEST_SLOW")
         time.sleep(600 if endless else float(os.environ.get("SKINML_TEST_EPOCH", "0.2")))
         if trace := os.environ.get("SKINML_TEST_TRACE"):
@@ -71,7 +77,7 @@ def main() -> int:
             "configure": lambda *given: backend.Device("none", "cpu", "none", 1),
             "choose_execution": lambda *given: backend.PLAIN,
         },
-        training_run: {"_train": train, "_evaluate": evaluate},
+        end_to_end: {"_train": train, "evaluate": evaluate},
     }
     for module, values in replaced.items():
         for name, value in values.items():

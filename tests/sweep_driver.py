@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from skinml.base.errors import run_command
 from skinml.config import Config
-from skinml.errors import run_command
-from skinml.sweep import main
-from skinml.sweep_run import cell_command
+from skinml.sweep.__main__ import main
+from skinml.sweep.orders import cell_command
 
 STAND_IN = Path(__file__).with_name("stand_in_training.py")
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from skinml.backend import Execution
+from skinml.backbones import BACKBONES
+from skinml.base.errors import UserError
 from skinml.config import (
     AUTO,
+    RECIPES,
     Config,
     Parser,
     add_config_options,
@@ -17,11 +19,18 @@ from skinml.config import (
     config_from_strings,
     warn_of_idle_parameters,
 )
-from skinml.errors import UserError
-from skinml.models.backbones import BACKBONES
+from skinml.training.backend import Execution
 
 FIELDS = {option.name: option for option in fields(Config)}
-INDECISIVE = {"data_dir", "output_dir", "register", "steps_per_execution", "images_on_device"}
+INDECISIVE = {
+    "operating_point",
+    "data_dir",
+    "output_dir",
+    "register",
+    "export",
+    "steps_per_execution",
+    "images_on_device",
+}
 SPLIT = {"test_fraction", "validation_fraction", "split_seed", "near_duplicates"}
 
 
@@ -38,10 +47,12 @@ def another(name: str) -> Any:
         return next(choice for choice in choices if choice not in (default, AUTO))
     if isinstance(default, bool):
         return not default
+    if name == "test_views":
+        return 8
     if isinstance(default, int):
         return default + 1
     if isinstance(default, float):
-        return default / 2
+        return default / 2 or 0.1
     return {"dense_units": "128,64,32", "steps_per_execution": 3}.get(name, default + "-other")
 
 
@@ -125,6 +136,9 @@ def test_values_are_converted_to_the_type_of_their_field(name: str, text: str, v
         ("epochs_finetune", "-1", "at least 0"),
         ("epochs_finetune", "many", "a whole number or auto"),
         ("dropout", "1", "at most 0.95"),
+        ("test_views", "4", "1 or 8"),
+        ("label_smoothing", "1", "at most 0.9"),
+        ("ema", "often", "a number"),
         ("dense_units", "256,128", "three widths"),
         ("dense_units", "256,128,0", "three widths"),
         ("dense_units", "a,b,c", "three widths"),
@@ -190,11 +204,38 @@ def test_resolved_from_random_weights() -> None:
 def test_resolved_keeps_what_was_given_and_leaves_no_auto_that_decides() -> None:
     given = Config(epochs_frozen=3, batch_norm="trained", learning_rate_finetune=0.5)
     resolved = given.resolved()
-    assert resolved == replace(given, epochs_finetune=100)
+    assert resolved == replace(given, epochs_finetune=100, **RECIPES["paper"])
     assert resolved.resolved() == resolved
     # Where the data lie, and where and how it is trained, are not looked up here.
     left = {name for name, value in resolved.as_dict().items() if value == AUTO}
     assert left == {"data_dir", "device", *Execution._fields}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_what_auto_stands_for(recipe: str) -> None:
+    resolved = Config(recipe=recipe).resolved()
+    assert {name: getattr(resolved, name) for name in RECIPES[recipe]} == RECIPES[recipe]
+    assert RECIPES[recipe].keys() == RECIPES["paper"].keys()
+    assert all(getattr(Config(), name) == AUTO for name in RECIPES[recipe])
+
+
+@pytest.mark.parametrize("name", RECIPES["ours"])
+def test_each_value_of_a_recipe_can_be_given_by_itself(name: str) -> None:
+    papers = RECIPES["paper"][name]
+    mixed = config_from_strings({"recipe": "ours", name: str(papers)}).resolved()
+    expected = RECIPES["ours"] | {name: papers}
+    assert {key: getattr(mixed, key) for key in expected} == expected
+
+
+def test_a_recipe_is_known_by_its_values_whoever_gives_them() -> None:
+    spelled_out = Config(**RECIPES["ours"])
+    assert spelled_out.digest() == Config(recipe="ours").digest() != Config().digest()
+
+
+def test_runs_of_before_there_were_recipes_are_repetitions_of_the_papers() -> None:
+    """The digests that earlier runs have as their tag `config_digest`."""
+    assert Config().digest() == "2feeed455ce19a00"
+    assert Config(model="mobilenet", protocol="challenge").digest() == "38a87e77dbc115eb"
 
 
 def test_no_epoch_at_all_is_refused() -> None:
@@ -293,6 +334,8 @@ def test_spaces_in_dense_units_make_no_other_configuration() -> None:
         ),
         ({"optimizer": "adam"}, {"weight_decay"}),
         ({"optimizer": "sgd"}, {"weight_decay"}),
+        ({"head": "one"}, {"dense_units", "dropout"}),
+        ({"recipe": "ours"}, {"dense_units", "dropout"}),
     ],
     # A set has another order in each process, and tests side by side must have the same names.
     ids=lambda value: str(value) if isinstance(value, dict) else "idle",

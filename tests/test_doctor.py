@@ -19,16 +19,17 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from skinml import doctor, sweep_run
-from skinml.errors import UserError
-from skinml.processes import is_dead, process_lives, process_name
+from skinml import doctor
+from skinml.base.errors import UserError
+from skinml.base.processes import is_dead, process_lives, process_name
+from skinml.run.tracked import track
+from skinml.store.lease import clock_stands, lease_term, renewed, watch
+from skinml.store.runs import GONE
+from skinml.store.sweeps import SweepRun
+from skinml.sweep.stopping import end_leftovers
 from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import Journal, read_journal
-from skinml.tracking.lease import clock_stands, lease_term, renewed, watch
-from skinml.tracking.publish import GONE
-from skinml.tracking.sweeps import SweepRun
-from skinml.tracking.track import track
 from tests.conftest import noted, surroundings
 from tests.waiting import wait_for
 
@@ -316,7 +317,7 @@ def test_what_belongs_to_another_server_is_to_know_of_and_not_sent_to_this_one(
 ) -> None:
     """It is not to mend: --fix leaves it, and a cron job would fail for ever."""
     folder = noted(finished_folder)
-    doctor.State("another").save(folder.path / "forward.json")
+    doctor.Acknowledged("another").save(folder.path / "forward.json")
     for options in ([], ["--fix"]):
         code, found = visit(*options)
         assert code == 0
@@ -333,7 +334,7 @@ def test_models_that_were_left_out_are_to_know_of(
 ) -> None:
     folder = noted(finished_folder)
     sync(folder.path)
-    state = doctor.State.load(folder.path / "forward.json")
+    state = doctor.Acknowledged.load(folder.path / "forward.json")
     replace(state, left_out="its models: no interface").save(folder.path / "forward.json")
     code, found = visit("--fix")
     assert code == 0
@@ -387,7 +388,7 @@ def test_a_copy_of_a_folder_says_nothing_of_a_run_that_goes_on_elsewhere(
     assert world.client.get_run(run_id).info.status == "RUNNING"
     # Nor where its experiment is not looked at.
     world.client.create_experiment("other")
-    doctor.State("", run_id).save(folder.path / "forward.json")
+    doctor.Acknowledged("", run_id).save(folder.path / "forward.json")
     assert visit("--experiment", "other", "--fix") == (0, {})
     assert world.client.get_run(run_id).info.status == "RUNNING"
 
@@ -456,7 +457,7 @@ def test_a_sweep_does_the_same_for_its_own_cells_before_it_starts(
     not_its_own = world.run(process=ended_process())
     world.moving[alive], world.term = name, TERM
     with world.leases():
-        sweep_run._end_leftovers(run, world.here)
+        end_leftovers(run, world.here)
     said = capsys.readouterr().err
     assert f"{gone}: {GONE}: closed as KILLED" in said
     assert f"{far}: its lease did not move for {TERM:g} s" in said
@@ -587,6 +588,8 @@ def test_an_odd_folder_is_left_out_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A journal that is a pipe, and one whose first record says nothing."""
+    texts = ("name", "process", "server", "experiment", "experiment_id", "default_experiment")
+    begin = dict.fromkeys((*texts, "attached", "parent"), "") | {"time": 1, "source": {}}
     for name in ("empty", "pipe", "good"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text("{}")
@@ -594,9 +597,9 @@ def test_an_odd_folder_is_left_out_and_named(
             os.mkfifo(tmp_path / name / "journal.log")
             continue
         journal = Journal(tmp_path / name / "journal.log")
-        journal.append("run", **({"journal": "a"} if name == "good" else {}))
+        journal.append("run", **(begin | {"journal": "a"} if name == "good" else {}))
         journal.close()
     assert [left.journal for left in doctor.run_folders(tmp_path)] == ["a"]
     told = capsys.readouterr().err
-    assert "empty: its journal begins no run: left out" in told
+    assert "journal.log, record 1 ('run'): it has no journal, expected an id" in told
     assert "pipe: not a regular file: left out" in told

@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 
 from skinml import predict
-from skinml.errors import UserError
+from skinml.base.errors import UserError
+from skinml.data.isic2017 import CLASSES
 from skinml.models.saved import load_saved
+from skinml.store import model_files
 from tests.waiting import PATIENCE
 
 mlflow: Any = pytest.importorskip("mlflow")
@@ -73,7 +75,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("honest") / "model"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mlflow.keras.save_model(tiny(), str(folder), pip_requirements=["keras"])
+        about = {"classes": list(CLASSES), "data": "isic2017"}
+        mlflow.keras.save_model(tiny(), str(folder), pip_requirements=["keras"], metadata=about)
     return folder
 
 
@@ -113,8 +116,18 @@ def refused(folder: Path, marker: Path) -> str:
     return text
 
 
-def test_what_skinml_logs_is_loaded(honest: Path) -> None:
-    assert predict.load(str(honest)).output_shape == (None, 3)
+def test_what_skinml_logs_is_loaded(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its MLmodel is read once: what is checked is what is used, whatever is written meanwhile."""
+    read, reads = model_files.read_file, list[str]()
+
+    def read_noted(path: Path, most: int) -> bytes:
+        reads.append(path.name)
+        return read(path, most)
+
+    monkeypatch.setattr(model_files, "read_file", read_noted)
+    network: Any = predict.load(str(honest)).network
+    assert network.output_shape == (None, 3)
+    assert reads == [model_files.DESCRIPTION]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -248,11 +261,12 @@ def test_a_recipe_without_bottom_is_refused(tampered: Path, marker: Path) -> Non
 
 
 def test_the_serving_model_refuses_an_archive_with_code(tampered: Path, marker: Path) -> None:
-    from skinml.serving_model import ServingModel
+    from skinml.store.serving_model import ServingModel
 
     path = tampered / "data" / "model.keras"
     rewrite(tampered, add_layer("keras.layers", "Lambda", {"function": "x"}))
-    context: Any = SimpleNamespace(artifacts={"model": str(path)})
+    about = {"notice": "", "classes": list(CLASSES)}
+    context: Any = SimpleNamespace(artifacts={"model": str(path)}, model_config=about)
     with pytest.raises(UserError, match=r"names keras\.layers\.Lambda"):
         ServingModel().load_context(context)
     with pytest.raises(UserError, match=r"names keras\.layers\.Lambda"):

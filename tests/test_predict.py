@@ -15,10 +15,14 @@ import pytest
 from PIL import Image
 
 from skinml import predict
+from skinml.base.errors import UserError
+from skinml.config import Config
 from skinml.data.images import decode_image
 from skinml.data.isic2017 import CLASSES
-from skinml.errors import UserError
-from skinml.predict import predict_files, write_answers
+from skinml.evaluation.answering import Asked, Point, Way
+from skinml.models.classifier import build_classifier
+from skinml.predict import Loaded, predict_files, write_answers
+from skinml.store import model_files
 
 URI = "models:/skinml-demo-tiny@champion"
 
@@ -54,14 +58,14 @@ def broken(tmp_path: Path, pictures: list[Path]) -> dict[str, Path]:
 
 def written(answers: list[dict[str, Any]], form: str) -> str:
     out = io.StringIO()
-    write_answers(answers, form, URI, out, of_the_demo=True)
+    write_answers(answers, CLASSES, form, URI, out, of_the_demo=True)
     return out.getvalue()
 
 
 def test_an_answer_has_the_label_and_the_score_of_each_class(
     model: keras.Model, pictures: list[Path]
 ) -> None:
-    for answer, path in zip(predict_files(model, pictures), pictures, strict=True):
+    for answer, path in zip(predict_files(model, CLASSES, pictures), pictures, strict=True):
         expected = model.predict_on_batch(decode_image(path.read_bytes())[None])[0]
         assert answer["file"] == str(path)
         assert answer["label"] == CLASSES[int(np.argmax(expected))]
@@ -72,10 +76,10 @@ def test_unreadable_files_are_answered_with_the_reason_and_stop_nobody(
     model: keras.Model, pictures: list[Path], broken: dict[str, Path]
 ) -> None:
     paths = [*broken.values(), *pictures]
-    answers = predict_files(model, paths)
+    answers = predict_files(model, CLASSES, paths)
     assert [answer["file"] for answer in answers] == [str(path) for path in paths]
     reasons = [answer["error"] for answer in answers[:4]]
-    assert reasons[0] == "not a JPEG or PNG picture"
+    assert reasons[0] == "not a JPEG or PNG picture, nor AVIF, TIFF, BMP, HEIC or DICOM"
     assert reasons[1].startswith("damaged or truncated: ")
     assert reasons[2] == "No such file or directory"
     assert reasons[3].startswith("a folder without pictures; expected ")
@@ -89,9 +93,9 @@ def test_every_unusable_file_is_told_before_a_model_is_loaded(
 ) -> None:  # fmt: skip
     told: list[str] = []
 
-    def load(uri: str) -> keras.Model:
+    def load(uri: str, *given: object) -> Loaded:
         told.extend(capsys.readouterr().err.splitlines())
-        return model
+        return Loaded(model, CLASSES)
 
     monkeypatch.setattr(predict, "load", load)
     assert predict.main([URI, *map(str, broken.values()), str(pictures[0])]) == 1
@@ -100,9 +104,9 @@ def test_every_unusable_file_is_told_before_a_model_is_loaded(
     ]
     assert told[2].endswith("missing.jpg: No such file or directory")
     assert told[3].endswith("folder.jpg: a folder without pictures; expected pictures of skin "
-                            "lesions, JPEG or PNG")  # fmt: skip
+                            "lesions, JPEG, PNG, AVIF, TIFF, BMP, HEIC or DICOM")  # fmt: skip
     assert "Traceback" not in capsys.readouterr().err
-    monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(predict, "load", lambda *given: pytest.fail("the model is loaded"))
     with pytest.raises(UserError, match=f"no picture to ask {URI} about; expected pictures"):
         predict.main([URI, *map(str, broken.values())])
     captured = capsys.readouterr()
@@ -118,7 +122,7 @@ def test_a_folder_stands_for_its_pictures_by_name(
     for name in ("b.jpg", "a.PNG", "c.jpeg"):
         (folder / name).write_bytes(pictures[0].read_bytes())
     (folder / "notes.txt").write_text("no picture")
-    monkeypatch.setattr(predict, "load", lambda uri: model)
+    monkeypatch.setattr(predict, "load", lambda *given: Loaded(model, CLASSES))
     assert predict.main([URI, str(folder), str(pictures[1]), "--format", "json"]) == 0
     answers = json.loads(capsys.readouterr().out)["predictions"]
     expected = [*(str(folder / name) for name in ("a.PNG", "b.jpg", "c.jpeg")), str(pictures[1])]
@@ -143,7 +147,7 @@ def test_out_is_a_file_with_what_would_have_been_printed(
     model: keras.Model, pictures: list[Path], form: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(predict, "load", lambda uri: model)
+    monkeypatch.setattr(predict, "load", lambda *given: Loaded(model, CLASSES))
     out = tmp_path / "answers"
     arguments = [URI, *map(str, pictures), "--format", form]
     assert predict.main(arguments) == predict.main([*arguments, "--out", str(out)]) == 0
@@ -156,7 +160,7 @@ def test_out_is_whole_or_as_it_was(
     model: keras.Model, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before a model is loaded where it cannot be written; kept if writing fails."""
-    monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(predict, "load", lambda *given: pytest.fail("the model is loaded"))
     for impossible in (tmp_path / "nowhere" / "answers", tmp_path):
         with pytest.raises(UserError, match="expected a file in a folder that exists"):
             predict.main([URI, str(pictures[0]), "--out", str(impossible)])
@@ -166,7 +170,7 @@ def test_out_is_whole_or_as_it_was(
     def full(path: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(predict, "load", lambda uri: model)
+    monkeypatch.setattr(predict, "load", lambda *given: Loaded(model, CLASSES))
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         predict.main([URI, str(pictures[0]), "--out", str(out)])
@@ -180,11 +184,11 @@ def test_on_a_terminal_something_is_shown_while_the_model_loads(
     shown = Terminal()
     loaded: list[str] = []
 
-    def load(uri: str) -> keras.Model:
+    def load(uri: str, *given: object) -> Loaded:
         while f"loading {URI}" not in shown.getvalue():
             time.sleep(0.01)
         loaded.append(uri)
-        return model
+        return Loaded(model, CLASSES)
 
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setattr(predict, "load", load)
@@ -197,8 +201,68 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(scope="module")
+def with_maps(tiny_backbone: str) -> keras.Model:
+    """A network that has a convolutional feature map."""
+    keras.utils.set_random_seed(0)
+    return build_classifier(Config(model=tiny_backbone, weights="none"), 3).model
+
+
+def test_explain_draws_each_answer_and_changes_none(
+    with_maps: keras.Model, pictures: list[Path], broken: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    asked: list[str] = []
+
+    def load(uri: str, runtime: str, *given: object) -> Loaded:
+        asked.append(runtime)
+        return Loaded(with_maps, CLASSES)
+
+    monkeypatch.setattr(predict, "load", load)
+    twin = tmp_path / "twin" / pictures[0].name
+    twin.parent.mkdir()
+    twin.write_bytes(pictures[1].read_bytes())
+    given = [URI, *map(str, [*pictures, twin, broken["text"]]), "--format", "json"]
+    assert predict.main(given) == 1
+    plain = capsys.readouterr().out
+    folder = tmp_path / "maps"
+    assert predict.main([*given, "--explain", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == plain
+    assert captured.err.splitlines()[-1] == f"skinml: maps of 3 answers are in {folder}"
+    # Keras has the gradient, whatever files the model has.
+    assert asked == ["auto", "keras"]
+    first, second = (path.stem for path in pictures)
+    assert {path.name for path in folder.iterdir()} == {
+        f"{first}-map.png", f"{second}-map.png", f"{first}-map-2.png"
+    }  # fmt: skip
+    drawn = []
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            assert 1200 <= image.width <= 1600
+            drawn.append(image.tobytes())
+    assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.tflite"], "an exported file has no gradient"),
+        ([URI, "--runtime", "litert"], "expected a model's URI, and --runtime keras"),
+        ([URI, "--explain", "no/such/place"], "expected a folder to write to"),
+    ],
+)
+def test_maps_that_cannot_be_are_refused_before_a_model_is_loaded(
+    words: list[str], told: str, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "load", lambda *given: pytest.fail("the model is loaded"))
+    model, *options = words
+    with pytest.raises(UserError, match=told):
+        predict.main([model, str(pictures[0]), "--explain", "maps", *options])
+
+
 def test_json_is_one_document_with_a_notice(model: keras.Model, pictures: list[Path]) -> None:
-    answers = predict_files(model, pictures)
+    answers = predict_files(model, CLASSES, pictures)
     document = json.loads(written(answers, "json"))
     assert document["model"] == URI
     assert "not for clinical use" in document["notice"]
@@ -208,12 +272,12 @@ def test_json_is_one_document_with_a_notice(model: keras.Model, pictures: list[P
 def test_csv_has_one_row_a_file_each_with_the_notice(
     model: keras.Model, pictures: list[Path], broken: dict[str, Path]
 ) -> None:
-    answers = predict_files(model, [broken["text"], *pictures])
+    answers = predict_files(model, CLASSES, [broken["text"], *pictures])
     rows = list(csv.DictReader(io.StringIO(written(answers, "csv"))))
     assert list(rows[0]) == ["file", "label", *CLASSES, "error", "notice"]
     assert [row["file"] for row in rows] == [answer["file"] for answer in answers]
     assert all("not for clinical use" in row["notice"] for row in rows)
-    assert rows[0]["error"] == "not a JPEG or PNG picture"
+    assert rows[0]["error"] == "not a JPEG or PNG picture, nor AVIF, TIFF, BMP, HEIC or DICOM"
     assert rows[0]["label"] == rows[0]["melanoma"] == ""
     assert float(rows[1]["melanoma"]) == answers[1]["melanoma"]
 
@@ -221,7 +285,7 @@ def test_csv_has_one_row_a_file_each_with_the_notice(
 def test_the_table_shows_scores_and_says_what_they_are(
     model: keras.Model, pictures: list[Path]
 ) -> None:
-    answers = predict_files(model, pictures)
+    answers = predict_files(model, CLASSES, pictures)
     text = " ".join(written(answers, "table").split())
     assert URI in text
     assert "not for clinical use" in text
@@ -238,9 +302,9 @@ def test_a_model_of_the_demo_answers_about_generated_pictures_alone(
     """A score for a patient's skin would be taken for an answer, whatever is written beside it."""
     photo = tmp_path / "lesion.jpg"
     Image.fromarray(decode_image(pictures[0].read_bytes())).save(photo)
-    refused, answered = predict_files(model, [photo, pictures[0]], of_the_demo=True)
+    refused, answered = predict_files(model, CLASSES, [photo, pictures[0]], of_the_demo=True)
     assert set(refused) == {"file", "error"} and answered["label"] in CLASSES
-    monkeypatch.setattr(predict, "load", lambda uri: pytest.fail("loaded"))
+    monkeypatch.setattr(predict, "load", lambda *given: pytest.fail("loaded"))
     with pytest.raises(UserError, match="no picture to ask"):
         predict.main([URI, str(photo)])
     captured = capsys.readouterr()
@@ -257,7 +321,8 @@ def test_whatever_its_address_a_model_says_what_it_was_trained_on(
     from mlflow.models import Model
 
     Model(metadata={"data": data}).save(str(tmp_path / "MLmodel"))
-    assert predict.is_of_the_demo(str(tmp_path)) is expected
+    said = model_files.read_description(tmp_path)
+    assert model_files.is_of_the_demo(said) is expected
 
 
 def test_a_file_s_name_is_not_taken_for_markup(
@@ -265,7 +330,7 @@ def test_a_file_s_name_is_not_taken_for_markup(
 ) -> None:
     path = tmp_path / "[red]a[x].jpg"
     path.write_bytes(pictures[0].read_bytes())
-    assert "[red]a[x].jpg" in written(predict_files(model, [path]), "table")
+    assert "[red]a[x].jpg" in written(predict_files(model, CLASSES, [path]), "table")
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
@@ -277,12 +342,12 @@ def test_the_command_names_unreadable_files_and_exits_with_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(predict, "load", lambda uri: model)
+    monkeypatch.setattr(predict, "load", lambda *given: Loaded(model, CLASSES))
     arguments = [URI, str(broken["text"]), str(pictures[0]), "--format", form]
     assert predict.main(arguments) == 1
     captured = capsys.readouterr()
     [line] = captured.err.splitlines()
-    assert line == f"skinml: {broken['text']}: not a JPEG or PNG picture"
+    assert line.startswith(f"skinml: {broken['text']}: not a JPEG or PNG picture, nor AVIF, TIFF")
     assert "not for clinical use" in captured.out
     assert pictures[0].stem in captured.out
     assert predict.main([URI, str(pictures[0]), "--format", form]) == 0
@@ -296,3 +361,59 @@ def test_a_uri_that_leads_nowhere_is_one_line(store: object, uri: str) -> None:
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith(f"{uri}: cannot load this model from sqlite:///")
+
+
+def test_csv_holds_no_cell_that_a_spreadsheet_computes() -> None:
+    answers: list[dict[str, Any]] = [
+        {"file": "=1+1.png", "error": "@damaged"},
+        {"file": "a.png", "melanoma": -0.0},
+    ]
+    odd, plain = csv.DictReader(io.StringIO(written(answers, "csv")))
+    assert (odd["file"], odd["error"]) == ("'=1+1.png", "'@damaged")
+    assert (plain["file"], plain["melanoma"]) == ("a.png", "-0.0")
+
+
+BY_POINT = Way("youden", "melanoma", Point(0.2, 0.1, 0.6, 0.75, 0.8))
+
+
+def test_by_an_operating_point_every_form_says_how_near_the_score_is(
+    model: keras.Model, pictures: list[Path], broken: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given: list[Any] = []
+
+    def load(*arguments: Any) -> Loaded:
+        given.append(arguments[-1])
+        return Loaded(model, CLASSES, way=BY_POINT)
+
+    monkeypatch.setattr(predict, "load", load)
+    said: dict[str, str] = {}
+    for form in ("json", "csv", "table"):
+        predict.main([URI, *map(str, [broken["text"], *pictures]), "--format", form,
+                      "--operating_point", "youden", "--calibrated"])  # fmt: skip
+        said[form] = capsys.readouterr().out
+    assert given == [Asked("youden", calibrated=True)] * 3
+    document = json.loads(said["json"])
+    assert document["operating_point"] == {
+        "name": "youden", "class": "melanoma", "threshold": 0.2, "low": 0.1, "high": 0.6,
+        "test_sensitivity": 0.75, "test_specificity": 0.8,
+    }  # fmt: skip
+    refused, *answers = document["predictions"]
+    assert set(refused) == {"file", "error"}
+    rows = list(csv.DictReader(io.StringIO(said["csv"])))
+    assert list(rows[0]) == ["file", "label", *CLASSES, *BY_POINT.columns, "error", "notice"]
+    text = " ".join(said["table"].split())
+    for answer, row in zip(answers, rows[1:], strict=True):
+        assert answer["label"] == row["label"] == "melanoma"
+        assert answer["margin"] == pytest.approx(answer["melanoma"] - 0.2)
+        assert float(row["margin"]) == answer["margin"] and row["near"] == "True"
+        assert f"near {answer['margin']:+.3f}" in text
+    assert "On the test images: sensitivity 0.750" in text
+
+
+def test_a_wrong_operating_point_is_told_before_a_model_is_loaded(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "load", lambda *given: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match=r"^operating_point=.recall:1.: expected sensitivity:"):
+        predict.main([URI, str(pictures[0]), "--operating_point", "recall:1"])

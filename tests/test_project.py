@@ -1,5 +1,6 @@
 """The files around the package agree with it and with each other."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from skinml.compare import _parser as compare_parser
-from skinml.compare import _without_empty as without_empty
+from skinml.compare.__main__ import _parser as compare_parser
+from skinml.compare.__main__ import _without_empty as without_empty
 from skinml.config import Config
-from skinml.grid import AXES
-from skinml.sweep import PAPER, PLACEMENT, parser
+from skinml.sweep.__main__ import PAPER, PLACEMENT, parser
+from skinml.sweep.cells import AXES
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,7 +135,8 @@ def test_mlproject_entry_point_passes_its_parameters_to_a_module(entry_point: st
     assert {parameter["type"] for parameter in row["parameters"].values()} <= {"float", "string"}
     module = re.match(r"python -m (skinml[\w.]*) ", row["command"])
     assert module, row["command"]
-    assert ROOT.joinpath(*module[1].split(".")).with_suffix(".py").is_file()
+    path = ROOT.joinpath(*module[1].split("."))
+    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
 # Versions
@@ -226,7 +228,7 @@ def test_ci_can_be_run() -> None:
 )  # fmt: skip
 def test_published_figures_follow_from_the_committed_predictions(folder: Path) -> None:
     """Nothing in a published table is from nowhere: each figure is computed anew."""
-    from skinml.comparison.runs import runs_in_folder
+    from skinml.compare.reading import runs_in_folder
     from skinml.evaluation.metrics import evaluate
 
     runs = {run.run_id: run for run in runs_in_folder(folder)}
@@ -237,3 +239,16 @@ def test_published_figures_follow_from_the_committed_predictions(folder: Path) -
         for name, told in cell["metrics"].items():
             found = [float(evaluate(table, names=(name,))[name][0]) for table in tables]
             assert told["value"] == pytest.approx(sum(found) / len(found), abs=1e-12), name
+
+
+def test_files_and_functions_are_short_or_say_why() -> None:
+    """What is longer than a person reads at once is split, or its docstring says why it is not."""
+    for path in (ROOT / "skinml").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        said = "one file" in " ".join((ast.get_docstring(tree) or "").lower().split())
+        assert said or len(text.splitlines()) <= 400, f"{path}: split it, or say why it is one file"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"

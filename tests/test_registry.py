@@ -6,17 +6,16 @@ from typing import cast
 import pytest
 from mlflow import MlflowClient, MlflowException
 
+from skinml.base.errors import run_command
 from skinml.data.isic2017 import NOTICE
-from skinml.errors import run_command
-from skinml.registry import (
-    CHAMPION,
+from skinml.registry import main
+from skinml.store.champion import CHAMPION, settle_champion
+from skinml.store.models import (
     _about_version,
     _describe,
     _log_model_metrics,
     _register_once,
-    main,
     model_name,
-    settle_champion,
 )
 from skinml.tracking.folder import Description, RunFolder
 

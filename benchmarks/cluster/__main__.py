@@ -45,8 +45,8 @@ from benchmarks.cluster.nodes import (
 from benchmarks.cluster.slurm import SlurmCampaign, SlurmMachine
 from benchmarks.cluster.slurm_site import missing, slurm_site
 from benchmarks.harness import report, spread, surroundings, table, verdict
-from skinml.errors import UserError, run_command
-from skinml.processes import free_port
+from skinml.base.errors import UserError, run_command
+from skinml.base.processes import free_port
 
 # Of the demo set's three parts; its own 336 images would take an hour more.
 IMAGES = {"train": 60, "validation": 18, "test": 24}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from skinml.processes import free_port
+from skinml.base.processes import free_port
 
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
 REMEDY = (

@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.faults import doctor, figures, journals, network, servers, surroundings, training
 from benchmarks.faults.campaign import Part, Results, run_part, summary
+from skinml.base.errors import UserError, run_command
+from skinml.base.processes import usable_cores
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
-from skinml.processes import usable_cores
 
 PARTS = {
     "journal-kills": Part(
@@ -74,7 +74,7 @@ def _chosen(text: str) -> list[str]:
 
 
 def _commit() -> str:
-    from skinml.provenance import git_state
+    from skinml.base.provenance import git_state
 
     commit, clean = git_state()
     return commit if clean == "true" else f"{commit} with changes"
@@ -84,7 +84,7 @@ def _write_report(
     options: argparse.Namespace, rows: list[dict[str, Any]], lines: list[dict[str, Any]]
 ) -> str:
     from benchmarks.harness import spread, table
-    from skinml.backend import cpu_name
+    from skinml.training.backend import cpu_name
 
     around = {
         "command": f"python -m benchmarks.faults --seed {options.seed}",

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skinml.errors import UserError
-from skinml.progress import progress_bar
+from skinml.base.errors import UserError
+from skinml.base.progress import progress_bar
 
 RESULTS = "results.jsonl"
 

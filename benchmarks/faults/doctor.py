@@ -15,7 +15,7 @@ TERM = 6.0
 def visit_runs(scratch: Path) -> Iterator[Run]:
     """Cases of 44 mixed runs (benchmarks/faults/doctor_cases.py) and one visit of doctor."""
     from benchmarks.faults.doctor_cases import BATCH, REAL, batch
-    from skinml.tracking.lease import TERM_VARIABLE
+    from skinml.store.lease import TERM_VARIABLE
 
     def run(case: Case) -> Outcome:
         rows = batch(case.folder, BATCH - REAL, REAL, case.chance, TERM)

@@ -29,10 +29,10 @@ from typing import Any
 import psutil
 
 from benchmarks.faults.processes import HANGS
-from skinml.processes import process_name
+from skinml.base.processes import process_name
+from skinml.store.lease import LEASE, TERM_VARIABLE, open_runs, renew
+from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import STATE, Description, RunFolder
-from skinml.tracking.lease import LEASE, TERM_VARIABLE, open_runs, renew
-from skinml.tracking.state import State
 
 ROOT = Path(__file__).parents[2]
 BATCH, REAL = 44, 8
@@ -54,10 +54,10 @@ def shifted():
         return now()
 
 time.time = shifted
-from skinml.errors import run_command
+from skinml.base.errors import run_command
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.forwarder import UNSENT
-from skinml.tracking.track import track
+from skinml.tracking.forwarder_process import UNSENT
+from skinml.run.tracked import track
 
 def main():
     folder, epoch = RunFolder(path), 0
@@ -97,8 +97,8 @@ class Training:
             )
         return cls(folder, process)
 
-    def state(self) -> State:
-        return State.load(self.folder.path / STATE)
+    def state(self) -> Acknowledged:
+        return Acknowledged.load(self.folder.path / STATE)
 
     def begins(self) -> str:
         """Wait until some epochs are in MLflow; the id of its run."""
@@ -113,7 +113,8 @@ class Training:
         return [
             process
             for process in psutil.process_iter(["cmdline"])
-            if (process.info["cmdline"] or [])[2:] == ["skinml.forward", str(self.folder.path)]
+            if (process.info["cmdline"] or [])[2:]
+            == ["skinml.store.forwarder", str(self.folder.path)]
         ]
 
     def stop_forwarders(self) -> None:

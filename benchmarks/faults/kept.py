@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.faults.campaign import Outcome
-from skinml.files import file_sha256
+from skinml.base.files import file_sha256
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import read_journal
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import LOG, STATE, Description, RunFolder
-from skinml.tracking.state import State
 
 if TYPE_CHECKING:
     import psutil
@@ -128,7 +128,7 @@ def forwarders(folder: RunFolder) -> "list[psutil.Process]":
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "skinml.forward" in words and str(folder.path) in words:
+        if "skinml.store.forwarder" in words and str(folder.path) in words:
             found.append(process)
     return found
 
@@ -137,7 +137,7 @@ def start_forwarder(folder: RunFolder, uri: str) -> "subprocess.Popen[bytes]":
     """A forwarder, as a run starts one."""
     with (folder.path / LOG).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "skinml.forward", str(folder.path)],
+            [sys.executable, "-m", "skinml.store.forwarder", str(folder.path)],
             env=environment(MLFLOW_TRACKING_URI=uri),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -157,7 +157,7 @@ def run_sync(folder: RunFolder, **variables: str) -> "subprocess.CompletedProces
 
 def acknowledged(folder: RunFolder) -> int:
     """The number of the last record that a server has acknowledged."""
-    return State.load(folder.path / STATE).sequence
+    return Acknowledged.load(folder.path / STATE).sequence
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from skinml.errors import UserError, run_command
-from skinml.files import file_sha256
-from skinml.history import Row
+from skinml.base.errors import UserError, run_command
+from skinml.base.files import file_sha256
+from skinml.run.tracked import Tracked, track
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.forwarder import UNSENT
-from skinml.tracking.track import Tracked, track
+from skinml.tracking.forwarder_process import UNSENT
+from skinml.training.history import Row
 
 CURVES = ("loss", "accuracy", "auc_macro")
 
@@ -64,7 +64,7 @@ def main() -> int:
 
 @contextmanager
 def _full_disk() -> Iterator[None]:
-    """As `skinml.training_run` does, which has TensorFlow imported."""
+    """As `skinml.run.end_to_end` does, which has TensorFlow imported."""
     try:
         yield
     except OSError as error:

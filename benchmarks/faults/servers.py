@@ -28,9 +28,9 @@ from benchmarks.faults.processes import (
     start_forwarder,
     wait_until,
 )
-from skinml.processes import free_port
+from skinml.base.processes import free_port
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.forwarder import UNSENT
+from skinml.tracking.forwarder_process import UNSENT
 from skinml.tracking.journal import Record, read_journal
 
 if TYPE_CHECKING:

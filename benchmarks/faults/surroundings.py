@@ -17,7 +17,7 @@ from benchmarks.faults.processes import (
     wait_until,
 )
 from benchmarks.faults.servers import URI, as_client, compare_runs, sqlite_server
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 from skinml.sync import sync
 from skinml.tracking.journal import read_journal
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skinml.run.tracked import track
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.track import track
 from tests.conftest import add_tiny_backbone
 
 # Images of an epoch, and of its validation.
@@ -26,7 +26,7 @@ IMAGES, VALIDATION = 256, 32
 
 
 def main() -> None:
-    from skinml import backend
+    from skinml.training import backend
 
     backend.configure("cpu", 0, 0)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -43,8 +43,9 @@ def _run(folder: RunFolder, limit: float, monkeypatch: pytest.MonkeyPatch) -> No
     from skinml.data.isic2017 import CLASSES
     from skinml.evaluation.metrics import epoch_metrics
     from skinml.models.classifier import build_classifier
-    from skinml.steps import Steps
-    from skinml.training import TrainingData, train
+    from skinml.training.inputs import TrainingData
+    from skinml.training.loop import train
+    from skinml.training.steps import Steps
 
     random = np.random.default_rng(0)
     count = IMAGES + VALIDATION

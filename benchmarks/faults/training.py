@@ -21,7 +21,7 @@ from benchmarks.faults.processes import environment, forwarders
 from benchmarks.faults.servers import URI, as_client, sqlite_server
 from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.forwarder import UNSENT
+from skinml.tracking.forwarder_process import UNSENT
 
 # Kills of a run on its way, in the order in which they can happen: half of all in the training.
 # After the last one nobody kills it any more.
@@ -38,7 +38,8 @@ EPOCHS = (4, 6)
 # other values.
 MEASURED = {"seconds", "images_per_second", "time"}
 MEASURED_METRICS = {"latency_ms", "latency_ms_q25", "latency_ms_q75", "training_seconds",
-                    "model_size_mb", "frozen_backbone_images"}  # fmt: skip
+                    "model_size_mb", "frozen_backbone_images",
+                    "export_litert_float32_ms"}  # fmt: skip
 
 
 @dataclass

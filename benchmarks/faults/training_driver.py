@@ -18,15 +18,15 @@ from typing import Any
 # What a run does, as the campaign tells it: by the function that is being called, from outside
 # inwards. Before the first of them it starts.
 PHASES = {
-    "skinml.training_run:_set_up": "data",
-    "skinml.training:train": "training",
-    "skinml.training:_frozen_step": "features",
-    "skinml.steps:Steps.epoch": "steps",
-    "skinml.training_run:save_checkpoint": "checkpoint",
-    "skinml.training_run:_evaluate": "evaluation",
+    "skinml.run.end_to_end:set_up": "data",
+    "skinml.training.loop:train": "training",
+    "skinml.training.loop:frozen_inputs": "features",
+    "skinml.training.steps:Steps.epoch": "steps",
+    "skinml.run.end_to_end:save_checkpoint": "checkpoint",
+    "skinml.run.end_to_end:evaluate": "evaluation",
     "skinml.evaluation.figures:draw_figures": "figures",
-    "skinml.tracking.track:Tracked.log_results": "results",
-    "skinml.tracking.forwarder:ForwarderProcess.drain": "models",
+    "skinml.run.tracked:Tracked.log_results": "results",
+    "skinml.tracking.forwarder_process:ForwarderProcess.drain": "models",
 }
 
 
@@ -73,8 +73,8 @@ def tell_phases(path: str) -> None:
 
 
 def one_run(asked: dict[str, Any]) -> int:
-    from skinml import run
-    from skinml.errors import run_command
+    from skinml.base.errors import run_command
+    from skinml.run import __main__ as run
 
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)

@@ -31,6 +31,8 @@ from grafana_foundation_sdk.models import alerting as alerting_models
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from skinml.evaluation.metrics import METRICS
+
 ROOT = Path(__file__).parents[2]
 
 # The data sources of deploy/grafana/provisioning/datasources/.
@@ -224,13 +226,8 @@ _TRAININGS = f"""runs r
 # of four bytes to PostgreSQL, a thousand times it is not.
 _FROM, _TO = ("$__unixEpochFrom()::bigint * 1000", "$__unixEpochTo()::bigint * 1000")
 
-# The headline figures: metric → column of the table.
-HEADLINE = {
-    "accuracy": "Accuracy",
-    "precision_weighted": "Precision",
-    "f1_weighted": "F1",
-    "auc_weighted": "AUC",
-}
+# The metrics that have a column here: metric → its heading.
+HEADLINE = {row.name: row.dashboard for row in METRICS if row.dashboard}
 
 
 def _results_sql() -> str:

@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import struct
 from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 # The paper scales every image to 224×224×3 (section III); the backbones were pre-trained at it.
 IMAGE_SIZE = 224
@@ -15,7 +16,14 @@ IMAGE_SIZE = 224
 # Just below the size at which Pillow itself begins to warn.
 MAX_PIXELS = 89_000_000
 
-_FORMATS = ("JPEG", "PNG")
+_FORMATS = ("JPEG", "PNG", "AVIF", "TIFF", "BMP")
+_EXPECTED = "a JPEG or PNG picture, nor AVIF, TIFF, BMP, HEIC or DICOM"
+
+# What a HEIC file of a phone begins with, after four bytes of its length (ISO/IEC 23008-12).
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypheif")
+
+# Where EXIF has which way up the camera was held.
+_ORIENTATION = 0x0112
 
 # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, in a third of the time. The decoder's own
 # scaling averages blocks; with twice the target left, what decides the result is still the filter
@@ -40,41 +48,73 @@ class ImageProblem(ValueError):
     """A file that is not a usable picture; the text says why."""
 
 
-def decode_image(file: BinaryIO | bytes) -> np.ndarray:
-    """Decode a JPEG or PNG of any size to uint8 (224, 224, 3), raw RGB 0-255.
+def decode_image(file: BinaryIO | bytes, as_stored: bool = False) -> np.ndarray:
+    """Decode a picture of any size and format to uint8 (224, 224, 3), RGB 0-255.
+
+    JPEG, PNG, AVIF, TIFF and BMP; HEIC and DICOM with the extras heif and dicom.
 
     The whole picture is scaled, without cropping, as the paper does. JPEGs are decoded at the
     smallest reduced scale that still holds twice the target (`_DRAFT_SIZE`). Grayscale and palette
-    pictures are converted, since nothing is lost; CMYK, transparent, 16-bit, damaged, truncated and
-    foreign files raise `ImageProblem`.
+    pictures are converted, since nothing is lost, and JPEGs in CMYK that say by Adobe's marker what
+    they mean. A picture is turned the way up that its EXIF says, and its colours are converted to
+    sRGB from the ICC profile in it; with `as_stored` neither. Transparent, 16-bit, damaged,
+    truncated and foreign files, and those of several pages, raise `ImageProblem`.
     """
-    content = file if isinstance(file, bytes) else file.read()
+    content = _content(file if isinstance(file, bytes) else file.read())
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with _opened(content) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageProblem(
                     f"{image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,}"
                 )
             # Pillow would drop the lower half of 16-bit samples without a word.
-            if ";16" in str(image.tile):
+            if ";16" in str(getattr(image, "tile", "")):
                 raise ImageProblem("16 bits a channel, expected 8; convert it to 8-bit RGB")
-            if image.format != "PNG" and image.mode in ("RGB", "L"):
+            # A phone's JPEG may have a second picture behind it (MPO), such as a map of depth.
+            is_jpeg = image.format in ("JPEG", "MPO")
+            if not is_jpeg and getattr(image, "n_frames", 1) > 1:
+                raise ImageProblem(f"{image.n_frames} pages or frames, expected one")  # type: ignore[attr-defined]
+            orientation = 1 if as_stored else _orientation(image)
+            profile = None if as_stored else _profile(image)
+            if is_jpeg and image.mode in ("RGB", "L") and _can_be_reduced(content):
                 image.draft(image.mode, _DRAFT_SIZE)
                 rgb = _decode_jpeg(content, image.size)
+            elif is_jpeg and image.mode == "CMYK" and "adobe" in image.info:
+                rgb = image if profile else image.convert("RGB")
             else:
                 rgb = _as_rgb(image)
+            if profile:
+                rgb = _in_srgb(rgb, profile)
+            if orientation != 1:
+                rgb.getexif()[_ORIENTATION] = orientation
+                rgb = ImageOps.exif_transpose(rgb)
     except ImageProblem:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageProblem("not a JPEG or PNG picture") from None
+        raise ImageProblem(f"not {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageProblem(f"more than the {MAX_PIXELS:,} pixels expected at most") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         # A broken file is reported with any of these, and with the reason as the text.
-        raise ImageProblem(f"damaged or truncated: {error}") from None
+        raise ImageProblem(f"damaged or truncated: {_line(error)}") from None
     # Pillow widens its filters by the scale: no pixel is passed over, nothing aliases.
     scaled = rgb.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return np.asarray(scaled, dtype=np.uint8)
+
+
+def _content(file: bytes) -> bytes:
+    """A picture file, out of the DICOM file that may be around it."""
+    from skinml.data.foreign import is_dicom, unwrap_dicom
+
+    return unwrap_dicom(file) if is_dicom(file) else file
+
+
+def _opened(content: bytes) -> Image.Image:
+    from skinml.data.foreign import open_heic
+
+    if content[4:12] in _HEIC:
+        return open_heic(content)
+    return Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
 def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
@@ -93,6 +133,76 @@ def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+# The JPEGs whose blocks are of frequencies, by the marker that their frame begins with: baseline,
+# extended and progressive, the last two with arithmetic coding too (ITU-T T.81, table B.1).
+_OF_FREQUENCIES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+
+
+def _can_be_reduced(content: bytes) -> bool:
+    """Whether a JPEG is known to be one that a decoder can scale down: not a lossless one.
+
+    libjpeg-turbo 3 reads those, and dies of a scale: no exception, the process ends. So the frame's
+    marker has to be found where it belongs; behind anything unusual it is not looked for.
+    """
+    place = 2
+    while content[place : place + 1] == b"\xff" and place + 1 < len(content):
+        marker = content[place + 1]
+        if marker in _OF_FREQUENCIES:
+            return True
+        # Application data, comments, quantisation, Huffman tables, the interval of restarts.
+        if not (0xE0 <= marker <= 0xEF or marker in (0xFE, 0xDB, 0xC4, 0xDD)):
+            return False
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return False
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line: libheif's end in an empty one."""
+    return " ".join(str(error).split())
+
+
+def _orientation(image: Image.Image) -> int:
+    """Which way up EXIF has a picture, from 1 (as it is) to 8; damaged EXIF says nothing."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+_SRGB = ImageCms.createProfile("sRGB")
+
+# What a profile is for → the modes of pictures that it may stand in.
+_SPACES = {"RGB ": ("RGB", "RGBA", "P"), "CMYK": ("CMYK",)}
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The ICC profile of a picture; None where it has none, sRGB's, or one that is not its own."""
+    content = image.info.get("icc_profile")
+    if not content:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        description = ImageCms.getProfileDescription(profile)
+    except (ImageCms.PyCMSError, OSError):
+        # As browsers do: a damaged profile is none.
+        return None
+    own = image.mode in _SPACES.get(profile.profile.xcolor_space, ())
+    return profile if own and "srgb" not in description.lower() else None
+
+
+def _in_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    """A picture in the colours of `profile`, in those of sRGB."""
+    try:
+        converted = ImageCms.profileToProfile(
+            image, profile, _SRGB, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
+        )
+    except ImageCms.PyCMSError as error:
+        raise ImageProblem(f"its colour profile cannot be used ({error})") from None
+    assert converted is not None
+    return converted
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     """The picture in RGB where the conversion loses nothing, else `ImageProblem`."""
     plain = image.mode in ("RGB", "L", "1", "P")
@@ -106,6 +216,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     raise ImageProblem(
         f"colour mode {image.mode}, which RGB cannot hold without loss; convert it to 8-bit RGB"
     )
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture by its header; `ImageProblem` where it has none."""
+    try:
+        with _opened(_content(content)) as image:
+            return image.width, image.height
+    except ImageProblem:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageProblem(f"damaged or truncated: {_line(error)}") from None
 
 
 def pixel_digest(pixels: np.ndarray) -> str:

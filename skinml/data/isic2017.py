@@ -16,6 +16,10 @@ PARTS = ("train", "validation", "test")
 
 CSV_COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
 
+# What is known of the patients, for training and validation (`OfficialPart.metadata`).
+FACTS = ("age_approximate", "sex")
+METADATA_COLUMNS = ("image_id", *FACTS)
+
 # Dedicated to the public domain by the International Skin Imaging Collaboration.
 LICENSE = "CC0-1.0"
 # The challenge's public storage: the files of OFFICIAL_PARTS, about 12 GB.
@@ -39,6 +43,11 @@ class OfficialPart(NamedTuple):
     def archive(self) -> str:
         """The file that holds the image folder, as it is published."""
         return f"{self.image_folder}.zip"
+
+    @property
+    def metadata(self) -> str:
+        """The table of the patients' age and sex, which is among the images in the archive."""
+        return f"{self.image_folder}_metadata.csv"
 
 
 OFFICIAL_PARTS = (

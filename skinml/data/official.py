@@ -2,20 +2,33 @@
 
 import csv
 import hashlib
+import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
+from skinml.base.errors import Problems
+from skinml.base.files import read_file, read_table
 from skinml.data.images import ImageProblem
-from skinml.data.isic2017 import CSV_COLUMNS, OFFICIAL_PARTS
-from skinml.errors import Problems
+from skinml.data.isic2017 import (
+    CSV_COLUMNS,
+    FACTS,
+    HOMEPAGE,
+    METADATA_COLUMNS,
+    OFFICIAL_PARTS,
+    OfficialPart,
+)
+from skinml.data.layout import Layout, Source
 
-_PICTURES = (".jpg", ".jpeg", ".png")
+_PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".avif", ".tif", ".tiff", ".bmp"),
+    # With the extras heif and dicom; without them they are told of.
+    *(".heic", ".heif", ".dcm"),
+)
 
 # The largest original has 20 MB: an entry that unpacks to more than this is no photograph.
 MAX_ENTRY_BYTES = 512 * 1024**2
@@ -46,7 +59,7 @@ class PictureFolder:
     def read(self, name: str) -> bytes:
         """The content of an image; `ImageProblem` where it cannot be read."""
         try:
-            return (self._path / name).read_bytes()
+            return read_file(self._path / name, MAX_ENTRY_BYTES)
         except OSError as error:
             raise ImageProblem(f"unreadable: {error.strerror}") from None
 
@@ -54,6 +67,11 @@ class PictureFolder:
         """What changes when an image is replaced; cheap to know."""
         status = (self._path / name).stat()
         return f"{status.st_size}:{status.st_mtime_ns}"
+
+    def table(self, name: str) -> bytes | None:
+        """The content of a table that lies among the images; None where there is none."""
+        path = next(iter(sorted(self._path.rglob(name))), None)
+        return None if path is None else read_file(path, MAX_ENTRY_BYTES)
 
     def fingerprint(self) -> str:
         """Names and sizes, a line each."""
@@ -91,6 +109,13 @@ class PictureArchive:
         entry = self._entries[name]
         return f"{entry.file_size}:{entry.CRC:08x}"
 
+    def table(self, name: str) -> bytes | None:
+        """The content of a table that lies among the images; None where there is none."""
+        for entry in self._archive.infolist():
+            if entry.filename.rpartition("/")[2] == name and entry.file_size <= MAX_ENTRY_BYTES:
+                return self._archive.read(entry)
+        return None
+
     def fingerprint(self) -> str:
         """Names, sizes and checksums of the central directory, and the archive's size.
 
@@ -103,25 +128,22 @@ class PictureArchive:
 Pictures = PictureFolder | PictureArchive
 
 
-class Source(NamedTuple):
-    """One official image: its id, class, official part, and where its file is."""
+def open_either(
+    unpacked: Path, archive: Path, stack: ExitStack, problems: Problems
+) -> Pictures | None:
+    """A folder of pictures, else the ZIP archive that holds it, open until `stack` closes it.
 
-    image_id: str
-    label: str
-    part: str
-    pictures: Pictures
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.pictures.title}/{self.name}"
-
-    def read(self) -> bytes:
-        """The content of the file; `ImageProblem` where it cannot be read."""
-        return self.pictures.read(self.name)
-
-    def stamp(self) -> str:
-        """What changes when the file is replaced."""
-        return self.pictures.stamp(self.name)
+    None where neither is there, or the archive is none: that goes to `problems`.
+    """
+    if unpacked.is_dir():
+        return PictureFolder(unpacked)
+    if not archive.is_file():
+        return None
+    try:
+        return PictureArchive(stack.enter_context(zipfile.ZipFile(archive)), archive)
+    except ARCHIVE_ERRORS as error:
+        problems.add("unusable archives", f"{archive.name}: {error}")
+        return None
 
 
 @contextmanager
@@ -134,16 +156,9 @@ def open_pictures(folder: Path, problems: Problems) -> Iterator[dict[str, Pictur
     opened: dict[str, Pictures] = {}
     with ExitStack() as stack:
         for official in OFFICIAL_PARTS:
-            path = folder / official.archive
-            if (folder / official.image_folder).is_dir():
-                opened[official.part] = PictureFolder(folder / official.image_folder)
-            elif path.is_file():
-                try:
-                    archive = stack.enter_context(zipfile.ZipFile(path))
-                except ARCHIVE_ERRORS as error:
-                    problems.add("unusable archives", f"{path.name}: {error}")
-                else:
-                    opened[official.part] = PictureArchive(archive, path)
+            unpacked, archive = folder / official.image_folder, folder / official.archive
+            if found := open_either(unpacked, archive, stack, problems):
+                opened[official.part] = found
         yield opened
 
 
@@ -187,6 +202,7 @@ def read_official(folder: Path, pictures: dict[str, Pictures], problems: Problem
     """List the official images, ordered by id; what is wrong goes to `problems`."""
     sources: list[Source] = []
     seen: dict[str, str] = {}
+    facts = read_facts(folder, pictures, problems)
     for official in OFFICIAL_PARTS:
         labels = read_ground_truth(folder / official.ground_truth, problems)
         if official.part not in pictures:
@@ -202,7 +218,10 @@ def read_official(folder: Path, pictures: dict[str, Pictures], problems: Problem
                 )
             seen[image_id] = official.part
             if image_id in names:
-                sources.append(Source(image_id, label, official.part, there, names[image_id]))
+                own = facts.get(image_id, {})
+                sources.append(
+                    Source(image_id, label, official.part, there, names[image_id], subgroups=own)
+                )
         compare_ids(there, names, labels, problems)
         unpacked = isinstance(there, PictureFolder) and (folder / official.archive).is_file()
         if unpacked and labels.keys() - names.keys():
@@ -242,13 +261,13 @@ def compare_ids(
 def read_ground_truth(path: Path, problems: Problems) -> dict[str, str]:
     """The class of each id of an official CSV; empty where the file is unusable."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        header, *rows = [row for _, row in read_table(path)] or [[]]
     except FileNotFoundError:
         problems.add("missing ground truth", path.name)
         return {}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.add("unreadable ground truth", f"{path.name}: {error}")
+        why = error.strerror if isinstance(error, OSError) else error
+        problems.add("unreadable ground truth", f"{path.name}: {why}")
         return {}
     if tuple(header) != CSV_COLUMNS:
         problems.add(
@@ -283,3 +302,63 @@ def read_ground_truth(path: Path, problems: Problems) -> dict[str, str]:
     if not labels:
         problems.add("empty ground truth", path.name)
     return labels
+
+
+def read_facts(
+    folder: Path, pictures: Mapping[str, Pictures], problems: Problems
+) -> dict[str, dict[str, str]]:
+    """Age and sex by image id, of the parts whose metadata are there: the official test has none.
+
+    The table lies beside the images, among them or in their archive. Empty where nothing is known.
+    """
+    facts: dict[str, dict[str, str]] = {}
+    for official in OFFICIAL_PARTS:
+        try:
+            content = _metadata(folder, official, pictures.get(official.part))
+            rows = list(csv.reader(io.StringIO((content or b"").decode("utf-8-sig"), newline="")))
+        except (*ARCHIVE_ERRORS, csv.Error) as error:
+            problems.add("unreadable metadata", f"{official.metadata}: {error}")
+            continue
+        if rows and tuple(rows[0]) != METADATA_COLUMNS:
+            told = f"{','.join(rows[0])}, expected {','.join(METADATA_COLUMNS)}"
+            problems.add("wrong CSV columns", f"{official.metadata}: {told}")
+            continue
+        for line, row in enumerate(rows[1:], start=2):
+            if len(row) == len(METADATA_COLUMNS):
+                facts[row[0]] = dict(zip(FACTS, row[1:], strict=True))
+            elif row:
+                where = f"{official.metadata}, line {line}: {','.join(row)}"
+                problems.add(
+                    "wrong number of CSV fields", f"{where}, expected {len(METADATA_COLUMNS)}"
+                )
+    return facts
+
+
+def _metadata(folder: Path, official: OfficialPart, pictures: Pictures | None) -> bytes | None:
+    beside = folder / official.metadata
+    if beside.is_file():
+        return read_file(beside, MAX_ENTRY_BYTES)
+    return None if pictures is None else pictures.table(official.metadata)
+
+
+def _facts(folder: Path, problems: Problems) -> dict[str, dict[str, str]]:
+    with open_pictures(folder, problems) as pictures:
+        return read_facts(folder, pictures, problems)
+
+
+@contextmanager
+def _sources(folder: Path, problems: Problems) -> Iterator[list[Source]]:
+    with open_pictures(folder, problems) as pictures:
+        yield read_official(folder, pictures, problems)
+
+
+ISIC_2017 = Layout(
+    expected=f"the official ISIC 2017 files: archives such as {OFFICIAL_PARTS[0].archive} (or "
+    f"folders) and their ground truth, from {HOMEPAGE}",
+    has_files=has_official_files,
+    has_pictures=has_pictures,
+    sources=_sources,
+    fingerprint=fingerprint,
+    facts=_facts,
+)
+"""The layout of ISIC 2017 part 3, which the demo set has as well."""

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from skinml.data.isic2017 import CLASSES
+from skinml.base.errors import UserError
+from skinml.config import Config
 from skinml.data.prepared import PreparedSet
-from skinml.errors import UserError
 
 
 def assign_parts(
@@ -20,24 +20,31 @@ def assign_parts(
     `challenge` keeps the official parts. `paper` (arXiv 2110.12270, Table I) pools all images and
     draws, stratified by class, `test_fraction` of them for the test and `validation_fraction` of
     the rest for validation. What stays in one part: near-duplicates (`near_duplicates` "together"),
-    images with identical pixels ("identical"), or nothing ("ignore", as in the paper). The test
-    part does not depend on `validation_fraction`. A part that lacks a class is a `UserError`.
+    images with identical pixels ("identical"), or nothing ("ignore", as in the paper); images of
+    one named group (a lesion, a patient) always. The test part does not depend on
+    `validation_fraction`. A part that lacks a class is a `UserError`.
     """
     if protocol == "challenge":
+        if "" in data.official_parts:
+            raise UserError(
+                "protocol=challenge: these images have no official parts; use protocol=paper, "
+                "which draws some, or name the parts in your folder or table"
+            )
         parts = data.official_parts.astype("U10")
     else:
         parts = np.full(len(data), "train", dtype="U10")
         rng = np.random.default_rng(split_seed)
         everything = np.ones(len(data), dtype=bool)
         groups = _groups(data, near_duplicates)
-        test = _draw(data.labels, groups, everything, test_fraction, rng)
+        test = _draw(data, groups, everything, test_fraction, rng)
         parts[test] = "test"
-        parts[_draw(data.labels, groups, ~test, validation_fraction, rng)] = "validation"
+        parts[_draw(data, groups, ~test, validation_fraction, rng)] = "validation"
     for part, counts in data.part_counts(parts).items():
         if missing := [name for name, count in counts.items() if not count]:
             raise UserError(
                 f"protocol={protocol}: the {part} part has no image of {', '.join(missing)}; "
-                "every part needs every class: use more images or another fraction"
+                "every part needs every class: use more images (of at least three groups, where "
+                "they have groups) or another fraction"
             )
     return parts
 
@@ -45,8 +52,10 @@ def assign_parts(
 def _groups(data: PreparedSet, near_duplicates: str) -> np.ndarray:
     """What is drawn as one, (N,) int64: images of one group share a number."""
     if near_duplicates == "together":
-        return data.near_groups
-    return data.groups if near_duplicates == "identical" else np.arange(len(data))
+        alike = data.near_groups
+    else:
+        alike = data.groups if near_duplicates == "identical" else np.arange(len(data))
+    return data.together(alike)
 
 
 def images_seen_in_training(data: PreparedSet, parts: np.ndarray) -> int:
@@ -56,7 +65,7 @@ def images_seen_in_training(data: PreparedSet, parts: np.ndarray) -> int:
 
 
 def _draw(
-    labels: np.ndarray,
+    data: PreparedSet,
     groups: np.ndarray,
     candidates: np.ndarray,
     fraction: float,
@@ -64,12 +73,17 @@ def _draw(
 ) -> np.ndarray:
     """Draw a fraction of the candidates, stratified, whole groups at a time: (N,) bool."""
     pool = np.flatnonzero(candidates)
-    per_class = np.bincount(labels[pool], minlength=len(CLASSES))
+    classes = len(data.classes)
+    per_class = np.bincount(data.labels[pool], minlength=classes)
     quota = _largest_remainder(per_class * fraction, round(len(pool) * fraction))
-    drawn = np.zeros(len(labels), dtype=bool)
-    for first in rng.permutation(np.unique(groups[pool])):
-        members = pool[groups[pool] == first] if np.sum(groups == first) > 1 else [first]
-        needed = np.bincount(labels[members], minlength=len(CLASSES))
+    drawn = np.zeros(len(data), dtype=bool)
+    # The candidates by group: a search for each group's would take time by their square.
+    by_group = pool[np.argsort(groups[pool], kind="stable")]
+    numbers, starts = np.unique(groups[by_group], return_index=True)
+    members_of = dict(zip(numbers.tolist(), np.split(by_group, starts[1:]), strict=True))
+    for first in rng.permutation(numbers):
+        members = members_of[int(first)]
+        needed = np.bincount(data.labels[members], minlength=classes)
         # A group that would overfill its class is passed over; single images fill the rest.
         if (needed <= quota).all():
             drawn[members] = True
@@ -83,3 +97,9 @@ def _largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
     order = np.argsort(whole - shares, kind="stable")
     whole[order[: total - whole.sum()]] += 1
     return whole
+
+
+def split_of(config: Config) -> tuple[str, float, float, int, str]:
+    """What `assign_parts` takes of a configuration, in its order."""
+    fractions = config.test_fraction, config.validation_fraction
+    return (config.protocol, *fractions, config.split_seed, config.near_duplicates)

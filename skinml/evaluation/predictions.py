@@ -1,18 +1,17 @@
 """The predictions table: the contract between a trained network and all that is said about it."""
 
 import csv
-import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from skinml.data.isic2017 import CLASSES
-from skinml.errors import UserError
-
-# The largest table that is read, in bytes: a line has some 60.
-_LARGEST = 64 * 2**20
+from skinml.base.errors import UserError
+from skinml.base.files import read_table
+from skinml.data.datasets import class_problems
+from skinml.data.prepared import SUBGROUP
 
 # A network that gives more than this share of the images one and the same class tells nothing
 # apart, however right it is: two thirds of the images are nevi.
@@ -43,13 +42,15 @@ class Predictions:
     """One network's scores for the images of one part.
 
     `image_ids` (N,) str; `labels` (N,) int64, indices into `classes`; `scores` (N, K) float64,
-    one softmax score a class, rows summing to 1.
+    one softmax score a class, rows summing to 1; `subgroups` further facts about each image, (N,)
+    str by their name, where its data set has some.
     """
 
     image_ids: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...]
+    subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expected = (len(self.image_ids), len(self.classes))
@@ -77,37 +78,33 @@ class Predictions:
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write a table as CSV: image_id, label (the class's name), one score column a class.
 
-    Nine significant digits give every float32 back exactly.
+    What is known of subgroups follows in columns that begin with `SUBGROUP`. Nine significant
+    digits give every float32 back exactly.
     """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image_id", "label", *predictions.classes))
-        for image_id, label, scores in zip(
-            predictions.image_ids, predictions.labels, predictions.scores, strict=True
+        facts = predictions.subgroups
+        names = (SUBGROUP + name for name in facts)
+        writer.writerow(("image_id", "label", *predictions.classes, *names))
+        for number, (image_id, label, scores) in enumerate(
+            zip(predictions.image_ids, predictions.labels, predictions.scores, strict=True)
         ):
-            writer.writerow(
-                (image_id, predictions.classes[label], *(f"{score:.9g}" for score in scores))
-            )
+            own = (f"{score:.9g}" for score in scores)
+            known = (values[number] for values in facts.values())
+            writer.writerow((image_id, predictions.classes[label], *own, *known))
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read a table that `write_predictions` wrote; one that is malformed is a `UserError`.
 
-    The columns of the classes are found by their names, in whatever order they stand. Refused are
-    other names, an image that stands there twice, and scores that are no probabilities: outside 0
-    to 1, or of a sum that rounding does not explain.
+    Its classes are the columns after image_id and label, in whatever order they stand: read in
+    alphabetical order, as every table has them. Refused are a class that stands there twice, an
+    image that does, and scores that are no probabilities: outside 0 to 1, or of a sum that rounding
+    does not explain.
     """
     try:
-        status = path.stat()
-        # A pipe would be waited for.
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(None, "not a regular file")
-        if status.st_size > _LARGEST:
-            raise OSError(None, f"{status.st_size} bytes, expected at most {_LARGEST}")
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
+        rows = [row for _, row in read_table(path)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        # csv.Error: a field of more than 128 kB, or with a NUL.
         why = error if isinstance(error, csv.Error) else getattr(error, "strerror", None)
         raise UserError(
             f"{path}: cannot be read ({why or 'no text'}); expected a predictions table of skinml"
@@ -117,28 +114,24 @@ def read_predictions(path: Path) -> Predictions:
             f"{path}: its first line is {_line(rows[0]) if rows else 'empty'}, expected "
             "image_id,label and a column for each class; is this a predictions table of skinml?"
         )
-    names = rows[0][2:]
-    if sorted(names) != sorted(CLASSES):
-        raise UserError(
-            f"{path}: its columns of scores are {', '.join(names)[:200]}; expected each of "
-            f"{', '.join(CLASSES)} once"
-        )
+    classes = _classes_of(rows[0], path)
+    facts = [name for name in rows[0][2:] if name.startswith(SUBGROUP)]
     if len(rows) == 1:
         raise UserError(f"{path}: holds no image; expected a line for each image of a part")
-    columns = [2 + names.index(name) for name in CLASSES]
+    columns = [rows[0].index(name, 2) for name in classes]
     lines: dict[str, int] = {}
     labels, scores = [], []
     for number, row in enumerate(rows[1:], start=2):
         where = f"{path}, line {number}: {_line(row)}"
         try:
-            labels.append(CLASSES.index(row[1]))
+            labels.append(classes.index(row[1]))
             scores.append([float(row[column]) for column in columns])
             if len(row) != len(rows[0]) or not np.isfinite(scores[-1]).all():
                 raise ValueError
         except (ValueError, IndexError):
             raise UserError(
-                f"{where} is not an image id, one of {', '.join(CLASSES)} and {len(CLASSES)} "
-                "finite scores"
+                f"{where} is not an image id, one of {', '.join(classes)[:200]} and "
+                f"{len(classes)} finite scores"
             ) from None
         if not _are_probabilities(scores[-1]):
             raise UserError(
@@ -155,7 +148,24 @@ def read_predictions(path: Path) -> Predictions:
         np.array(list(lines), dtype=str),
         np.array(labels, dtype=np.int64),
         np.array(scores, dtype=np.float64),
+        classes,
+        {
+            name.removeprefix(SUBGROUP): np.array([row[rows[0].index(name)] for row in rows[1:]])
+            for name in facts
+        },
     )
+
+
+def _classes_of(header: list[str], path: Path) -> tuple[str, ...]:
+    """The classes that the columns of scores are named after, in alphabetical order."""
+    names = [name for name in header[2:] if not name.startswith(SUBGROUP)]
+    classes = tuple(sorted(names))
+    if problems := class_problems(classes):
+        raise UserError(
+            f"{path}: its columns of scores are {', '.join(names)[:200]}; expected the name of "
+            f"each class once ({problems[0][:200]})"
+        )
+    return classes
 
 
 def _line(row: list[str]) -> str:

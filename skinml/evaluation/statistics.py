@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from skinml.data.isic2017 import CHALLENGE_TASKS
-from skinml.evaluation.metrics import HEADLINE, evaluate
+from skinml.evaluation.metrics import evaluate, headline, metrics_of
 from skinml.evaluation.predictions import Predictions
 
 # 2,000 resamples put the Monte Carlo error of a 2.5 % quantile well under the interval's own
@@ -43,15 +42,17 @@ def resampled(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def percentile_interval(draws: np.ndarray, carriers: int) -> tuple[float, float]:
+def percentile_interval(
+    draws: np.ndarray, carriers: int, is_share: bool = True
+) -> tuple[float, float]:
     """The 95 % interval of a figure from its bootstrap resamples, NaN where none can be given.
 
     `carriers` is the number of images that the figure rests on at least (see `carriers_of`): with
     fewer than LEAST_OF_A_CLASS there is no interval. A figure of 0 or 1 that no resample moves has
-    Wilson's interval (J. Am. Stat. Assoc. 1927, 22:209-212) of that many images: for a share of
-    them it is the usual one, and for an AUC it is on the safe side, since the variance of an AUC
-    of value A is at most A (1 - A) / the smaller class (Birnbaum & Klose, Ann. Math. Stat. 1957,
-    28:933-945), that of a share of as many images.
+    Wilson's interval of that many images: for a share of them it is the usual one, and for an AUC
+    it is on the safe side, since the variance of an AUC of value A is at most A (1 - A) / the
+    smaller class (Birnbaum & Klose, Ann. Math. Stat. 1957, 28:933-945), that of a share of as many
+    images. Of a figure that is no share (`is_share`) such an end is not known: it has no interval.
     """
     finite = draws[np.isfinite(draws)]
     if carriers < LEAST_OF_A_CLASS or not len(finite):
@@ -60,58 +61,57 @@ def percentile_interval(draws: np.ndarray, carriers: int) -> tuple[float, float]
     # Sums of many shares are off by as much.
     share = round(float(low), 9)
     if high - low < 1e-9 and share in (0, 1):
-        from scipy.special import ndtri
-
-        # What Wilson's formula comes to at the two ends of the scale.
-        square = float(ndtri((1 + CONFIDENCE) / 2)) ** 2
-        reach = square / (carriers + square)
-        return (1 - reach, 1.0) if share else (0.0, reach)
+        return wilson_interval(int(share) * carriers, carriers) if is_share else (np.nan, np.nan)
     return float(low), float(high)
 
 
+def wilson_interval(hits: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share, `hits` of `images`, which holds for few images too.
+
+    Wilson, J. Am. Stat. Assoc. 1927, 22:209-212.
+    """
+    from scipy.stats import binomtest
+
+    ends = binomtest(hits, images).proportion_ci(CONFIDENCE, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
 def carriers_of(name: str, predictions: Predictions) -> int:
-    """How many images a metric of a table rests on at least.
+    """How many images a metric of a table rests on at least, by its row.
 
     The class's for a sensitivity, the others' for a specificity, the fewer of the two for an AUC,
-    those of the rarest class for a mean of AUCs, all for what counts every image.
+    those of the rarest class for a mean over the classes, all for what counts every image.
     """
-    labels, classes = predictions.labels, predictions.classes
-    total = len(labels)
-    count = {label: int(np.sum(labels == number)) for number, label in enumerate(classes)}
-    kind, _, label = name.partition("_")
-    if label in count and kind in ("sensitivity", "specificity"):
-        return count[label] if kind == "sensitivity" else total - count[label]
-    of_auc = {
-        "melanoma_auc": ["melanoma"],
-        "keratosis_auc": ["seborrheic_keratosis"],
-        "challenge_auc": CHALLENGE_TASKS,
-        f"auc_{label}": [label],
-        "auc_macro": classes,
-        "auc_weighted": classes,
-    }
-    if name in of_auc:
-        return min(min(count[label], total - count[label]) for label in of_auc[name])
-    return total
+    classes = predictions.classes
+    images = np.bincount(predictions.labels, minlength=len(classes))
+    return metrics_of(classes)[name].carriers(images)
+
+
+def interval_of(name: str, draws: np.ndarray, predictions: Predictions) -> tuple[float, float]:
+    """The 95 % interval of a metric of a table from its resamples, as `percentile_interval`."""
+    is_share = metrics_of(predictions.classes)[name].range == (0, 1)
+    return percentile_interval(draws, carriers_of(name, predictions), is_share)
 
 
 def bootstrap_intervals(
     predictions: Predictions,
-    names: tuple[str, ...] = HEADLINE,
+    names: tuple[str, ...] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap intervals over images of the named metrics: name → (low, high).
+    """95 % percentile bootstrap intervals over images of metrics: name → (low, high).
 
-    A metric that is undefined for the table (its class is absent) or that too few images carry is
-    left out; so are, for one metric, the few resamples that happen to lack a class. The interval
-    says how far the figure would move with other test images; what other training seeds do to it is
-    not in it.
+    Of those that are named, else of the `headline` ones. A metric that is undefined for the table
+    (its class is absent) or that too few images carry is left out; so are, for one metric, the few
+    resamples that happen to lack a class. The interval says how far the figure would move with
+    other test images; what other training seeds do to it is not in it.
     """
+    names = names or headline(predictions.classes)
     point = evaluate(predictions, names=names)
     weights = bootstrap_weights(len(predictions.labels), resamples, seed)
     return {
         name: ends
         for name, values in resampled(predictions, weights, names).items()
         if np.isfinite(point[name][0])
-        and np.isfinite(ends := percentile_interval(values, carriers_of(name, predictions))).all()
+        and np.isfinite(ends := interval_of(name, values, predictions)).all()
     }

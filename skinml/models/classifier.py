@@ -8,11 +8,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from skinml.backbones import BACKBONES, WeightsFile
+from skinml.base.errors import UserError
 from skinml.config import Config
 from skinml.data.images import IMAGE_SIZE
-from skinml.errors import UserError
-from skinml.models.backbones import BACKBONES, WeightsFile
 
 # With Keras's usual 0.99 or 0.999 the moving statistics lag hundreds of steps behind the weights,
 # and validation sees another network than training does; 0.9 follows within an epoch.
@@ -65,7 +66,8 @@ def build_classifier(config: Config, classes: int) -> Classifier:
     features = keras.Model(pixels, x, name="features")
 
     head = keras.Sequential([keras.Input(x.shape[1:])], name="head")
-    for number, width in enumerate(config.dense_widths, start=1):
+    widths = [] if config.head == "one" else config.dense_widths
+    for number, width in enumerate(widths, start=1):
         head.add(keras.layers.Dense(width, activation="relu", name=f"dense_{number}"))
         head.add(keras.layers.Dropout(config.dropout, name=f"dropout_{number}"))
     # float32 whatever the policy: a softmax in half precision loses the small scores.
@@ -167,6 +169,25 @@ def in_float32(classifier: Classifier, config: Config) -> Classifier:
     plain = build_classifier(replace(config, weights="none"), classes)
     plain.set_weights(classifier.model.get_weights())
     return plain
+
+
+def with_views(model: keras.Model, views: int) -> keras.Model:
+    """A network that answers with the mean of the scores of an image's eight symmetric views.
+
+    With `views` 1 it is `model` itself. Pixels in and scores out as before, the weights are shared,
+    and the symmetries are in the graph: whoever loads the saved network averages as well.
+    """
+    if views == 1:
+        return model
+    pixels = model.input
+    # The square's symmetries: both diagonals' transposes, each as it is and flipped three ways.
+    seen = [pixels, ops.transpose(pixels, (0, 2, 1, 3))]
+    seen += [ops.flip(view, axis=1) for view in seen]
+    seen += [ops.flip(view, axis=2) for view in seen]
+    # One after the other in one batch: a call of the network for each would be traced eight times.
+    scores = model(keras.layers.Concatenate(axis=0, name="views")(seen))
+    by_view = ops.reshape(scores, (len(seen), -1, scores.shape[-1]))
+    return keras.Model(pixels, ops.mean(by_view, axis=0), name=f"{model.name}_views")
 
 
 def unfreeze(classifier: Classifier, batch_norm: str) -> None:

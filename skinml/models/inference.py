@@ -16,25 +16,26 @@ def infer(
     images: np.ndarray,
     rows: np.ndarray,
     advance: Callable[[int], None] = lambda count: None,
+    batch_size: int = INFERENCE_BATCH,
 ) -> np.ndarray:
     """The model's output for some rows of the images: (len(rows), …) of the model's dtype.
 
     `advance` is told how many more images are done after each batch.
     """
     outputs = []
-    for pixels in prefetch(images[rows[part]] for part in slices(len(rows), INFERENCE_BATCH)):
-        outputs.append(answer(model, pixels))
+    for pixels in prefetch(images[rows[part]] for part in slices(len(rows), batch_size)):
+        outputs.append(answer(model, pixels, batch_size))
         advance(len(pixels))
     return np.concatenate(outputs)
 
 
-def answer(model: Any, batch: np.ndarray) -> np.ndarray:
-    """The model's output for a batch of at most INFERENCE_BATCH.
+def answer(model: Any, batch: np.ndarray, batch_size: int = INFERENCE_BATCH) -> np.ndarray:
+    """The model's output for a batch of at most `batch_size`.
 
     A smaller one is filled up with zeros, which nobody sees: another shape would have the whole
     network compiled once more.
     """
-    missing = INFERENCE_BATCH - len(batch)
+    missing = batch_size - len(batch)
     if missing:
         batch = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
-    return model.predict_on_batch(batch)[: INFERENCE_BATCH - missing]
+    return model.predict_on_batch(batch)[: batch_size - missing]

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skinml.errors import UserError
+from skinml.base.errors import UserError
+from skinml.base.files import check_regular
+from skinml.base.notices import without_notices
 
 _MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 
@@ -25,8 +27,8 @@ _KNOWN: dict[str | None, frozenset[str] | None] = {
     "keras.src.models.functional": frozenset({"Functional"}),
     "keras.layers": None,
     "keras.initializers": None,
-    # The arithmetic between MobileNetV3's layers: a number and a tensor.
-    "keras.src.ops.numpy": frozenset({"Add", "Multiply"}),
+    # The arithmetic between MobileNetV3's layers, a number and a tensor; the mean of eight views.
+    "keras.src.ops.numpy": frozenset({"Add", "Multiply", "Transpose", "Flip", "Reshape", "Mean"}),
 }
 _CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
 _FILES = {"StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}
@@ -35,7 +37,8 @@ _FILES = {"StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}
 def load_saved(path: Path) -> Any:
     """The Keras model of a `.keras` file, not compiled; a `UserError` where it is refused."""
     check_saved(path)
-    import keras
+    with without_notices():
+        import keras
 
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -47,6 +50,7 @@ def load_saved(path: Path) -> Any:
 def check_saved(path: Path) -> None:
     """Refuse a file that is no plain `.keras` archive of Keras's own layers, by a `UserError`."""
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             members = sorted(archive.namelist())
             if members != _MEMBERS:

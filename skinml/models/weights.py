@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from skinml.errors import UserError, did_you_mean
-from skinml.provenance import file_digest
+from skinml.base.errors import UserError, did_you_mean
+from skinml.base.provenance import file_digest
 
 
 def check_weights(weights: str) -> None:

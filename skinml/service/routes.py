@@ -148,6 +148,8 @@ SAME = ("run_id", "run_uuid")
 # A run has to be joined with one table more for each: 200 keys took 39 s, 100 clauses 14 s.
 MOST_SORT_KEYS = 10
 MOST_CLAUSES = 30
+# Of a filter, and of all keys together: what reads them takes the square of their length.
+MOST_LETTERS = 20_000
 
 # What a page of MLflow asks for in GraphQL: MLflow checks these alone, and answers others unasked.
 GRAPHQL_FIELDS = (
@@ -155,7 +157,10 @@ GRAPHQL_FIELDS = (
     "mlflowGetMetricHistoryBulkInterval", "mlflowSearchModelVersions",
 )  # fmt: skip
 
-_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`")
+# A quote that nothing closes goes to the end, once: MLflow refuses it.
+_QUOTED = re.compile(
+    r"""'(?:[^'\\]|\\.)*+(?:'|.?\Z)|"(?:[^"\\]|\\.)*+(?:"|.?\Z)|`[^`]*+(?:`|\Z)""", re.DOTALL
+)
 _AND = re.compile(r"\band\b", re.IGNORECASE)
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -248,6 +253,10 @@ def _check_names(given: Mapping[str, Any], variables: Mapping[str, str]) -> None
 
 
 def _check_search(order: list[Any], clauses: Any) -> None:
+    if max(len(clauses) if isinstance(clauses, str) else 0, sum(map(len, map(str, order)))) > (
+        MOST_LETTERS
+    ):
+        raise Refused(400, f"a search of more than {MOST_LETTERS:,} letters")
     if len(order) > MOST_SORT_KEYS:
         raise Refused(400, f"{len(order)} keys to sort by; at most {MOST_SORT_KEYS} are taken")
     if isinstance(clauses, str):
@@ -259,6 +268,7 @@ def _check_search(order: list[Any], clauses: Any) -> None:
 def _check_graphql(body: Mapping[str, Any]) -> None:
     """Refuse a query that asks for more than one thing, or for one that MLflow does not check."""
     from graphql import FieldNode, GraphQLError, OperationDefinitionNode, OperationType, parse
+    from graphql.utilities import value_from_ast_untyped
 
     try:
         asked = parse(str(body.get("query")), max_tokens=2000)
@@ -275,6 +285,20 @@ def _check_graphql(body: Mapping[str, Any]) -> None:
         raise Refused(404, f"{field.name.value[:50]!r} is not answered in GraphQL by this service")
     if [argument.name.value for argument in field.arguments] != ["input"]:
         raise Refused(400, f"{field.name.value} takes an input, and nothing else")
+    if any(variable.default_value for variable in operations[0].variable_definitions):
+        raise Refused(400, "expected variables of GraphQL without defaults")
+    variables = body.get("variables") or {}
+    try:
+        given = value_from_ast_untyped(field.arguments[0].value, variables)
+    except (TypeError, AttributeError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Refused(400, f"{field.name.value} takes an input, and nothing else")
+    # GraphQL has MLflow's names with capitals.
+    plain = {re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", k): v for k, v in given.items()}
+    _check_names(plain, {})
+    order = plain.get("order_by")
+    _check_search(order if isinstance(order, list) else [order or ""], plain.get("filter"))
 
 
 class OnceEach:

@@ -1,6 +1,6 @@
 // What MLflow's UI needs so that skinml's runs open as they should: skinml/service/ui.py puts it
 // into MLflow's page, before MLflow's own script. It uses what MLflow 3.17.2 keeps in the browser
-// and in its addresses; tests/tracking/test_views.py looks at each of these in a browser.
+// and in its addresses; tests/store/test_views.py looks at each of these in a browser.
 (() => {
   "use strict";
 

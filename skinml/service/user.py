@@ -10,20 +10,27 @@ import os
 import re
 import secrets
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from skinml.base.errors import UserError, run_command
+from skinml.base.progress import status_line
 from skinml.config import Parser
-from skinml.errors import UserError, run_command
 from skinml.service import compose
 from skinml.service.native import data_folder, running_service
+from skinml.service.signin import WINDOW
 
 ADMIN = "admin"
 CAN = ("READ", "EDIT", "MANAGE")
 
 # Where MLflow listens in its own container.
 _INSIDE = "http://127.0.0.1:5000"
+
+# Seconds between two questions of a service that lets nobody guess for a while.
+_PAUSE = 2.0
 
 
 def call(
@@ -57,7 +64,8 @@ def make_user(
     """Make a user, or with `reset` set a new password; returns the password.
 
     `can` grants READ, EDIT or MANAGE on every experiment and registered model, today's and later
-    ones; without it a user sees what is the user's own and what others grant.
+    ones; without it a user sees what is the user's own and what others grant. Where others have
+    guessed passwords from this address, it waits until the service takes one again.
     """
     if not re.fullmatch(r"[\w.@+-]+", name):
         # A colon would end the name in the header that signs in.
@@ -69,13 +77,15 @@ def make_user(
         )
 
     def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        return call(address, ADMIN, admin_password, method, path, body)
+        return _past_guesses(lambda: call(address, ADMIN, admin_password, method, path, body))
 
     status, answer = ask("GET", f"/api/2.0/mlflow/users/get?username={quote(name, safe='')}")
     if status == 401:
         raise UserError(
             f"{address}: the password of {ADMIN} in .env is not the service's; restart it"
         )
+    if status not in (200, 404):
+        raise UserError(f"{name}: MLflow refused, status {status}: {answer}")
     exists = status == 200
     if exists and not reset and not can:
         raise UserError(f"{name}: this user exists; RESET=1 (--reset) gives a new password")
@@ -95,6 +105,20 @@ def make_user(
         if status != 200:
             raise UserError(f"{name}: MLflow granted nothing, status {status}: {answer}")
     return password
+
+
+def _past_guesses(ask: Callable[[], tuple[int, Any]]) -> tuple[int, Any]:
+    """The answer to a question, asked again while others' guesses have the service refuse it."""
+    status, answer = ask()
+    if status != 429:
+        return status, answer
+    # Whoever guesses on uses up the next window as well: twice as long, and no longer.
+    end = time.monotonic() + 2 * WINDOW
+    with status_line("wrong passwords came from this address: waiting for the service"):
+        while status == 429 and time.monotonic() < end:
+            time.sleep(_PAUSE)
+            status, answer = ask()
+    return status, answer
 
 
 def find_service(data: Path) -> tuple[str, str]:

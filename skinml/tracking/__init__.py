@@ -1,1 +1,1 @@
-"""What is written to MLflow and read from it."""
+"""What a run leaves in MLflow, before it is there: its folder, its journal, what has arrived."""

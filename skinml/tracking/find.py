@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from skinml.errors import UserError
+from skinml.base.errors import UserError
+from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import RUN, STATE, RunFolder
 from skinml.tracking.record import header
-from skinml.tracking.state import State
 
 
 def run_ids(folder: RunFolder) -> list[str]:
     """The ids of the MLflow runs of a folder: that which has its records, that it was made for."""
-    ids = [folder.published, State.load(folder.path / STATE).run_id]
+    ids = [folder.published, Acknowledged.load(folder.path / STATE).run_id]
     first = header(folder) if folder.journal.exists() else None
     ids.append(first.fields["attached"] if first else "")
     return [run_id for run_id in dict.fromkeys(ids) if run_id]

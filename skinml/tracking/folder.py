@@ -6,12 +6,17 @@ A folder can be published to MLflow while the run goes on, afterwards, or from a
     forward.json              what of it MLflow has acknowledged; forward.log, forward.lock beside
     run.json                  parameters, tags and data set, written first
     history.csv               one row an epoch, appended as each ends
-    checkpoint-*              where the training stands, while it goes on (skinml.checkpoint)
+    checkpoint-*              where the training stands (skinml.training.checkpoint)
     predictions_*.csv         the predictions tables of validation and test
     metrics.json              every number of the finished run
     figures/                  PNG for screens, PDF for papers
+    report.html               all of it for a person, figures inside
+    pictures.html             the test pictures with their maps, to filter and look at
+    model_card.md             what the network is, and is not, for
+    subgroups.csv             how it does on groups of the test images, where something is known
     classification_report.txt, model_summary.txt, note.md
     model.keras               the trained network, written last but one
+    model.tflite              the same in LiteRT's format, if it could be exported
     FINISHED                  an empty file, written last
     mlflow_run_id             the MLflow run that holds all of it, once that is so
 
@@ -29,15 +34,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from skinml.base.errors import UserError, excerpt
+from skinml.base.files import read_json, read_table, sync_folder
 from skinml.config import Config
-from skinml.errors import UserError
-from skinml.files import read_json, sync_folder
-from skinml.history import Row
+from skinml.training.history import Row
 
 RUN = "run.json"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
 MODEL = "model.keras"
+EXPORTED = "model.tflite"
+REPORT = "report.html"
+PICTURES = "pictures.html"
+CARD = "model_card.md"
+SUBGROUPS = "subgroups.csv"
 FINISHED = "FINISHED"
 PUBLISHED = "mlflow_run_id"
 JOURNAL = "journal.log"
@@ -113,6 +123,11 @@ class RunFolder:
         return self.path / MODEL
 
     @property
+    def exported(self) -> Path:
+        """Where the network lies that needs no TensorFlow; some runs have none."""
+        return self.path / EXPORTED
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -126,7 +141,9 @@ class RunFolder:
     def read_description(self) -> Description:
         said = self._read_json(RUN)
         kinds = {"name": str, "params": dict, "tags": dict, "dataset": dict}
-        if not all(isinstance(said.get(name), kind) for name, kind in kinds.items()):
+        whole = all(isinstance(said.get(name), kind) for name, kind in kinds.items())
+        texts = [*said["params"].values(), *said["tags"].values()] if whole else [None]
+        if not all(isinstance(value, str) for value in texts):
             raise UserError(
                 f"{self.path / RUN}: expected a run's name, params, tags and dataset, as a run of "
                 "skinml writes them"
@@ -137,7 +154,13 @@ class RunFolder:
         self._write_json(METRICS, metrics)
 
     def read_metrics(self) -> dict[str, float]:
-        return self._read_json(METRICS)
+        found = self._read_json(METRICS)
+        for name, value in found.items():
+            if not isinstance(value, int | float) or abs(value) >= 2**1023:
+                raise UserError(
+                    f"{self.path / METRICS}: {excerpt(name)} is {excerpt(value)}, expected a number"
+                )
+        return found
 
     def append_epoch(self, row: Row) -> None:
         """Add one epoch to the history, on disk when this returns."""
@@ -159,10 +182,16 @@ class RunFolder:
     def read_history(self) -> list[Row]:
         """The epochs so far; numbers are floats, the epoch an int, the step's name a str."""
         try:
-            with (self.path / HISTORY).open(newline="") as file:
-                return [_typed(row) for row in csv.DictReader(file)]
+            header, *rows = [row for _, row in read_table(self.path / HISTORY) if row] or [[]]
+            return [_typed(dict(zip(header, row, strict=True))) for row in rows]
         except FileNotFoundError:
             return []
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UserError(
+                f"{self.path / HISTORY}: cannot be read ({why}); expected a row an epoch, as a run "
+                "of skinml writes it"
+            ) from None
 
     def write_text(self, name: str, text: str) -> None:
         # The drawn lines of Keras's summary do not fit every system's own encoding.

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skinml.errors import UserError
-from skinml.files import sync_folder
-from skinml.processes import is_locked
+from skinml.base.errors import UserError
+from skinml.base.files import check_regular, sync_folder
+from skinml.base.locks import is_locked, take_lock
 
 # The longest line: a reader of a damaged file never holds more. The largest record, the parameters
 # of a run, has some kilobytes.
@@ -25,8 +25,6 @@ LONGEST = 4 * 2**20
 
 # Kept free for the last words of a run that a full disk ends.
 RESERVE = 64 * 2**10
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Record(NamedTuple):
@@ -53,6 +51,7 @@ def read_journal(
     """
     tell = skipped or (lambda text: None)
     damaged = 0
+    check_regular(path)
     with path.open("rb") as file:
         file.seek(offset)
         while line := file.readline(LONGEST):
@@ -216,25 +215,13 @@ def _lock(descriptor: int) -> bool:
 
     Where the system has no such locks, everyone is taken to be alone.
     """
-    try:
-        import fcntl
-    except ImportError:
-        return True
     patience = time.monotonic() + 1
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # Whoever asks whether it is taken (`is_written`) takes it for a moment.
-            if time.monotonic() > patience:
-                return False
-            time.sleep(0.01)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return True
-        else:
-            return True
+    # Whoever asks whether it is taken (`is_written`) takes it for a moment.
+    while take_lock(descriptor) is False:
+        if time.monotonic() > patience:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _fill(path: Path, size: int) -> None:

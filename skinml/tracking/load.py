@@ -1,12 +1,12 @@
 """The machine's load as metrics of a run, under the names that MLflow gives them."""
 
-import math
 import os
 import threading
 import time
 from typing import Any
 
-from skinml.errors import UserError
+from skinml.base.environment import seconds_in
+from skinml.base.errors import UserError
 from skinml.tracking.journal import Journal
 from skinml.tracking.record import LOAD
 
@@ -19,17 +19,7 @@ _LEAST_INTERVAL = 0.1
 
 def sampling_interval() -> float:
     """Seconds between two samples: $MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL, else 10."""
-    text = os.environ.get(INTERVAL_VARIABLE) or str(INTERVAL)
-    try:
-        interval = float(text)
-    except ValueError:
-        interval = math.nan
-    if not _LEAST_INTERVAL <= interval < math.inf:
-        raise UserError(
-            f"{INTERVAL_VARIABLE}={text!r}: expected seconds as a number, {_LEAST_INTERVAL:g} or "
-            f"more; leave it out for {INTERVAL:g}"
-        )
-    return interval
+    return seconds_in(INTERVAL_VARIABLE, INTERVAL, _LEAST_INTERVAL)
 
 
 class LoadRecorder:

@@ -9,26 +9,33 @@ artifact  file (relative to the run's folder), sha256, path (folder among the ar
 image     file, sha256, key, step, time: a PNG for the image grid of MLflow's UI
 model     file, sha256, register: the network, to be logged as two models
 end       status, reason, time: the process is done with the run
+
+A journal may be somebody else's: `read_records` refuses a record with other fields or types.
 """
 
 import getpass
 import hashlib
 import os
+import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skinml.address import without_user_info
-from skinml.files import file_sha256
-from skinml.history import Row
-from skinml.processes import process_name
-from skinml.tracking.folder import Description, RunFolder
+from skinml.base.address import without_user_info
+from skinml.base.errors import UserError, excerpt
+from skinml.base.files import file_sha256
+from skinml.base.processes import process_name
+from skinml.tracking.folder import CARD, PICTURES, REPORT, SUBGROUPS, Description, RunFolder
 from skinml.tracking.journal import Journal, Record, read_journal
+from skinml.training.history import Row
+
+# How a run may end.
+ENDS = ("FINISHED", "FAILED", "KILLED")
 
 # Set by a sweep for the processes of its cells.
 PARENT_RUN_VARIABLE = "SKINML_PARENT_RUN_ID"
@@ -50,12 +57,93 @@ def curve_metrics(row: Row) -> dict[str, float]:
 
 def default_experiment(data: str) -> str:
     """The experiment of a data set, where $MLFLOW_EXPERIMENT_NAME names no other."""
-    return "skinml-demo" if data == "demo" else "skinml"
+    return "skinml" if data == "isic2017" else f"skinml-{data}"
 
 
 def server_digest(uri: str) -> str:
     """What a tracking server is known by in a run's folder, whoever its user is."""
     return hashlib.sha256(without_user_info(uri).encode()).hexdigest()[:16]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    # What MLflow, and its database, take for a step or a time.
+    return isinstance(value, int) and -(2**63) <= value < 2**63
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(number, float) or _is_whole(number) for number in value.values()
+    )
+
+
+# The fields of each kind of record: what each has to be, in words, and whether it is.
+_Check = tuple[str, Callable[[Any], bool]]
+_TEXT: _Check = ("a text", _is_text)
+_WHOLE: _Check = ("a whole number", _is_whole)
+_FILE: _Check = ("the name of a file", _is_file)
+_FIELDS: dict[str, dict[str, _Check]] = {
+    "run": {
+        "journal": ("an id of letters, digits, - and _",
+                    lambda value: _is_text(value) and bool(re.fullmatch(r"[\w-]{1,64}", value))),
+        **dict.fromkeys(("name", "process", "server", "experiment", "default_experiment",
+                         "attached", "parent"), _TEXT),
+        "experiment_id": _TEXT,
+        "time": _WHOLE,
+        "source": ("texts by name", _are_texts),
+    },
+    "params": {"values": ("texts by name", _are_texts)},
+    "tags": {"values": ("texts by name", _are_texts)},
+    "dataset": {
+        **dict.fromkeys(("name", "digest", "source"), _TEXT),
+        "counts": ("counts by name", lambda value: isinstance(value, dict)),
+    },
+    "metrics": {"step": _WHOLE, "time": _WHOLE, "values": ("numbers by name", _are_numbers)},
+    "artifact": {"file": _FILE, "sha256": _TEXT, "path": _TEXT},
+    "image": {"file": _FILE, "sha256": _TEXT, "key": _TEXT, "step": _WHOLE, "time": _WHOLE},
+    "model": {
+        "file": _FILE,
+        "sha256": _TEXT,
+        "register": ("true or false", lambda value: isinstance(value, bool)),
+    },
+    "end": {
+        "status": (f"one of {', '.join(ENDS)}", lambda value: value in ENDS),
+        "reason": _TEXT,
+        "time": _WHOLE,
+    },
+}  # fmt: skip
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a journal, each of a kind and with the types that a run writes.
+
+    Another one is a `UserError` that names the file and the record.
+    """
+    for record in read_journal(path):
+        known = _FIELDS.get(record.kind)
+        if known is None:
+            raise _odd(path, record, f"expected one of the kinds {', '.join(_FIELDS)}")
+        for name, (expected, holds) in known.items():
+            if name not in record.fields:
+                raise _odd(path, record, f"it has no {name}, expected {expected}")
+            if not holds(value := record.fields[name]):
+                raise _odd(path, record, f"its {name} is {excerpt(value)}, expected {expected}")
+        yield record
+
+
+def _odd(path: Path, record: Record, why: str) -> UserError:
+    return UserError(f"{path}, record {record.sequence} ({excerpt(record.kind)}): {why}")
 
 
 def is_load(record: Record) -> bool:
@@ -67,7 +155,7 @@ def is_load(record: Record) -> bool:
 
 def header(folder: RunFolder) -> Record | None:
     """The first record of a folder's journal that begins the run; None where there is none."""
-    return next((r for r in read_journal(folder.journal) if r.kind == "run"), None)
+    return next((r for r in read_records(folder.journal) if r.kind == "run"), None)
 
 
 @dataclass
@@ -89,7 +177,7 @@ class Noted:
 def read_noted(path: Path) -> Noted:
     """What a journal holds; nothing where there is none yet."""
     noted = Noted()
-    for record in read_journal(path) if path.exists() else ():
+    for record in read_records(path) if path.exists() else ():
         noted.sequence = record.sequence
         noted.kinds.add(record.kind)
         noted.ended = record.fields["status"] if record.kind == "end" else ""
@@ -140,7 +228,7 @@ def destination(description: Description) -> dict[str, str]:
         "server": server_digest(given("MLFLOW_TRACKING_URI", "")),
         "experiment": given("MLFLOW_EXPERIMENT_NAME", ""),
         "experiment_id": given("MLFLOW_EXPERIMENT_ID", ""),
-        "default_experiment": default_experiment(description.tags["data"]),
+        "default_experiment": default_experiment(description.tags.get("data", "")),
         "attached": given("MLFLOW_RUN_ID", ""),
         "parent": given(PARENT_RUN_VARIABLE, ""),
     }
@@ -207,7 +295,7 @@ def record_end(journal: Journal, status: str, reason: str = "", at: int = 0) -> 
 
 
 def record_folder(folder: RunFolder) -> None:
-    """Write the journal of a finished folder that has none: of before there were journals."""
+    """Write the journal of a finished folder that has none."""
     description = folder.read_description()
     # Under another name until it is whole.
     part = folder.journal.with_name("journal.part")
@@ -229,7 +317,8 @@ def _artifacts(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """The files of a folder that MLflow keeps, and the folder of each there."""
     for path in sorted(folder.figures.iterdir()):
         yield path, "figures"
-    for pattern in ("predictions_*.csv", "*.txt", "run.json", "metrics.json", "history.csv"):
+    tables = ("predictions_*.csv", "*.txt", "run.json", "metrics.json", "history.csv")
+    for pattern in (REPORT, PICTURES, CARD, SUBGROUPS, *tables):
         for path in sorted(folder.path.glob(pattern)):
             yield path, ""
 

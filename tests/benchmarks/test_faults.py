@@ -1,8 +1,8 @@
 """The fault campaign: a short round of each part, and that it would notice a loss.
 
-The short rounds of resumed trainings and of doctor are tests/test_resume.py and
+The short rounds of resumed trainings and of doctor are tests/run/test_resume.py and
 tests/test_doctor.py, those of killed forwarders and of a bad network are in
-tests/tracking/test_forward.py.
+tests/store/test_forwarder.py.
 """
 
 import json
@@ -25,7 +25,7 @@ from benchmarks.faults.journal_writer import fields_of
 from benchmarks.faults.journals import check_journal, kill_writers
 from benchmarks.faults.kept import compare_kept
 from benchmarks.faults.processes import RunWriter, make_folder, wait_until
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 from skinml.sync import sync
 from skinml.tracking.folder import RunFolder
 from skinml.tracking.journal import Journal

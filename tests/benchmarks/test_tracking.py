@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import tracking
-from skinml.steps import Steps
+from skinml.run.tracked import Tracked
 from skinml.tracking import load
-from skinml.tracking.track import Tracked
+from skinml.training.steps import Steps
 
 
 def test_records_fall_into_the_turns_with_tracking_alone(monkeypatch: pytest.MonkeyPatch) -> None:

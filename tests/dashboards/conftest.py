@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from skinml.errors import UserError
-from skinml.evaluation.metrics import HEADLINE, METRICS
-from skinml.processes import free_port
+from skinml.base.errors import UserError
+from skinml.base.processes import free_port
+from skinml.data.isic2017 import CLASSES
+from skinml.evaluation.metrics import headline, metrics_of
 from skinml.service import postgres
 from skinml.tracking.folder import Description, RunFolder
 from tests.conftest import surroundings
@@ -280,8 +281,10 @@ def finished_folder(parent: Path, made: Description, score: float) -> RunFolder:
     started = int(time.time() * 1000) - HOUR
     for epoch in range(1, EPOCHS + 1):
         folder.append_epoch(epoch_row(epoch, score, started + 60_000 * epoch))
-    metrics = {f"{part}_{metric}": score for part in ("val", "test") for metric in METRICS}
-    for metric in HEADLINE:
+    metrics = {
+        f"{part}_{metric}": score for part in ("val", "test") for metric in metrics_of(CLASSES)
+    }
+    for metric in headline(CLASSES):
         metrics |= {
             f"test_{metric}_ci_low": score - 0.05,
             f"test_{metric}_ci_high": score + 0.05,
@@ -349,10 +352,10 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Runs of every kind, logged as skinml logs them; one goes on while the tests look at it."""
     import mlflow
 
+    from skinml.run.tracked import track
+    from skinml.store.sweeps import SweepRun
     from skinml.sync import sync
     from skinml.tracking.record import PARENT_RUN_VARIABLE
-    from skinml.tracking.sweeps import SweepRun
-    from skinml.tracking.track import track
 
     folder = tmp_path_factory.mktemp("filled")
     runs: dict[str, str] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from skinml.processes import free_port
+from skinml.base.processes import free_port
 from tests.conftest import surroundings
 from tests.dashboards.conftest import (
     EXPORTER,
@@ -200,10 +200,11 @@ def prometheus(
     config = yaml.safe_load(CONFIG.read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(RULES / "*.yml")]
-    addresses = {"mlflow:5000": mlflow, "postgres-exporter:9187": exporter, "backup:9200": backup}
+    addresses = {"mlflow": mlflow, "postgres": exporter, "backup": backup}
     for job in config["scrape_configs"]:
-        for group in job["static_configs"]:
-            group["targets"] = [addresses[target] for target in group["targets"]]
+        # In containers all those of a name, or one.
+        assert job.pop("dns_sd_configs", None) or job.pop("static_configs")
+        job["static_configs"] = [{"targets": [addresses[job["job_name"]]]}]
         if "basic_auth" in job:
             (folder / "password").write_text(METRICS[1])
             assert job["basic_auth"]["username"] == METRICS[0]

@@ -14,9 +14,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skinml.base.errors import UserError
 from skinml.data import demo
 from skinml.data.isic2017 import CLASSES, CSV_COLUMNS, OFFICIAL_PARTS, OfficialPart
-from skinml.errors import UserError
 
 COUNTS = {"train": 12, "validation": 6, "test": 6}
 SIZE = (96, 72)

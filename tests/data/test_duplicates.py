@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from skinml.data import duplicates
-from skinml.data.duplicates import NEAR_BITS, near_duplicate_groups, perceptual_hash
+from skinml.data.duplicates import (
+    NEAR_BITS,
+    joined,
+    near_duplicate_groups,
+    perceptual_hash,
+)
 from skinml.data.prepared import PreparedSet
 
 
@@ -50,16 +54,15 @@ def test_other_pictures_are_not_near(toy_set: PreparedSet) -> None:
     assert near_duplicate_groups(hashes).tolist() == list(range(len(toy_set)))
 
 
-@pytest.mark.parametrize("block", [1, 50, 2**20])
-def test_groups_are_those_of_a_plain_search(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of random hashes with planted neighbours; whatever is compared at once."""
-    monkeypatch.setattr(duplicates, "_BLOCK", block)
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_those_of_a_plain_search(seed: int) -> None:
+    """Of random hashes with planted neighbours, some of them equal."""
+    rng = np.random.default_rng(seed)
     hashes = [int(number) for number in rng.integers(0, 2**63, 60, dtype=np.uint64)]
     for _ in range(60):
         # One to three bits away: some near, some just not.
         changed = hashes[rng.integers(len(hashes))]
-        for bit in rng.choice(64, rng.integers(1, 4), replace=False):
+        for bit in rng.choice(64, rng.integers(0, 4), replace=False):
             changed ^= 1 << int(bit)
         hashes.append(changed)
     order = rng.permutation(len(hashes))
@@ -80,6 +83,20 @@ def test_groups_are_those_of_a_plain_search(block: int, monkeypatch: pytest.Monk
     groups = near_duplicate_groups([f"{number:016x}" for number in hashes])
     assert groups.tolist() == [expected[place] for place in range(len(hashes))]
     assert 60 <= len(set(groups.tolist())) < 115
+
+
+def test_the_search_does_not_take_time_by_the_square_of_the_images() -> None:
+    """As many hashes as all pairs of which would be 20,000 million comparisons."""
+    hashes = np.random.default_rng(0).integers(0, 2**63, 200_000, dtype=np.uint64)
+    hashes[1::2] = hashes[::2] ^ np.uint64(1 << 40)
+    groups = near_duplicate_groups([f"{number:016x}" for number in hashes])
+    assert (groups[1::2] == groups[::2]).all()
+
+
+def test_groups_are_joined_however_far() -> None:
+    """0 and 1 by the first, 1 and 2 by the second, 2 and 4 by the first; 3 is alone."""
+    first, second = np.array([0, 0, 2, 3, 2]), np.array([0, 1, 1, 3, 4])
+    assert joined(first, second).tolist() == [0, 0, 0, 3, 0]
 
 
 def test_no_image_and_one_image_are_no_groups() -> None:

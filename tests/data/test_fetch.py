@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from skinml.data import fetch, prepare
+from skinml.base.errors import UserError, run_command
+from skinml.base.locks import exclusive
+from skinml.data import download, fetch, prepare
+from skinml.data import server as server_module
 from skinml.data.isic2017 import DOWNLOADS, OFFICIAL_PARTS
 from skinml.data.prepare import main, open_data
-from skinml.errors import UserError, run_command
-from skinml.processes import exclusive
 from tests.data.conftest import TEST, TRAIN, VALIDATION, picture, write_table
 from tests.data.test_archives import pack, rewrite
 from tests.waiting import PATIENCE, wait_for
@@ -198,8 +199,8 @@ def server(official_archives: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("SKINML_DOWNLOAD_URL", server.url)
     for name in ("BACKOFF_SECONDS", "JITTER_SECONDS"):
-        monkeypatch.setattr(fetch, name, 0.001)
-    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.3)
+        monkeypatch.setattr(server_module, name, 0.001)
+    monkeypatch.setattr(server_module, "STALL_SECONDS", 0.3)
     yield server
     server.released.set()
     server.shutdown()
@@ -225,10 +226,10 @@ def require_complete(folder: Path, server: Server) -> None:
 
 def test_addresses_are_those_of_the_challenge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SKINML_DOWNLOAD_URL")
-    assert fetch.base_url() == DOWNLOADS
+    assert server_module.base_url() == DOWNLOADS
     assert DOWNLOADS == "https://isic-challenge-data.s3.amazonaws.com/2017/"
     monkeypatch.setenv("SKINML_DOWNLOAD_URL", "https://mirror.example/isic")
-    assert fetch.base_url() == "https://mirror.example/isic/"
+    assert server_module.base_url() == "https://mirror.example/isic/"
 
 
 def test_missing_data_is_announced_downloaded_and_prepared(
@@ -236,7 +237,7 @@ def test_missing_data_is_announced_downloaded_and_prepared(
 ) -> None:
     assert main(["--data_dir", str(folder), "--yes"]) == 0
     captured = capsys.readouterr()
-    size = fetch._human(sum(map(len, server.files.values())))
+    size = download.human_size(sum(map(len, server.files.values())))
     assert f"6 files of ISIC 2017 are not in {folder}: {size} to download" in captured.err
     assert "9 images" in captured.out
     require_complete(folder, server)
@@ -439,11 +440,11 @@ def test_retry_after_that_says_nothing_is_ignored(value: str, server: Server, fo
 def test_back_off_grows_and_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
-    patience = fetch._Patience("http://nowhere/", 10)
+    patience = server_module.Patience("http://nowhere/", 10)
     for _ in range(9):
-        patience.wait(fetch._Broken("gone"))
+        patience.wait(server_module.Broken("gone"))
     with pytest.raises(UserError, match="10 times in a row"):
-        patience.wait(fetch._Broken("gone"))
+        patience.wait(server_module.Broken("gone"))
     # At once, then doubling up to a minute, each with up to a second by chance.
     for wait, least in zip(waits, (2, 4, 8, 16, 32, 59, 59, 59), strict=True):
         assert least <= wait <= least + 1
@@ -606,12 +607,14 @@ def test_a_terminal_without_a_network_is_told_what_is_missing(server: Server, fo
     command = [sys.executable, "-m", "skinml.data.prepare", "--data_dir", str(folder)]
     shown = on_a_terminal(command, b"")
     assert "nothing can be downloaded now" in shown
-    assert f"official ISIC 2017 files are in {folder}" in shown.replace("\r\n", "")
+    assert f"its files are in {folder}" in shown.replace("\r\n", "")
 
 
 def test_run_and_sweep_pass_their_yes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skinml import run, sweep, training_run
     from skinml.data import prepare
+    from skinml.run import __main__ as run
+    from skinml.run import description
+    from skinml.sweep import __main__ as sweep
 
     given: list[bool] = []
 
@@ -619,7 +622,7 @@ def test_run_and_sweep_pass_their_yes_on(monkeypatch: pytest.MonkeyPatch) -> Non
         given.append(yes)
         raise UserError("far enough")
 
-    for module, opener in ((run, training_run), (sweep, prepare)):
+    for module, opener in ((run, description), (sweep, prepare)):
         monkeypatch.setattr(opener, "open_data", stop)
         for flags in ([], ["--yes"]):
             with pytest.raises(UserError, match="far enough"):

@@ -176,7 +176,6 @@ def refusals() -> dict[str, tuple[bytes, str]]:
     spot.putpixel((5, 5), (0, 0, 0, 254))
     jpeg, whole_png = encoded(image, "JPEG"), encoded(image, "PNG")
     return {
-        "CMYK": (encoded(image.convert("CMYK"), "JPEG"), "CMYK"),
         "transparent": (encoded(half, "PNG"), "transparent"),
         "one translucent pixel": (encoded(spot, "PNG"), "transparent"),
         "transparent palette": (
@@ -196,10 +195,11 @@ def refusals() -> dict[str, tuple[bytes, str]]:
         "truncated JPEG": (jpeg[: len(jpeg) // 2], "truncated"),
         "truncated PNG": (whole_png[: len(whole_png) // 2], "truncated"),
         "JPEG header alone": (jpeg[:30], ""),
-        "text": (b"<html>404 Not Found</html>", "not a JPEG or PNG"),
-        "empty": (b"", "not a JPEG or PNG"),
-        "GIF": (encoded(image, "GIF"), "not a JPEG or PNG"),
-        "BMP": (encoded(image, "BMP"), "not a JPEG or PNG"),
+        "text": (b"<html>404 Not Found</html>", "not a JPEG or PNG picture"),
+        "empty": (b"", "not a JPEG or PNG picture"),
+        "GIF": (encoded(image, "GIF"), "not a JPEG or PNG picture"),
+        "WebP": (encoded(image, "WEBP"), "not a JPEG or PNG picture"),
+        "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "damaged or truncated"),
         # 200 million pixels in some hundred bytes.
         "bomb": (png(20_000, 10_000, 1, 0, b""), "89,000,000"),
     }

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skinml.cache import cache_dir
-from skinml.data import prepare as module
+from skinml.base.cache import cache_dir
+from skinml.base.errors import UserError
+from skinml.data import demo
+from skinml.data import making as module
 from skinml.data.images import decode_image, pixel_digest
 from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS
 from skinml.data.prepare import data_folder, describe, main, open_data, prepare, prepared_folder
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared
-from skinml.errors import UserError
 from tests.data.conftest import (
     TEST,
     TRAIN,
@@ -123,7 +124,7 @@ def test_all_problems_are_told_at_once_and_nothing_is_left(official: Path, out: 
         "ids in two parts (1)": "ISIC_0000003 in train and validation",
         "ids that are no file name (1)": "../ISIC_0000014",
         "one image in two files (1)": "ISIC_0000011.png",
-        "unusable images (2)": "ISIC_0000010.jpg: not a JPEG or PNG",
+        "unusable images (2)": "ISIC_0000010.jpg: not a JPEG or PNG picture",
     }.items():
         assert kind in message
         assert example in message
@@ -134,7 +135,8 @@ def test_all_problems_are_told_at_once_and_nothing_is_left(official: Path, out: 
 
 
 def test_colour_mode_is_told(official: Path, out: Path) -> None:
-    (official / TRAIN.image_folder / "ISIC_0000001.jpg").write_bytes(picture(1, "CMYK"))
+    path = official / TRAIN.image_folder / "ISIC_0000001.jpg"
+    path.write_bytes(picture(1, "CMYK", "TIFF"))
     with pytest.raises(UserError, match=r"1 problem[\s\S]*ISIC_0000001.jpg: .*CMYK"):
         prepare(official, out)
     assert not list(out.parent.iterdir())
@@ -351,7 +353,7 @@ def test_demo_is_generated_on_first_use(
         made.append(folder)
         write_official(folder, first_id=9_000_000)
 
-    monkeypatch.setattr(module.demo, "generate", generate)
+    monkeypatch.setattr(demo, "generate", generate)
     assert open_data("demo").digest == open_data("demo").digest
     assert made == [data_folder("demo")]
     assert made[0].is_relative_to(cache_dir().resolve())
@@ -476,8 +478,8 @@ def test_set_of_other_files_is_replaced_only_by_force(
         (["--jobs", "²"], "jobs='²'"),
         (["--jobs", "many"], "jobs='many'"),
         (["--data", "ham10000"], "ham10000"),
-        (["--out", "new", "--data_dir", "nowhere"], "no official ISIC 2017 files"),
-        (["--force", "--data_dir", "nowhere"], "no official ISIC 2017 files"),
+        (["--out", "new", "--data_dir", "nowhere"], "neither a prepared set nor its files"),
+        (["--force", "--data_dir", "nowhere"], "neither a prepared set nor its files"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:

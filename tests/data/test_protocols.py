@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skinml.base.errors import Problems, UserError
 from skinml.data.isic2017 import CLASSES, OFFICIAL_PARTS, PARTS, OfficialPart
 from skinml.data.official import read_ground_truth
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts, images_seen_in_training
-from skinml.errors import Problems, UserError
 
 # Beside the checkout where there is one, and only then.
 OFFICIAL_FILES = Path(__file__).resolve().parents[3] / "shared" / "isic2017"
@@ -37,6 +37,7 @@ def made(
         labels=labels,
         official_parts=np.array([PARTS[i % 3] for i in range(count)]) if parts is None else parts,
         pixels_sha256=np.array([f"{number:08}" for number in pixels]),
+        classes=CLASSES,
         near_duplicate_group=np.array([f"ISIC_{index:07}" for index in first[group]]),
     )
 

@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skinml.data import prepare as module
+from skinml.base.errors import UserError
+from skinml.base.locks import exclusive
+from skinml.data import making as module
 from skinml.data.images import decode_image
-from skinml.data.journal import Journal, Row, in_order
-from skinml.data.prepare import open_data, prepare
+from skinml.data.prepare import open_data, prepare, prepared_folder
 from skinml.data.prepared import open_prepared
-from skinml.errors import UserError
-from skinml.processes import exclusive
+from skinml.data.worklog import DoneImage, Worklog, in_order
 from tests.data.conftest import TRAIN, contents, picture
 
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from skinml.data import prepare as module
+from skinml.data import making as module
 
 name, count = sys.argv[3], int(sys.argv[4])
 holder = Path if name == "Path.replace" else module
@@ -59,9 +59,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The images that are decoded in this process."""
     seen: list[bytes] = []
 
-    def note(content: bytes) -> np.ndarray:
+    def note(content: bytes, as_stored: bool) -> np.ndarray:
         seen.append(content)
-        return decode_image(content)
+        return decode_image(content, as_stored)
 
     monkeypatch.setattr(module, "decode_image", note)
     return seen
@@ -106,7 +106,7 @@ def test_kill_while_a_set_is_replaced_loses_neither(
 
 
 def test_what_a_kill_after_the_last_rename_leaves_is_removed(official: Path) -> None:
-    out = module.prepared_folder("isic2017", official)
+    out = prepared_folder("isic2017", official)
     killed(official, out, "_remove", 2)  # The array's folder is cleared first.
     assert len(list(out.parent.iterdir())) == 2
     assert len(open_data("isic2017", str(official))) == 9
@@ -118,11 +118,11 @@ def test_ctrl_c_keeps_what_is_done(
 ) -> None:
     seen: list[bytes] = []
 
-    def stop_at_the_fifth(content: bytes) -> np.ndarray:
+    def stop_at_the_fifth(content: bytes, as_stored: bool) -> np.ndarray:
         seen.append(content)
         if len(seen) == 5:
             raise KeyboardInterrupt
-        return decode_image(content)
+        return decode_image(content, as_stored)
 
     monkeypatch.setattr(module, "decode_image", stop_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
@@ -224,7 +224,7 @@ def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     script = """
         import os, signal, sys
         from pathlib import Path
-        from skinml.processes import exclusive
+        from skinml.base.locks import exclusive
         with exclusive(Path(sys.argv[1]), "waiting"):
             os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -275,14 +275,14 @@ def test_window_passes_a_failure_on_and_drops_the_rest() -> None:
 
 
 def test_rows_of_many_threads_are_all_in_the_journal(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.csv", "heading")
-    rows = [Row(f"ISIC_{n:07}", f"{n}:0", "a" * 64, "b" * 64, "c" * 16) for n in range(500)]
+    journal = Worklog(tmp_path / "journal.csv", "heading")
+    rows = [DoneImage(f"ISIC_{n:07}", f"{n}:0", "a" * 64, "b" * 64, "c" * 16) for n in range(500)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(journal.append, rows))
     journal.close()
-    again = Journal(tmp_path / "journal.csv", "heading")
+    again = Worklog(tmp_path / "journal.csv", "heading")
     again.close()
     assert again.rows == {row.image_id: row for row in rows}
-    other = Journal(tmp_path / "journal.csv", "another heading")
+    other = Worklog(tmp_path / "journal.csv", "another heading")
     other.close()
     assert not other.rows

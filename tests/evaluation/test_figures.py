@@ -17,9 +17,11 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from skinml.data.isic2017 import CLASSES, NOTICE
+from skinml.evaluation.calibration import at_temperature, fit_temperature
 from skinml.evaluation.drawing import drawing
 from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
 from skinml.evaluation.metrics import CALIBRATION_BINS, point_metrics
+from skinml.evaluation.operating_point import RULES, Rule, Scored
 from skinml.evaluation.predictions import Predictions
 
 TITLE = "mobilenetv2, batch size 16 (isic2017, challenge protocol)"
@@ -31,7 +33,9 @@ def _predictions(counts: tuple[int, ...], strength: float = 1.0) -> Predictions:
     labels = rng.permutation(np.repeat(np.arange(3), counts))
     logits = 1.5 * rng.normal(size=(len(labels), 3)) + strength * np.eye(3)[labels]
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return Predictions(np.array([f"ISIC_{i:07d}" for i in range(len(labels))]), labels, scores)
+    return Predictions(
+        np.array([f"ISIC_{i:07d}" for i in range(len(labels))]), labels, scores, CLASSES
+    )
 
 
 def _history(frozen: int, finetune: int) -> list[dict[str, float | str]]:
@@ -269,6 +273,38 @@ def test_reliability(draw: Callable[..., Figure]) -> None:
     assert f"calibration error {error:.3f}" in _legend(figure)[1]
 
 
+def test_reliability_at_a_temperature_that_helps(draw: Callable[..., Figure]) -> None:
+    """Too sure by far: at a temperature the error is smaller, and no point is where it was."""
+    before = _predictions((150, 500, 250), strength=1.5)
+    sharp = np.maximum(before.scores, 1e-12) ** 4
+    overconfident = replace(before, scores=sharp / sharp.sum(axis=1, keepdims=True))
+    figure = draw("reliability", replace(ORDINARY, predictions=overconfident))
+    assert len(_legend(figure)) == 2  # without a validation part there is no temperature
+    whole = replace(ORDINARY, predictions=overconfident, validation=overconfident)
+    entries = _legend(draw("reliability", whole))
+    errors = [float(re.findall(r"calibration error ([\d.]+)", entry)[0]) for entry in entries[1:]]
+    assert "at temperature" in entries[2] and errors[1] < errors[0] / 2
+    honest = at_temperature(before, fit_temperature(before).value)
+    calm = replace(whole, predictions=honest, validation=honest)
+    assert len(_legend(draw("reliability", calm))) == 2
+
+
+@pytest.mark.parametrize("first", [RULES[0], Rule("youden"), Rule("specificity", 0.7)])
+def test_roc_marks_the_run_s_own_operating_point(draw: Callable[..., Figure], first: Rule) -> None:
+    predictions, validation = ORDINARY.predictions, _predictions((30, 60, 30))
+    figure = draw("roc", replace(ORDINARY, validation=validation, first=first))
+    *_, others, own = figure.axes[0].lines
+    label = f"melanoma, at the threshold for {first.title}"
+    assert own.get_label() == label and label in _legend(figure)
+    (threshold,) = Scored.of(validation, "melanoma").choose(first)
+    rates = Scored.of(predictions, "melanoma").rates(threshold)
+    assert [list(values) for values in _points(own)] == [
+        [1 - rates.specificity],
+        [rates.sensitivity],
+    ]
+    assert len(others.get_xdata()) == len({rule.name for rule in RULES} - {first.name})
+
+
 def _vertical_lines(figure: Figure) -> list[list[float]]:
     """Where each of a figure's axes has vertical lines."""
     return [
@@ -334,6 +370,25 @@ def test_mistakes_are_the_most_confident_wrong_ones(draw: Callable[..., Figure])
             f"score {confidence[index]:.3f} · ISIC_{index:07d}",
         ]
     assert figure.get_suptitle().startswith(f"The 20 most confident of {len(wrong)} mistakes\n")
+
+
+def test_mistakes_are_outlined_where_their_maps_are_high(draw: Callable[..., Figure]) -> None:
+    maps = np.zeros((90, 7, 7), np.uint8)
+    maps[:, 2:5, 1:3] = 255
+    maps[:, :, 6] = 40  # Below half of the largest.
+    maps[_shown(draw("mistakes"))[0]] = 0  # Nothing speaks for what was predicted.
+    figure = draw("mistakes", replace(ORDINARY, maps_of=lambda some: maps[some]))
+    blank, *others = [axes for axes in figure.axes if axes.images]
+    assert not blank.collections
+    for axes in others:
+        halo, line = axes.collections
+        assert halo.get_linewidth()[0] > line.get_linewidth()[0]
+        (x0, y0), (x1, y1) = line.get_datalim(axes.transData).get_points()
+        # Cells of 32 pixels; half of the way to the next one.
+        assert (x0, x1) == pytest.approx((32, 96), abs=2)
+        assert (y0, y1) == pytest.approx((64, 160), abs=2)
+    assert "no explanation of a diagnosis" in figure.get_supxlabel()
+    assert figure.get_supxlabel().endswith(NOTICE)
 
 
 def test_few_mistakes_are_all_shown(draw: Callable[..., Figure]) -> None:

@@ -1,4 +1,4 @@
-"""Every row of `METRICS` against an independent reference: scikit-learn, or a plain loop."""
+"""Every row of `metrics_of` against an independent reference: scikit-learn, or a plain loop."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from sklearn import metrics as sk
 from skinml.data.isic2017 import CHALLENGE_TASKS, CLASSES
 from skinml.evaluation.metrics import (
     CALIBRATION_BINS,
-    HEADLINE,
-    METRICS,
     auc,
     evaluate,
+    headline,
+    metrics_of,
     point_metrics,
+    roc_curve,
 )
 from skinml.evaluation.predictions import Predictions
 
@@ -27,7 +28,7 @@ def _table(counts: tuple[int, ...], strength: float = 1.0, decimals: int = 9) ->
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores[:, :2] = scores[:, :2].round(decimals)
     scores[:, 2] = 1 - scores[:, 0] - scores[:, 1]
-    return Predictions(np.arange(len(labels)).astype(str), labels, scores.clip(0, 1))
+    return Predictions(np.arange(len(labels)).astype(str), labels, scores.clip(0, 1), CLASSES)
 
 
 # Unequal classes; scores full of ties; a class that no image is predicted as; nothing right.
@@ -36,10 +37,13 @@ TABLES = {
     "ordinary": _table((31, 97, 52)),
     "ties": _table((20, 40, 30), decimals=1),
     "never predicted": Predictions(
-        _FEW.image_ids, _FEW.labels, np.array([[0.0, 0.6, 0.4]] * 6 + [[0.1, 0.2, 0.7]] * 6)
+        _FEW.image_ids,
+        _FEW.labels,
+        np.array([[0.0, 0.6, 0.4]] * 6 + [[0.1, 0.2, 0.7]] * 6),
+        CLASSES,
     ),
-    "all wrong": Predictions(_FEW.image_ids, _FEW.labels, np.eye(3)[_FEW.labels - 1]),
-    "all right": Predictions(_FEW.image_ids, _FEW.labels, np.eye(3)[_FEW.labels]),
+    "all wrong": Predictions(_FEW.image_ids, _FEW.labels, np.eye(3)[_FEW.labels - 1], CLASSES),
+    "all right": Predictions(_FEW.image_ids, _FEW.labels, np.eye(3)[_FEW.labels], CLASSES),
 }
 ABSENT = _table((0, 14, 9))
 
@@ -128,12 +132,13 @@ REFERENCES: dict[str, Reference] = {
 
 
 @pytest.mark.parametrize("case", TABLES)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics_of(CLASSES))
 def test_agrees_with_the_reference(name: str, case: str) -> None:
     table = TABLES[case]
     value = point_metrics(table)[name]
     assert value == pytest.approx(REFERENCES[name](table), abs=1e-12)
-    assert 0 <= value <= (1 if name != "log_loss" else math.inf)
+    low, high = metrics_of(CLASSES)[name].range
+    assert low <= value <= high
 
 
 def test_log_loss_is_scikit_learns_where_no_score_is_floored() -> None:
@@ -162,9 +167,10 @@ def test_integer_weights_are_repeated_images(case: str, rng: np.random.Generator
             np.arange(counts.sum()).astype(str),
             table.labels.repeat(counts),
             table.scores.repeat(counts, axis=0),
+            CLASSES,
         )
         expected = point_metrics(repeated)
-        for name in METRICS:
+        for name in metrics_of(CLASSES):
             assert weighted[name].shape == (5,)
             assert weighted[name][row] == pytest.approx(expected[name], abs=1e-12, nan_ok=True)
 
@@ -197,6 +203,14 @@ def test_auc_counts_a_tie_one_half(scores: list[float]) -> None:
     assert auc(positive, np.array(scores), np.ones((1, 4)))[0] == pytest.approx(expected)
 
 
+def test_the_roc_curve_is_scikit_learns(rng: np.random.Generator) -> None:
+    """Also where scores tie, and of every point, those on a straight line too."""
+    positive, scores = rng.random(200) < 0.3, rng.random(200).round(1)
+    x, y, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
+    found = roc_curve(positive, scores)
+    np.testing.assert_allclose(found, (x, y), rtol=1e-12)
+
+
 def test_auc_turns_round_with_the_scores(rng: np.random.Generator) -> None:
     positive, scores = rng.random(60) < 0.3, rng.random(60).round(1)
     weights = rng.poisson(2.0, size=(3, 60)).astype(float)
@@ -205,4 +219,4 @@ def test_auc_turns_round_with_the_scores(rng: np.random.Generator) -> None:
 
 
 def test_only_the_named_metrics_are_computed() -> None:
-    assert tuple(evaluate(_FEW, names=HEADLINE)) == HEADLINE
+    assert tuple(evaluate(_FEW, names=headline(CLASSES))) == headline(CLASSES)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from skinml.data.isic2017 import CLASSES
 from skinml.evaluation import statistics
-from skinml.evaluation.metrics import HEADLINE, point_metrics
+from skinml.evaluation.metrics import headline, point_metrics
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import (
     CONFIDENCE,
@@ -19,7 +20,7 @@ def _drawn(rng: np.random.Generator, counts: tuple[int, ...], strength: float = 
     labels = np.repeat(np.arange(3), counts)
     logits = rng.normal(size=(len(labels), 3)) + strength * np.eye(3)[labels]
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return Predictions(np.arange(len(labels)).astype(str), labels, scores)
+    return Predictions(np.arange(len(labels)).astype(str), labels, scores, CLASSES)
 
 
 def test_each_resample_draws_as_many_images_as_there_are() -> None:
@@ -43,7 +44,7 @@ def test_the_seed_decides_the_resamples() -> None:
 def test_a_network_that_knows_one_answer_has_an_uncertain_accuracy() -> None:
     """Its accuracy is the share of one class, which is a matter of chance in a test part."""
     labels = np.repeat([0, 1], [30, 70])
-    table = Predictions(labels.astype(str), labels, np.tile([0.1, 0.8, 0.1], (100, 1)))
+    table = Predictions(labels.astype(str), labels, np.tile([0.1, 0.8, 0.1], (100, 1)), CLASSES)
     low, high = bootstrap_intervals(table, ("accuracy",))["accuracy"]
     expected = stats.binomtest(70, 100).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
@@ -61,28 +62,37 @@ def test_too_few_images_of_a_class_give_no_interval(
     """One melanoma's AUC moves with the other images alone: an interval of it is far too narrow."""
     found = bootstrap_intervals(_drawn(rng, (melanomas, 200, 150), 0.0))
     carried_by_melanomas = {"auc_weighted", "auc_macro", "melanoma_auc", "challenge_auc"}
-    assert set(HEADLINE) - set(found) == (carried_by_melanomas if melanomas < 10 else set())
+    assert set(headline(CLASSES)) - set(found) == (
+        carried_by_melanomas if melanomas < 10 else set()
+    )
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "melanoma_auc", "precision_weighted"])
 def test_a_perfect_network_has_a_spread_too(metric: str) -> None:
     labels = np.repeat([0, 1, 2], [12, 100, 60])
-    table = Predictions(labels.astype(str), labels, np.eye(3)[labels])
+    table = Predictions(labels.astype(str), labels, np.eye(3)[labels], CLASSES)
     carriers = 12 if metric == "melanoma_auc" else len(labels)
     expected = stats.binomtest(carriers, carriers).proportion_ci(method="wilson")
     [found] = bootstrap_intervals(table, (metric,)).values()
     assert found == pytest.approx((expected.low, 1.0))
 
 
+def test_only_a_share_has_an_interval_at_its_end() -> None:
+    """A chance-corrected figure that is 0 in every resample is at no end of its scale."""
+    draws = np.zeros(500)
+    assert percentile_interval(draws, 40)[1] > 0
+    assert np.isnan(percentile_interval(draws, 40, is_share=False)).all()
+
+
 def test_intervals_contain_the_value_and_shrink_with_more_images(rng: np.random.Generator) -> None:
     few = _drawn(rng, (12, 40, 25))
     many = Predictions(
-        np.tile(few.image_ids, 4), np.tile(few.labels, 4), np.tile(few.scores, (4, 1))
+        np.tile(few.image_ids, 4), np.tile(few.labels, 4), np.tile(few.scores, (4, 1)), CLASSES
     )
     values, widths = point_metrics(few), []
     for table in (few, many):
         intervals = bootstrap_intervals(table)
-        assert tuple(intervals) == HEADLINE
+        assert tuple(intervals) == headline(CLASSES)
         assert all(low < values[name] < high for name, (low, high) in intervals.items())
         widths.append([high - low for low, high in intervals.values()])
     # Four times the same images: half the width.

@@ -11,15 +11,18 @@ import keras
 import numpy as np
 import pytest
 
+from skinml.backbones import BACKBONES
+from skinml.base.errors import UserError
 from skinml.config import Config
-from skinml.errors import UserError
-from skinml.models.backbones import BACKBONES
+from skinml.data.pipeline import SYMMETRIES, transform
+from skinml.explain.maps import Explainer
 from skinml.models.classifier import (
     Classifier,
     batch_norm_layers,
     build_classifier,
     in_float32,
     unfreeze,
+    with_views,
 )
 from skinml.models.saved import check_saved, load_saved
 from skinml.models.weights import check_weights, weights_digest, weights_kind
@@ -74,6 +77,29 @@ def test_2x2_pooling_takes_maxima_before_the_global_average(
     np.testing.assert_allclose(
         call(classifier.features, pixels), maxima.mean(axis=(1, 2)), atol=1e-5
     )
+
+
+def test_eight_views_are_averaged_in_the_saved_network(
+    tiny_backbone: str, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """The mean of what the network says of each of the training's own symmetries."""
+    plain = tiny().model
+    each = [
+        call(plain, transform(pixels, np.full(len(pixels), symmetry)))
+        for symmetry in range(SYMMETRIES)
+    ]
+    assert np.ptp(each, axis=0).max() > 1e-3  # or the mean would show nothing
+    averaged = with_views(plain, SYMMETRIES)
+    assert averaged.count_params() == plain.count_params()
+    np.testing.assert_allclose(call(averaged, pixels), np.mean(each, axis=0), atol=1e-6)
+    averaged.save(tmp_path / "views.keras")
+    loaded = load_saved(tmp_path / "views.keras")
+    np.testing.assert_allclose(call(loaded, pixels), np.mean(each, axis=0), atol=1e-6)
+
+
+def test_one_view_is_the_network_itself(tiny_backbone: str) -> None:
+    plain = tiny().model
+    assert with_views(plain, 1) is plain
 
 
 @pytest.mark.parametrize("pooling", ["global", "2x2"])
@@ -329,13 +355,28 @@ class Real:
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
 
 
+def take_statistics(classifier: Classifier, images: np.ndarray) -> None:
+    """Give batch normalisation the statistics of `images`.
+
+    With any others random weights damp an image layer by layer, in MobileNet to less than float32
+    can tell: it would answer the same to all.
+    """
+    layers = batch_norm_layers(classifier)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    classifier.features(images, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
 @pytest.fixture(scope="module", params=BACKBONES)
 def real(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Real]:
     name = request.param
     classifier = build_classifier(Config(model=name, weights="none"), 3)
-    # Statistics as of a training: with those at the start a network that lost them looks the same.
+    # Weights as of a training: with those at the start a network that lost them looks the same.
     rng = np.random.default_rng(1)
     kinds = keras.layers.BatchNormalization, keras.layers.Normalization
     weights = {
@@ -347,6 +388,7 @@ def real(
     classifier.set_weights(
         [weights.get(id(w), keras.ops.convert_to_numpy(w)) for w in classifier.model.weights]
     )
+    take_statistics(classifier, rng.integers(0, 256, IMAGE.shape, dtype=np.uint8))
     file = tmp_path_factory.mktemp(name) / "published.weights.h5"
     classifier.backbone.save_weights(file)
     yield Real(name, classifier, file, call(classifier.features, IMAGE))
@@ -360,11 +402,20 @@ def test_every_backbone_builds_answers_and_is_loaded_where_it_was_saved(
     assert len(batch_norm_layers(real.classifier)) > 5
     scores = call(real.classifier.model, pixels[:1])
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
-    # Of random weights only traces of the input arrive at the scores: look before the head.
-    assert not np.array_equal(call(real.classifier.features, pixels[1:]), real.features)
+    # The head's weights are random: look before it. Noise differs from noise by 0.5 and more.
+    assert np.abs(call(real.classifier.features, pixels[1:]) - real.features).max() > 0.1
     # `predict` and the model server load no recipe that names more than they know.
     real.classifier.model.save(tmp_path / "model.keras")
     check_saved(tmp_path / "model.keras")
+
+
+@pytest.mark.slow
+def test_every_backbone_has_maps_of_seven_by_seven(real: Real, rng: np.random.Generator) -> None:
+    explainer = Explainer(real.classifier.model)
+    assert explainer.shape[:2] == (7, 7)
+    maps = explainer.evidence(rng.random((2, *explainer.shape), dtype=np.float32))
+    assert maps.shape == (2, 3, 7, 7)
+    assert np.isfinite(maps).all() and maps.std(axis=(2, 3)).min() > 0
 
 
 @pytest.mark.slow

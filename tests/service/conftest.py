@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 from skinml.service import postgres
 
 try:

@@ -8,19 +8,22 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from skinml.errors import UserError
-from skinml.service import compose, pin
+from skinml.base.errors import UserError
+from skinml.service import compose, docker, pin
 from skinml.service.native import Native, seconds
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 EXAMPLE = ROOT / ".env.example"
 ASKED, REQUIRED = compose.asked_variables(FILE)
+# Not within the file.
+READ_BY_COMPOSE = {"COMPOSE_PROFILES"}
 
 # With every secret and nothing else set: what a user gets who changes nothing.
 DEFAULT = compose.read_compose(FILE, dict.fromkeys(REQUIRED, "secret"))
@@ -31,10 +34,11 @@ SERVICES: dict[str, Any] = DEFAULT["services"]
 
 
 def test_the_file_follows_the_compose_specification() -> None:
-    import jsonschema
+    from jsonschema.validators import validator_for
 
-    schema = json.loads((ROOT / "tests" / "service" / "compose-spec.json").read_text())
-    validator = jsonschema.Draft7Validator(schema)
+    schemas = resources.files("check_jsonschema") / "builtin_schemas" / "vendor"
+    schema = json.loads((schemas / "compose-spec.json").read_text())
+    validator = validator_for(schema)(schema)
     errors = [f"{'/'.join(map(str, e.path))}: {e.message}" for e in validator.iter_errors(DEFAULT)]
     assert not errors
     # The schema is one that refuses.
@@ -85,6 +89,8 @@ def test_a_service_has_limits_and_comes_back(name: str) -> None:
     else:
         assert service["restart"] == "unless-stopped"
         assert service["healthcheck"]["test"][0] == "CMD"
+        # A start does not wait for the next check of a service that has long been ready.
+        assert seconds(service["healthcheck"]["start_interval"]) <= 2
     assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
 
 
@@ -145,7 +151,7 @@ def test_the_secrets_are_those_that_the_example_leaves_empty() -> None:
 
 def test_the_example_names_every_variable_and_no_other() -> None:
     example = compose.read_env(EXAMPLE)
-    assert example.keys() == ASKED
+    assert example.keys() == ASKED | READ_BY_COMPOSE
     # Whoever copies it gets what the file does by itself.
     given = {name: value for name, value in example.items() if name not in REQUIRED}
     assert compose.read_compose(FILE, dict.fromkeys(REQUIRED, "secret") | given) == DEFAULT
@@ -229,7 +235,7 @@ def test_an_env_file_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None
     first = compose.read_env(path)
     assert len({first[name] for name in REQUIRED}) == len(REQUIRED)
     assert all(len(first[name]) >= 32 for name in REQUIRED)
-    assert first.keys() == ASKED
+    assert first.keys() == ASKED | READ_BY_COMPOSE
     assert compose.make_env(path, EXAMPLE, REQUIRED) == []
     assert compose.read_env(path) == first
     # A secret that is new in a later version is added, the others stay.
@@ -293,6 +299,16 @@ def test_what_is_replaced_is_not_replaced_again(native: Native) -> None:
     assert native.adapt("mlflow", "150000 x5000 5000.5 :5000") == "150000 x5000 5000.5 :5999"
 
 
+def test_all_containers_of_a_name_are_the_one_process(native: Native) -> None:
+    """As the proxy's settings and Prometheus's ask for them, in containers of Docker's DNS."""
+    port = native.ports["mlflow", 5000]
+    proxy = native.adapt("proxy", (ROOT / "deploy" / "proxy" / "Caddyfile").read_text())
+    assert f"dynamic a 127.0.0.1 {port} {{" in proxy
+    scraped = native.adapt("prometheus", (ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    assert f'static_configs: [{{targets: ["127.0.0.1:{port}"]}}]' in scraped
+    assert not re.search(r"dns_sd|(?<!job_name: )\bmlflow\b.*5000", proxy + scraped)
+
+
 def test_durations() -> None:
     assert [seconds(text) for text in ("1m30s", "500ms", "2h", "5s")] == [90, 0.5, 7200, 5]
 
@@ -342,20 +358,148 @@ def test_the_proxys_settings_are_valid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="make is missing")
-@pytest.mark.parametrize("status", [0, 2])
-def test_the_service_runs_after_a_restore_that_was_refused(tmp_path: Path, status: int) -> None:
-    docker = tmp_path / "docker"
-    docker.write_text(
-        f'#!/bin/sh\necho "$2" >> {tmp_path}/asked\n[ "$2" != run ] || exit {status}\n'
-    )
-    docker.chmod(0o755)
-    done = subprocess.run(
-        ["make", "--assume-old=.venv/.installed", "restore", "SERVICE=docker", "FROM=2027"],
+# --- Docker, as make asks it ----------------------------------------------------------------------
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is missing")
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a `docker` on the PATH that a piece of shell answers for; what it was told is kept."""
+
+    def install(answers: str) -> Path:
+        docker = tmp_path / "docker"
+        docker.write_text(
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase "$*" in\n{answers}\nesac\n'
+        )
+        docker.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        return tmp_path / "asked"
+
+    return install
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--assume-old=.venv/.installed", "SERVICE=docker", *words],
         cwd=ROOT,
-        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
     )
-    assert (tmp_path / "asked").read_text().split() == ["stop", "run", "up"], done.stderr
-    assert (done.returncode == 0) == (status == 0)
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("fails", "asked"),
+    [
+        ("nothing", ["run", "stop", "run", "up"]),
+        ("*--check", ["run"]),  # what is refused is so while the service runs
+        ("*restore*2027", ["run", "stop", "run", "up"]),  # and what fails leaves it running
+    ],
+)
+def test_the_service_runs_after_a_restore_that_did_not_come_about(
+    stand_in: Callable[[str], Path], fails: str, asked: list[str]
+) -> None:
+    told = stand_in(f"{fails}) exit 2;;")
+    done = make("restore", "FROM=2027")
+    lines = told.read_text().splitlines()
+    assert [line.split()[1] for line in lines] == asked, done.stderr
+    # Whoever has connections to the database, which is exchanged.
+    assert all({"mlflow", "pgbouncer"} < {*line.split()} for line in lines if " stop " in line)
+    assert (done.returncode == 0) == (fails == "nothing")
+
+
+@needs_make
+def test_down_stops_the_profiles_as_well(stand_in: Callable[[str], Path]) -> None:
+    told = stand_in("")
+    assert make("down").returncode == 0
+    assert told.read_text() == "compose --profile * down --remove-orphans\n"
+
+
+ANSWERS = """"compose version"*) echo 2.26.1-4;;
+"version"*) echo 26.1.5+dfsg1;;
+*config*) echo '{"networks": {"app": {"name": "x_app", "internal": true},';
+  echo '"edge": {"name": "x_edge"}}}';;
+"network inspect"*x_app) echo true;;
+"network inspect"*x_edge) echo false;;"""
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "reason"),
+    [
+        ("echo 2.26.1-4", "exit 1", "Docker Compose is not here"),
+        ("echo 2.26.1-4", "echo v2.20.1", r"Compose v2.20.1 is too old: 2.20.2 or later is needed"),
+        ("echo 26.1.5+dfsg1", "echo 24.0.9", r"Engine 24.0.9 is too old: 25.0 or later is needed"),
+        (
+            "echo 26.1.5+dfsg1",
+            "echo no socket >&2; exit 1",
+            r"no Docker engine answers \(no socket",
+        ),
+    ],
+)
+def test_a_docker_that_is_too_old_is_refused_before_anything_starts(
+    stand_in: Callable[[str], Path], said: str, instead: str, reason: str
+) -> None:
+    told = stand_in(ANSWERS.replace(said, instead))
+    with pytest.raises(UserError, match=reason):
+        docker.main()
+    assert "down" not in told.read_text()
+    assert "config" not in told.read_text()
+
+
+def test_networks_are_made_anew_where_open_and_closed_changed(
+    stand_in: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = stand_in(ANSWERS)
+    docker.main()
+    assert "down" not in told.read_text()
+    # One that there is not yet is none of them.
+    stand_in(
+        ANSWERS.replace("x_edge) echo false", "x_edge) exit 1").replace("echo true", "echo false")
+    )
+    docker.main()
+    assert told.read_text().splitlines()[-1] == "compose --profile * down --remove-orphans"
+    said = capfd.readouterr().out
+    assert "network x_app was open to the outside and is to be closed" in said
+    assert "x_edge" not in said
+
+
+def test_an_image_is_built_by_one_service() -> None:
+    builders = [service["image"] for service in SERVICES.values() if "build" in service]
+    assert len(builders) == len(set(builders))
+    for name, service in SERVICES.items():
+        if service["image"].startswith("skinml-"):
+            assert service["image"] in builders
+            # No registry is asked for what only is here.
+            assert "build" in service or service["pull_policy"] == "never", name
+
+
+# Imports what the image runs, while every package that is here and not in the image's lock is not.
+WITHOUT_THE_REST = """
+import importlib.metadata, re, sys
+lock = open("deploy/mlflow/requirements.lock").read()
+locked = {name.lower() for name in re.findall(r"^([\\w.-]+)(?:\\[.*\\])?==", lock, re.MULTILINE)}
+plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+others = {
+    module
+    for module, names in importlib.metadata.packages_distributions().items()
+    if not {plain(name) for name in names} & (locked | {"skinml", "setuptools"})
+}
+assert {"scipy", "pyarrow"} <= others and "mlflow" not in others
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in others:
+            raise ModuleNotFoundError(f"{name} is not in the image", name=name)
+
+sys.meta_path.insert(0, Absent())
+import mlflow.server.fastapi_app, mlflow.server.auth.db.utils, mlflow.store.db.utils
+from skinml.service import app, backup, guard, migrate, signin, ui, user
+"""
+
+
+@pytest.mark.slow
+def test_the_images_lock_holds_all_that_the_server_imports() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_THE_REST]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

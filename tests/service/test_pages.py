@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from skinml.service.native import Native
-from skinml.tracking.publish import prepare_experiment
+from skinml.store.publish import prepare_experiment
 from tests.conftest import surroundings
 from tests.service.conftest import browsing, needs_chromium, needs_service
 from tests.service.test_service import Team
@@ -68,44 +68,34 @@ def log_run(folder: Path, experiment: str, model: str) -> None:
         client.set_registered_model_alias(model, "champion", version.version)
 
 
-class Watched:
-    """A browser that notes what the server refuses to its pages."""
-
-    def __init__(self, browser: Any) -> None:
-        self._browser = browser
-        self.refused: list[str] = []
-
-    def new_page(self, **options: Any) -> Any:
-        page = self._browser.new_page(**options)
-        page.on("response", self._note)
-        return page
-
-    def _note(self, response: Any) -> None:
-        path = "/" + response.url.split("/", 3)[3]
-        if response.status >= 400 and not path.startswith(DONE_WITHOUT):
-            self.refused.append(f"{response.request.method} {path}: {response.status}")
-
-
 def test_the_pages_of_the_first_hour_ask_for_nothing_that_is_refused(
     walk: tuple[Any, Team], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_hour, team = walk
     team.sign_in(monkeypatch, "ann")
-    seen = []
+    seen, refused = [], []
 
-    def save(reader: Any, page: Any, name: str) -> None:
-        seen.append(name)
-        page.close()
+    def note(response: Any) -> None:
+        path = "/" + response.url.split("/", 3)[3]
+        if response.status >= 400 and not path.startswith(DONE_WITHOUT):
+            refused.append(f"{response.request.method} {path}: {response.status}")
 
-    reader_of = type("Reader", (first_hour.Reader,), {"save": save})
+    class Watched(first_hour.Reader):  # type: ignore[name-defined]
+        def profile(self, user: Any) -> Any:
+            profile = super().profile(user)
+            profile.on("response", note)
+            return profile
+
+        def save(self, page: Any, name: str) -> None:
+            seen.append(name)
+            page.close()
+
     people = [{"username": name, "password": team.passwords[name]} for name in ("ann", "bea")]
     with browsing.chromium() as browser:
-        watched = Watched(browser)
-        reader = reader_of(watched, team.native.address, tmp_path)
-        first_hour.take_pictures(reader, *people)
+        first_hour.take_pictures(Watched(browser, team.native.address, tmp_path), *people)
     # The first page is that of a wrong password.
-    closed = [asked for asked in watched.refused if asked.endswith(": 401")]
-    assert closed == ["GET /: 401"]
-    assert watched.refused == closed
+    assert refused == ["GET /: 401"]
     pictures = {path.stem for path in (DOCS / "images" / "first-hour").glob("*.png")}
-    assert set(seen) == pictures
+    # Two views have a picture in docs/images alone: they need a second training.
+    assert set(seen) - pictures == {"06-parallel-coordinates", "07-by-model"}
+    assert pictures < set(seen)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from skinml.errors import UserError
-from skinml.service import backup
+from skinml.base.errors import UserError
+from skinml.service import backup, backup_folder, database, restore
 from skinml.service.migrate import settle_readers
 from skinml.service.native import Native, main
 from tests.conftest import surroundings
@@ -65,7 +65,7 @@ class Service:
 
     def rows(self) -> dict[str, int]:
         with self.connect() as connection:
-            counts = backup.count_rows(connection=connection)
+            counts = database.count_rows(connection=connection)
         return {name: count for name, count in counts.items() if "alembic" not in name and count}
 
     def rights(self) -> dict[str, set[str]]:
@@ -193,7 +193,7 @@ def test_a_migration_that_is_killed_leaves_the_old_database_and_its_dump(
         wait_for(lambda: watcher.execute(gone).fetchone() == (0,))
     assert (service.revision(), service.rows()) == (OLD, old)
     [dump] = service.backups.glob("before-migration-*.dump")
-    backup.check_dump(dump)
+    database.check_dump(dump)
     dump.unlink()
 
 
@@ -277,12 +277,19 @@ def test_what_was_there_is_kept_and_the_rights_are_the_same(service: Service, sa
         "grafana=c/postgres",
         "exporter=c/postgres",
     }
+    # While the server runs: what would be refused is refused, and nothing else happens.
+    with service.connect("mlflow"):
+        with pytest.raises(UserError, match="the service is not empty"):
+            restore.check_restore(saved, service.artifacts)
+        restore.check_restore(saved, service.artifacts, replace=True)
+        with pytest.raises(UserError, match="the MLflow server is running"):
+            restore.restore(saved, service.artifacts, replace=True)
     # A dashboard looks on, and neither stops the restore nor is asked.
     with service.connect("grafana"):
         with pytest.raises(UserError, match="the service is not empty"):
-            backup.restore(saved, service.artifacts)
+            restore.restore(saved, service.artifacts)
         assert states(service) == {"later"}
-        told = backup.restore(saved, service.artifacts, replace=True)
+        told = restore.restore(saved, service.artifacts, replace=True)
     assert states(service) == {"saved"}
     assert not (service.artifacts / "1" / "new.txt").exists()
     assert service.rights() == rights
@@ -304,7 +311,7 @@ def test_a_damaged_dump_changes_nothing(service: Service, saved: Path, tmp_path:
     dump = tmp_path / "cut.dump"
     dump.write_bytes((saved / "database.dump").read_bytes()[:-5000])
     with pytest.raises(UserError, match="pg_restore failed"):
-        backup.restore(dump, service.artifacts, replace=True)
+        restore.restore(dump, service.artifacts, replace=True)
     assert states(service) == {"later"}
     assert service.databases() == {"mlflow", "postgres", "template0", "template1"}
 
@@ -313,9 +320,9 @@ def test_a_damaged_dump_changes_nothing(service: Service, saved: Path, tmp_path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from skinml.service import backup
+from skinml.service import restore
 what, times, name, artifacts = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
-owner = Path if what == "rename" else backup
+owner = Path if what == "rename" else restore
 original = getattr(owner, what)
 def counted(*arguments, **options):
     global times
@@ -325,14 +332,14 @@ def counted(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, what, counted)
-backup.restore(Path(name), artifacts, replace=True)
+restore.restore(Path(name), artifacts, replace=True)
 """
 
 
 @pytest.mark.parametrize(
     ("what", "times", "state"),
     [
-        ("_copy_rights", 1, "later"),  # an empty database beside
+        ("copy_rights", 1, "later"),  # an empty database beside
         ("_bring", 1, "later"),  # a full one, and all artifacts
         ("rename", 1, "saved"),  # the note
         ("_exchange", 1, "saved"),  # the databases
@@ -357,7 +364,7 @@ def test_a_restore_that_is_killed_has_happened_or_not(
         if not service.artifacts.exists():
             service.artifacts.mkdir()  # as a start does
     # What the next start does, before the server.
-    backup.settle(service.artifacts)
+    restore.settle(service.artifacts)
     assert states(service) == {state}
     if state == "saved":
         [aside] = (name for name in service.databases() if name.startswith("mlflow_before_"))
@@ -387,24 +394,24 @@ def test_a_start_finishes_a_restore_that_was_killed(
 
 def test_two_restores_do_not_meet(service: Service, saved: Path) -> None:
     with (
-        backup.alone(service.artifacts),
+        restore.alone(service.artifacts),
         pytest.raises(UserError, match="another restore is at work"),
     ):
-        backup.restore(saved, service.artifacts, replace=True)
+        restore.restore(saved, service.artifacts, replace=True)
 
 
 def test_a_stopped_service_is_backed_up_and_restored_as_it_is(
     service: Service, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No step `migrate` on the way: an older version could not start over a newer schema."""
-    backup.restore(saved, service.artifacts, replace=True)
+    restore.restore(saved, service.artifacts, replace=True)
     assert service.revision() == OLD
     service.native.stop()
     data = ["--data", str(service.native.data)]
     assert main([*data, "backup"]) == 0
-    newest = backup._all(service.backups)[-1]
+    newest = backup_folder.whole_backups(service.backups)[-1]
     assert newest != saved
-    rows = backup.read_manifest(newest)["rows"]
+    rows = backup_folder.read_manifest(newest)["rows"]
     assert rows["public.runs"] == RUNS and "public.logged_models" not in rows
     assert main([*data, "restore", saved.name, "--replace"]) == 0
     assert "restored" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""MLflow's page with the script of skinml; what it does is in tests/tracking/test_views.py."""
+"""MLflow's page with the script of skinml; what it does is in tests/store/test_views.py."""
 
 from importlib.metadata import entry_points
 from pathlib import Path

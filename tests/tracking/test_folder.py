@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from skinml.base.errors import UserError
 from skinml.config import Config
-from skinml.errors import UserError
-from skinml.history import Row
 from skinml.tracking.folder import Description, RunFolder
+from skinml.training.history import Row
 
 ROW: Row = {
     "epoch": 1,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 from skinml.tracking import journal as module
 from skinml.tracking.journal import Journal, Record, is_written, read_journal
 
@@ -231,7 +231,7 @@ def test_a_signal_in_the_middle_of_a_record_leaves_it_whole_or_away(path: Path) 
 FULL = """
 import sys
 from pathlib import Path
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 from skinml.tracking.journal import Journal
 
 journal = Journal(Path(sys.argv[1]) / "journal.log")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from skinml.errors import UserError
+from skinml.base.errors import UserError
 from skinml.tracking.journal import Journal, Record, read_journal
 from skinml.tracking.load import INTERVAL_VARIABLE, LoadRecorder, sampling_interval
 

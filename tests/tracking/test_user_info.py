@@ -14,17 +14,19 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from docs.screenshots import mlflow_server
-from skinml import compare, doctor, predict, registry, sweep, sync
+from skinml import doctor, predict, registry, sync
+from skinml.base.errors import run_command
+from skinml.base.processes import free_port
+from skinml.compare import __main__ as compare
 from skinml.data.prepared import PreparedSet
-from skinml.errors import run_command
-from skinml.processes import free_port
-from skinml.tracking import views
+from skinml.run.tracked import track
+from skinml.store import views
+from skinml.sweep import __main__ as sweep
 from skinml.tracking.folder import RunFolder
-from skinml.tracking.track import track
 from tests.conftest import noted, surroundings
 from tests.tracking.proxy import Proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_question_outlives_its_test")]
 
 NINE_RUNS = Path(__file__).parents[2] / "results" / "nine-runs"
 

@@ -1,0 +1,143 @@
+"""Files: what identifies one, what may name one, and how those of somebody else are read."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+# Windows takes these for devices, whatever their ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# A file system takes 255 bytes; a caller adds an ending.
+_LONGEST_NAME = 150
+
+# The largest files that are read whole, in bytes. Of JSON, which may take 24 times as much in
+# memory, a run's own have some kilobytes; a table of predictions has some 60 bytes a line.
+LARGEST_JSON = 8 * 2**20
+_LARGEST_TABLE = 32 * 2**20
+# A line counts as one more: the table of 160,000 images.
+_MOST_CELLS = 1_000_000
+
+
+def file_name(text: str) -> str:
+    """The name of one file, in one folder, on every system, from a text of whatever origin.
+
+    A text of letters, digits and "-_+=.," that is a good name is its own. Of another what is not
+    allowed becomes "_", and a digest of the text is added: two texts never share a name.
+    """
+    name = re.sub(r"[^\w.+=,-]", "_", unicodedata.normalize("NFC", text)).strip(".")
+    while len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        name = name[:-1]
+    name = name.rstrip(".")
+    if name == text and name and not _DEVICES.fullmatch(name):
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"_{name}-{digest}"
+
+
+def check_inside(folder: Path, name: str) -> Path:
+    """Where a regular file lies below a folder, by its relative name and through no link.
+
+    Anything else is an `OSError` that says what it is: an absolute name, one with "..", a link on
+    the way to it, a pipe, a folder, or nothing at all.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise OSError(None, "not the name of a file in the folder", name)
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise OSError(None, "a link, expected the file itself", str(path))
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(None, "not a regular file", str(path))
+    return path
+
+
+def check_regular(path: Path, largest: int | None = None) -> None:
+    """An `OSError` where a path leads to a pipe or device, or to more than `largest` bytes.
+
+    A pipe is waited for, and a device may never end. What is not there, or a folder, is an
+    `OSError` by itself where it is opened.
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(None, "not a regular file but a pipe or device", str(path))
+    if largest is not None and status.st_size > largest:
+        raise OSError(None, f"{status.st_size} bytes, expected at most {largest}", str(path))
+
+
+def read_file(path: Path, largest: int) -> bytes:
+    """The content of a file that a person names, or that came from somebody else.
+
+    All that `check_regular` refuses, and what cannot be read, is an `OSError`.
+    """
+    check_regular(path, largest)
+    return path.read_bytes()
+
+
+def read_table(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file of whatever origin, each with the number of its (last) line.
+
+    An `OSError` as of `read_file`; a `UnicodeDecodeError` where it is no UTF-8; a `csv.Error` where
+    a cell has more than 128 kB, or there are more than a million.
+    """
+    content = read_file(path, _LARGEST_TABLE)
+    content.decode("utf-8-sig")  # Here a wrong byte has its place in the file.
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
+    rows: list[tuple[int, list[str]]] = []
+    cells = 0
+    for row in reader:
+        cells += len(row) + 1
+        if cells > _MOST_CELLS:
+            raise csv.Error(f"more than {_MOST_CELLS:,} cells")
+        rows.append((reader.line_num, row))
+    return rows
+
+
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """What a JSON file of whatever origin holds; a `ValueError` where it is none.
+
+    What is no regular file, one of more than `largest` bytes, one that is no UTF-8 and one nested
+    too deeply are among those. A file that is not there, or cannot be read, is an `OSError`.
+    """
+    try:
+        return json.loads(read_file(path, largest).decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(error.strerror) from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 that is there whole, or as it was before."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of new, renamed and removed files onto the disk, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

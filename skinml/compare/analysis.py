@@ -1,0 +1,251 @@
+"""What the runs of one comparable set show: values with their spread, tests, a verdict.
+
+Two statements are kept apart. One is about the networks as trained: intervals and tests over the
+test images, which pair all networks. The other is about configurations, which other seeds train
+anew: tests over seeds and images together, for which it takes some runs with the same seeds. A
+configuration wins only where both are shown, in the same direction, for the same runs.
+
+A cell's figures are means within each split, averaged over the splits, so that cells that have
+unequal numbers of seeds a split are not told apart by how hard the splits are.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skinml.base.errors import UserError
+from skinml.base.progress import progress_bar, status_line
+from skinml.compare.comparison import (
+    COSTS,
+    EXPORTED,
+    VERDICT_METRICS,
+    Comparison,
+    Latency,
+    Row,
+    Value,
+)
+from skinml.compare.differences import (
+    contrast_tests,
+    group_alike,
+    pairwise_tests,
+    planned_contrasts,
+)
+from skinml.compare.evidence import Evidence, Images, shares_of
+from skinml.compare.points import find_points
+from skinml.compare.repeats import Components
+from skinml.compare.runs import CellName, RunRecord
+from skinml.compare.selection import Selection
+from skinml.compare.standing import find_verdict, highest_rows, standing_of
+from skinml.evaluation.metrics import evaluate, metrics_of, reported
+from skinml.evaluation.predictions import Predictions
+from skinml.evaluation.statistics import (
+    RESAMPLES,
+    bootstrap_weights,
+    interval_of,
+    resampled,
+)
+
+
+def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
+    """Compare the cells of a selection. Tables that do not fit each other are a `UserError`."""
+    names = reported(_classes(selection.runs))
+    images = Images(selection.runs)
+    evidence = Evidence(images, {})
+    rows, draws = _figures(selection, names, evidence, resamples)
+    of_cell = {
+        metric: {row.cell: evidence.of_cell(metric, row.runs) for row in rows}
+        for metric in VERDICT_METRICS
+    }
+    groups = {metric: group_alike(rows, of_cell[metric]) for metric in VERDICT_METRICS}
+    pairs = tuple(
+        test
+        for metric in VERDICT_METRICS
+        for test in pairwise_tests(metric, groups[metric], evidence)
+    )
+    planned = {
+        question: tuple(
+            test
+            for metric in VERDICT_METRICS
+            for test in contrast_tests(metric, contrasts, evidence)
+        )
+        for question, contrasts in planned_contrasts(rows).items()
+    }
+    standings = {
+        metric: standing_of(
+            metric,
+            rows,
+            np.array([draw[metric] for draw in draws]),
+            of_cell[metric],
+            groups[metric],
+            [test for test in pairs if test.metric == metric],
+            tuple(selection.differences),
+        )
+        for metric in VERDICT_METRICS
+    }
+    with status_line("choosing thresholds"):
+        points = find_points(rows, images, resamples)
+    return Comparison(
+        selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings,
+        points,
+    )  # fmt: skip
+
+
+def _figures(
+    selection: Selection, names: tuple[str, ...], evidence: Evidence, resamples: int
+) -> tuple[list[Row], list[dict[str, np.ndarray]]]:
+    """The figures of each cell, and their bootstrap resamples by metric: (R,) each.
+
+    What tests are made of is added to `evidence`.
+    """
+    images = evidence.images
+    weights = bootstrap_weights(len(images.ids), resamples)
+    rows, draws = [], []
+    latencies = _latencies(selection.runs)
+    with progress_bar("comparing", len(selection.runs)) as advance:
+        for cell, runs in selection.cells.items():
+            points, redrawn = [], []
+            for run in runs:
+                point = evaluate(run.predictions, names=names)
+                points.append({name: float(value) for name, (value,) in point.items()})
+                where = images.rows(run)
+                # A copy of all weights takes as long as the figures do.
+                own = (
+                    weights if np.array_equal(where, range(len(images.ids))) else weights[:, where]
+                )
+                redrawn.append(resampled(run.predictions, own, names))
+                evidence.add(run, VERDICT_METRICS)
+                advance(text=str(cell))
+            shares = shares_of(runs)
+            mean_draws = {
+                name: np.average([draw[name] for draw in redrawn], axis=0, weights=shares)
+                for name in names
+            }
+            draws.append(mean_draws)
+            latency = latencies.get(runs[0].network)
+            components = {
+                metric: evidence.repeats(metric, runs).components for metric in VERDICT_METRICS
+            }
+            rows.append(_row(cell, runs, points, mean_draws, latency, components))
+    return rows, draws
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a metric says of a selection: which cell has the highest value, and whether one wins."""
+
+    metric: str
+    highest: str
+    winner: CellName | None
+    verdict: str
+
+
+def find_verdicts(selection: Selection, metrics: Sequence[str]) -> list[Finding]:
+    """The verdict by each of some metrics of `TESTED`, with the tests of a comparison."""
+    evidence = Evidence(Images(selection.runs), {})
+    for run in selection.runs:
+        evidence.add(run, metrics)
+    rows = []
+    for cell, runs in selection.cells.items():
+        values = {
+            metric: Value(evidence.of_cell(metric, runs).value, np.nan, np.nan, None, None)
+            for metric in metrics
+        }
+        rows.append(Row(cell, runs, (), values, {}, None, {}))
+    found = []
+    for metric in metrics:
+        groups = group_alike(rows, {row.cell: evidence.of_cell(metric, row.runs) for row in rows})
+        tests = pairwise_tests(metric, groups, evidence)
+        winner, verdict = find_verdict(metric, groups, tests, tuple(selection.differences))
+        best = highest_rows(metric, rows)
+        value = f" {best[0].values[metric].value:.3f}" if best else ""
+        found.append(Finding(metric, "/".join(str(row.cell) for row in best) + value, winner,
+                             verdict))  # fmt: skip
+    return found
+
+
+def _classes(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """The classes of all runs; a `UserError` where they are not the same."""
+    first = runs[0]
+    for run in runs:
+        if run.predictions.classes != first.predictions.classes:
+            raise UserError(
+                f"runs {first.run_id} and {run.run_id} have the classes "
+                f"{', '.join(first.predictions.classes)} and {', '.join(run.predictions.classes)}; "
+                "expected tables of one data set"
+            )
+    return first.predictions.classes
+
+
+def _interval(name: str, draws: np.ndarray, table: Predictions) -> tuple[float, float]:
+    """The 95 % interval of a cell's figure over the images, from its resamples."""
+    if not metrics_of(table.classes)[name].bootstrap:
+        return np.nan, np.nan
+    return interval_of(name, draws, table)
+
+
+def _row(
+    cell: CellName,
+    runs: tuple[RunRecord, ...],
+    points: list[dict[str, float]],
+    draws: dict[str, np.ndarray],
+    latency: Latency | None,
+    components: dict[str, Components],
+) -> Row:
+    values = {}
+    for name in draws:
+        by_split: dict[str, list[float]] = {}
+        for run, point in zip(runs, points, strict=True):
+            by_split.setdefault(run.tags["split"], []).append(point[name])
+        low, high = _interval(name, draws[name], runs[0].predictions)
+        values[name] = Value(
+            float(np.average([point[name] for point in points], weights=shares_of(runs))),
+            low,
+            high,
+            _pooled_sd(list(by_split.values())),
+            _sd([float(np.mean(group)) for group in by_split.values()]),
+        )
+    costs = {
+        name: float(np.mean([run.metrics[name] for run in runs]))
+        for name in (*COSTS, *EXPORTED)
+        if name != "latency_ms" and all(name in run.metrics for run in runs)
+    }
+    if latency:
+        costs["latency_ms"] = latency.median
+    return Row(cell, runs, tuple(points), values, costs, latency, components)
+
+
+def _latencies(runs: Sequence[RunRecord]) -> dict[tuple[str, ...], Latency]:
+    """The latency of each network, measured on one device, by `RunRecord.network`.
+
+    The device is the one that most of all runs were measured on; a network that was not measured
+    there has that of its own.
+    """
+    measured: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for run in runs:
+        if "latency_ms" in run.metrics:
+            by_device = measured.setdefault(run.network, {})
+            by_device.setdefault(run.device, []).append(run.metrics["latency_ms"])
+    often = Counter(run.device for run in runs if "latency_ms" in run.metrics)
+    found = {}
+    for network, by_device in measured.items():
+        device = next(name for name, _ in often.most_common() if name in by_device)
+        values = by_device[device]
+        found[network] = Latency(
+            float(np.median(values)), min(values), max(values), len(values), device
+        )
+    return found
+
+
+def _sd(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _pooled_sd(groups: list[list[float]]) -> float | None:
+    """The standard deviation within groups; None where no group has two members."""
+    free = sum(len(group) - 1 for group in groups)
+    if not free:
+        return None
+    squares = sum(float(np.sum((np.array(group) - np.mean(group)) ** 2)) for group in groups)
+    return float(np.sqrt(squares / free))

@@ -1,0 +1,119 @@
+"""What a comparison says of the paper's two claims, and what it cannot say.
+
+The claims are those of arXiv 2110.12270, sections IV and V: batch size 16 does better than 64, and
+NASNetMobile at 16 is the best of the nine.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from skinml.compare.caveats import name_cells
+from skinml.compare.comparison import VERDICT_METRICS, Comparison, Row, Test
+from skinml.compare.paired import ALPHA, p_equals
+from skinml.compare.repeats import LEAST_SEEDS
+from skinml.compare.runs import CellName
+from skinml.compare.standing import seen_from
+from skinml.compare.tables import is_papers
+from skinml.evaluation.metrics import metric_title
+
+SMALL, LARGE = 16, 64
+BEST = CellName("nasnetmobile", 16)
+
+
+def claims(comparison: Comparison) -> list[str]:
+    """A sentence or two for each claim; none where the paper's protocol or its images are not."""
+    protocol = comparison.selection.runs[0].tags["protocol"]
+    if not is_papers(comparison) or protocol != "paper" or len(comparison.rows) < 2:
+        return []
+    return [
+        f"The paper says that batch size {SMALL} does better than {LARGE}: {_smaller(comparison)}",
+        f"The paper says that {BEST} is the best: {_best(comparison)}",
+    ]
+
+
+def _smaller(comparison: Comparison) -> str:
+    names = (f"batch size {SMALL}", f"batch size {LARGE}")
+    tests = [
+        test
+        for test in comparison.planned["batch size"]
+        if (test.first, test.second) == names and test.metric in VERDICT_METRICS
+    ]
+    rows = {row.cell: row for row in comparison.rows}
+    both = [
+        (rows[cell], rows[other])
+        for cell in rows
+        if cell.batch_size == SMALL and (other := CellName(cell.model, LARGE)) in rows
+    ]
+    if not tests or not both:
+        return "nothing can be said, as no network was trained with both."
+    mute = [row.cell for pair in both for row in pair if row.one_class]
+    if len(mute) == 2 * len(both):
+        return "nothing can be said, as all these networks answer one class to nearly every image."
+    models = ", ".join(first.cell.model for first, _ in both)
+    told = "; ".join(_told(test, comparison) for test in tests)
+    with_mute = f" {name_cells(mute)} answer one class to nearly every image." if mute else ""
+    return f"{told} (of {models}).{_limits(tests, comparison)}{with_mute}"
+
+
+def _best(comparison: Comparison) -> str:
+    row = next((row for row in comparison.rows if row.cell == BEST), None)
+    if row is None:
+        return "nothing can be said, as it was not trained here."
+    if row.one_class:
+        return f"nothing can be said, as it answers {row.one_answer} here.{_weights(row)}"
+    told, own_tests = [], []
+    for metric in VERDICT_METRICS:
+        title = metric_title(metric).replace("Accuracy", "accuracy")
+        own = [
+            seen_from(str(BEST), test)
+            for test in comparison.pairs
+            if test.metric == metric and str(BEST) in (test.first, test.second)
+        ]
+        own_tests += own
+        better = [test.second for test in own if test.p_images_holm < ALPHA and test.difference < 0]
+        if comparison.standings[metric].winner == BEST:
+            told.append(f"shown by {title}")
+        elif better:
+            told.append(
+                f"by {title} these trained networks say otherwise, {', '.join(better)} "
+                f"{'is' if len(better) == 1 else 'are'} better"
+            )
+        else:
+            told.append(f"not shown by {title}")
+    return f"{'; '.join(told)}.{_limits(own_tests, comparison)}{_weights(row)}"
+
+
+def _told(test: Test, comparison: Comparison) -> str:
+    """What a difference of the two batch sizes shows, with its figures."""
+    over_images = test.p_images_holm < ALPHA
+    over_seeds = test.p_seeds_holm < ALPHA and not comparison.selection.differences
+    if not over_images:
+        shown = "not shown"
+    elif test.difference < 0:
+        shown = "the other way round" if over_seeds else "the other way round in these networks"
+    else:
+        shown = "shown" if over_seeds else "shown of these networks alone"
+    ends = ""
+    if np.isfinite(test.low):
+        ends = f", 95 % CI {test.low:+.3f} to {test.high:+.3f}"
+    figures = f"{test.difference:+.3f}{ends}".replace("-", "−")
+    p = f", adjusted {p_equals(test.p_images_holm)}" if np.isfinite(test.p_images_holm) else ""
+    title = metric_title(test.metric).replace("Accuracy", "accuracy")
+    return f"by {title} {shown} ({figures}{p})"
+
+
+def _limits(tests: Sequence[Test], comparison: Comparison) -> str:
+    """Why no more follows: too few seeds, runs that were not trained alike."""
+    why = []
+    if any(test.seeds < LEAST_SEEDS for test in tests):
+        why.append(f"that takes {LEAST_SEEDS} pairs of runs that differ")
+    if comparison.selection.differences:
+        why.append("not all were trained alike")
+    return f" Of other trainings nothing follows: {', and '.join(why)}." if why else ""
+
+
+def _weights(row: Row) -> str:
+    if any(run.params.get("weights") == "none" for run in row.runs):
+        return " It began with random weights, the paper's with ImageNet's."
+    return ""

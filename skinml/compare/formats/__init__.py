@@ -1,0 +1,1 @@
+"""A report (`skinml.compare.document`) in each format, a file each."""

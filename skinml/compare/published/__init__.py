@@ -1,0 +1,1 @@
+"""A table of accuracies that somebody published, held against arithmetic."""

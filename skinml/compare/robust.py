@@ -1,0 +1,203 @@
+"""Whether a verdict holds however it is asked: `python -m skinml.compare --robust`.
+
+The same runs, by other metrics, without the test images that have a near-duplicate, and with the
+epoch kept by another rule (a multiverse analysis; Steegen, Tuerlinckx, Gelman & Vanpaemel,
+Perspectives on Psychological Science 2016, 11:702-712). Each analysis tests as the report does.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from skinml.base.errors import UserError
+from skinml.compare.analysis import Finding, find_verdicts
+from skinml.compare.comparison import Comparison
+from skinml.compare.document import Block, Cell, Heading, Items, Table, Text
+from skinml.compare.paired import tested
+from skinml.compare.runs import RunRecord
+from skinml.compare.selection import Selection, select_readable
+from skinml.config import Config
+from skinml.data.duplicates import NEAR_DUPLICATES
+from skinml.evaluation.metrics import metric_title
+from skinml.evaluation.predictions import Predictions
+
+# What verdicts are asked of, each beside the report's verdict that it is held against.
+METRICS = {
+    "accuracy": "accuracy",
+    "sensitivity_macro": "accuracy",
+    "auc_weighted": "auc_weighted",
+    "auc_macro": "auc_weighted",
+    "challenge_auc": "auc_weighted",
+}
+
+# The rules by which a run may keep an epoch: validation metrics.
+RULES: tuple[str, ...] = next(
+    option.metadata["choices"] for option in fields(Config) if option.name == "monitor"
+)
+
+HOLDS, DIFFERS, REVERSED = "holds", "does not hold", "reversed"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One way to ask: the metric, the rule of the kept epoch, the test images, and the answer.
+
+    `against` says how the report's verdict stands beside it: one of HOLDS, DIFFERS and REVERSED
+    (another configuration wins than the report's winner).
+    """
+
+    rule: str
+    images: str
+    finding: Finding
+    against: str
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """All analyses, and in words which could not be made."""
+
+    analyses: tuple[Analysis, ...]
+    left_out: tuple[str, ...]
+
+
+def check_robustness(comparison: Comparison) -> Robustness:
+    """Ask for a verdict in every way that the tables allow."""
+    winners = {metric: standing.winner for metric, standing in comparison.standings.items()}
+    by_rule, left_out = _by_rule(comparison.selection)
+    found = []
+    for rule, selection in by_rule.items():
+        for images, part, missing in _test_parts(selection):
+            left_out += [text for text in missing if text not in left_out]
+            if part is None:
+                continue
+            classes = part.runs[0].predictions.classes
+            asked = [name for name in METRICS if name in tested(classes)]
+            for finding in find_verdicts(part, asked):
+                before = winners[METRICS[finding.metric]]
+                against = HOLDS if finding.winner == before else DIFFERS
+                if before and finding.winner and finding.winner != before:
+                    against = REVERSED
+                found.append(Analysis(rule, images, finding, against))
+    return Robustness(tuple(found), tuple(left_out))
+
+
+def _by_rule(selection: Selection) -> tuple[dict[str, Selection], list[str]]:
+    """The runs of each rule of the kept epoch, by which there are any; what is said of the rest."""
+    own = "/".join(sorted({run.setting("monitor") for run in selection.runs}))
+    found, left_out = {own: selection}, []
+    for rule in RULES:
+        if rule == own:
+            continue
+        runs = [run for run in selection.same_test_set if run.setting("monitor") == rule]
+        try:
+            other = select_readable(runs, list(selection.cells)) if runs else None
+        except UserError:
+            other = None
+        if other and not other.missing:
+            found[rule] = other
+        else:
+            left_out.append(
+                f"kept epoch by validation {_rule(rule)}: no such runs of every configuration; a "
+                f"predictions table holds the epoch that its run kept, here by {_rule(own)}"
+            )
+    return found, left_out
+
+
+def _test_parts(selection: Selection) -> list[tuple[str, Selection | None, list[str]]]:
+    """The test images as they are, and without near-duplicates: a name and the runs on these."""
+    images = {str(image) for run in selection.runs for image in run.predictions.image_ids}
+    parts: list[tuple[str, Selection | None, list[str]]] = [(f"all {len(images)}", selection, [])]
+    if selection.runs[0].tags["data"] != "isic2017":
+        told = "without near-duplicates: they are known of ISIC 2017 alone"
+        return [*parts, ("", None, [told])]
+    near = images & {image for group in NEAR_DUPLICATES for image in group}
+    if not near:
+        told = "without near-duplicates: no test image has one that is known"
+        return [*parts, ("", None, [told])]
+    cells = {
+        cell: tuple(_without(run, near) for run in runs) for cell, runs in selection.cells.items()
+    }
+    name = f"{len(images) - len(near)}, no near-duplicates"
+    return [*parts, (name, replace(selection, cells=cells), [])]
+
+
+def _without(run: RunRecord, images: set[str]) -> RunRecord:
+    """A run whose table lacks some images."""
+
+    def load() -> Predictions:
+        table = run.predictions
+        kept = np.array([str(image) not in images for image in table.image_ids], dtype=bool)
+        return replace(
+            table, image_ids=table.image_ids[kept], labels=table.labels[kept],
+            scores=table.scores[kept],
+        )  # fmt: skip
+
+    return replace(run, load=load)
+
+
+def _rule(name: str) -> str:
+    return {"auc_macro": "macro AUC", "accuracy": "accuracy", "loss": "loss"}.get(name, name)
+
+
+def robustness(comparison: Comparison, found: Robustness) -> list[Block]:
+    """What a report says of it: a sentence a verdict, the table, and what is not in it."""
+    rows = [
+        [
+            Cell(metric_title(each.finding.metric)),
+            Cell(each.images),
+            Cell(_rule(each.rule)),
+            Cell(each.finding.highest),
+            Cell(f"{each.finding.winner} wins" if each.finding.winner else "no winner"),
+            Cell(each.against, bold=each.against != HOLDS),
+        ]
+        for each in found.analyses
+    ]
+    columns = ("metric", "test images", "epoch kept by", "highest", "verdict", "report's verdict")
+    blocks: list[Block] = [
+        Heading("Does the verdict hold?"),
+        *(Text(text, strong=True) for text in summaries(comparison, found)),
+        Table("The verdict by other metrics, test images and kept epochs", columns, rows, labels=3),
+        Text(
+            "Balanced accuracy is held against the verdict by accuracy, the AUCs against that by "
+            "weighted AUC. Near-duplicates are test images to which another image of ISIC 2017, in "
+            "whatever part, is nearly identical. Each analysis makes the same tests, with Holm's "
+            "correction within it. They share their runs: agreement is no further evidence, "
+            "disagreement is a warning."
+        ),
+    ]
+    missing = tuple(f"Not done, {text}." for text in found.left_out)
+    return [*blocks, Items(missing)] if missing else blocks
+
+
+def summaries(comparison: Comparison, found: Robustness) -> list[str]:
+    """In how many analyses each verdict of the report holds, and where it does not."""
+    texts = []
+    for metric, standing in comparison.standings.items():
+        own = [each for each in found.analyses if METRICS[each.finding.metric] == metric]
+        told = f"{standing.winner} wins" if standing.winner else "no winner"
+        holding = [each for each in own if each.against == HOLDS]
+        text = f"{metric_title(metric)}, {told}: holds in {len(holding)} of {len(own)} analyses"
+        others = [_disagreement(each) for each in own if each.against != HOLDS]
+        texts.append(f"{text}{': not ' if others else ''}{'; '.join(others)}.")
+    return texts
+
+
+def _disagreement(each: Analysis) -> str:
+    winner = f"{each.finding.winner} wins" if each.finding.winner else "no winner"
+    return f"by {metric_title(each.finding.metric)}, test images {each.images} ({winner})"
+
+
+def as_rows(found: Robustness) -> list[dict[str, str | None]]:
+    """The analyses as JSON holds them."""
+    return [
+        {
+            "metric": each.finding.metric,
+            "images": each.images,
+            "kept_epoch_by": each.rule,
+            "highest": each.finding.highest,
+            "winner": str(each.finding.winner) if each.finding.winner else None,
+            "verdict": each.finding.verdict,
+            "against_the_report": each.against,
+        }
+        for each in found.analyses
+    ]

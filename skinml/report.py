@@ -1,0 +1,87 @@
+"""The report of a run as one HTML file: `python -m skinml.report runs/…`.
+
+A run writes its own at its end. This writes it once more from the run's folder: of an earlier
+version, of results/, or for another prevalence.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skinml.base.errors import UserError, run_command
+from skinml.base.files import write_whole
+from skinml.config import Parser
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from skinml.evaluation.predictions import Predictions
+    from skinml.tracking.folder import RunFolder
+
+
+def report_html(folder: Path, prevalence: float | None = None) -> str:
+    """The report of the run in a folder, its figures drawn anew from the predictions tables.
+
+    The images of the mistakes are in the one that the run itself wrote: a folder has none.
+    """
+    from skinml.compare.formats.html import to_html
+    from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
+    from skinml.evaluation.operating_point import rule_of
+    from skinml.evaluation.results import evaluate_tables
+    from skinml.run.report import figures_title, make_report
+    from skinml.tracking.folder import METRICS, PICTURES, RunFolder
+
+    run = RunFolder.open(folder)
+    description = run.read_description()
+    tables = _tables(run)
+    metrics = evaluate_tables(tables, rule_of(description.params))
+    best = run.read_metrics().get("best_epoch", 0) if (folder / METRICS).is_file() else 0
+    history = run.read_history()
+
+    def no_images(rows: "np.ndarray") -> "np.ndarray":
+        raise AssertionError("a run's folder holds no images")
+
+    title = figures_title(description)
+    rule = rule_of(description.params)
+    data = FigureData(
+        title, tables["test"], history, int(best), no_images, tables.get("validation"), rule
+    )
+    names = [name for name in FIGURES if name != "mistakes"]
+    with tempfile.TemporaryDirectory() as scratch:
+        draw_figures(data, Path(scratch), names)
+        figures = frozenset(names)
+        document = make_report(
+            description, metrics, tables, figures, prevalence, (folder / PICTURES).is_file()
+        )
+        return to_html(document, Path(scratch))
+
+
+def _tables(run: "RunFolder") -> "dict[str, Predictions]":
+    from skinml.evaluation.predictions import read_predictions
+    from skinml.evaluation.results import PREFIXES
+
+    parts = [part for part in PREFIXES if part == "test" or run.predictions(part).exists()]
+    return {part: read_predictions(run.predictions(part)) for part in parts}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m skinml.report", description="A run's report as one HTML file.")
+    parser.add_argument("folder", type=Path, help="the folder of a run: runs/… or of results/")
+    parser.add_argument("--out", type=Path, help="the file to write (FOLDER/report.html)")
+    parser.add_argument(
+        "--prevalence", type=float, metavar="SHARE",
+        help="share of melanomas among the patients that costs are counted for (that of the test)",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+    share = options.prevalence
+    if share is not None and not 0 < share < 1:
+        raise UserError(f"--prevalence {share}: expected a share between 0 and 1, such as 0.02")
+    out = options.out or options.folder / "report.html"
+    write_whole(out, report_html(options.folder, share))
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

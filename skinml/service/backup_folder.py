@@ -1,0 +1,157 @@
+"""A backup as a folder: database.dump (pg_dump's custom format), artifacts/ and manifest.json.
+
+The manifest is written last, with the rows of every table as counted in the dump's own snapshot and
+the SHA-256 of every file. Files that the backup before holds already are hard links to it: each
+backup is whole, and costs only what is new. It has its final name once all of it was read back.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from skinml.base.errors import UserError
+from skinml.base.files import file_sha256, read_json
+from skinml.service.database import check_dump
+
+MANIFEST = "manifest.json"
+
+
+# One's own, of five million files.
+_LARGEST_MANIFEST = 2**30
+
+
+DUMP = "database.dump"
+
+
+ARTIFACTS = "artifacts"
+
+
+_CHUNK = 1 << 20
+
+
+_NAME = re.compile(r"\d{8}T\d{6}Z")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a backup, by what tells that it has not changed."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a backup says of itself; a `UserError` where the folder is none."""
+    try:
+        manifest: dict[str, Any] = read_json(folder / MANIFEST, _LARGEST_MANIFEST)
+        return manifest
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder}: no backup, it has no readable {MANIFEST}; `make backups` lists those there "
+            "are, `make backup` writes one"
+        ) from None
+
+
+def find(name: str, backups: Path) -> Path:
+    """A backup by its path, or by its name among the backups; a `UserError` where it is none.
+
+    It is a folder, or the dump that was written before a migration.
+    """
+    if not name:
+        raise UserError("no backup is named; write FROM=…, a name that `make backups` lists")
+    path = Path(name) if Path(name).exists() else backups / name
+    if not (path.is_file() and path.suffix == ".dump"):
+        read_manifest(path)
+    return path
+
+
+def entries_of(manifest: dict[str, Any]) -> dict[str, Entry]:
+    return {name: Entry(**entry) for name, entry in manifest["artifacts"].items()}
+
+
+def verify(folder: Path) -> int:
+    """Read a backup from end to end; a `UserError` names what is damaged. Returns its bytes.
+
+    A file that the manifest names is one that is found in the backup's own folder, without
+    following links: a name that leads elsewhere is none of them.
+    """
+    manifest = read_manifest(folder)
+    try:
+        entries = entries_of(manifest)
+        digest = manifest["database"]["sha256"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / MANIFEST}: damaged; take another backup") from None
+    wrong = []
+    dumped = folder / DUMP
+    if not dumped.is_file() or dumped.is_symlink() or file_sha256(dumped) != digest:
+        wrong.append(DUMP)
+    else:
+        check_dump(dumped)
+    present = names_below(folder / ARTIFACTS)
+    for name, entry in entries.items():
+        if name not in present or file_sha256(folder / ARTIFACTS / name) != entry.sha256:
+            wrong.append(name)
+    wrong += sorted(present - entries.keys())
+    if wrong:
+        some = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise UserError(f"{folder}: damaged or not of it: {some}; take another backup")
+    files = (dumped, *(folder / ARTIFACTS / name for name in entries))
+    return sum(path.stat().st_size for path in files)
+
+
+def whole_backups(backups: Path) -> list[Path]:
+    """Every whole backup, oldest first."""
+    found = [path for path in backups.glob("*") if _NAME.fullmatch(path.name)]
+    return sorted(path for path in found if (path / MANIFEST).exists())
+
+
+def newest_backup(backups: Path) -> Path | None:
+    whole = whole_backups(backups)
+    return whole[-1] if whole else None
+
+
+def free_name(backups: Path) -> str:
+    moment = datetime.now(UTC)
+    while (backups / (name := moment.strftime("%Y%m%dT%H%M%SZ"))).exists():
+        moment += timedelta(seconds=1)
+    return name
+
+
+def remove_backup(folder: Path) -> None:
+    # First no backup any more, then gone: half a one is never taken for a whole one.
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder)
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder; a link is neither followed nor kept, MLflow makes none."""
+    if not folder.is_dir():
+        return
+    for root, names, files in os.walk(folder, followlinks=False):
+        names.sort()
+        for name in sorted(files):
+            path = Path(root, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def names_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in walk_files(folder)}
+
+
+def copy_file(source: Path, target: Path) -> str:
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK):
+            digest.update(chunk)
+            writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest()

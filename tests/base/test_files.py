@@ -1,0 +1,114 @@
+"""What may name a file, and how files of somebody else are read."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skinml.base.files import check_inside, file_name, read_file, read_json
+
+HOSTILE = [
+    "", ".", "..", "../..", "/", "/etc/x", "\\", "..\\x", "a/b", "a\0b", "x" * 5000, "ü" * 5000,
+    "con", "NUL", "lpt1.txt", "COM9", "a.", "...", " ", "a\nb", "\x1b[31m", "\u202egpj.exe",
+    "C:x", "~", "*", "e\u0301", "\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mobilenet-16-seed0-splitofficial", "a.b_c+d=e,f", "Größe-1"])
+def test_a_good_name_is_its_own(name: str) -> None:
+    assert file_name(name) == name
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_any_text_names_one_file_in_its_folder(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "folder" / file_name(text)
+    path.parent.mkdir()
+    path.write_text("harmless")
+    assert list(path.parent.iterdir()) == [path] == list(tmp_path.rglob("*"))[1:]
+
+
+def test_two_texts_never_share_a_name() -> None:
+    names = [file_name(text).casefold() for text in [*HOSTILE, "a_b", "a:b"]]
+    assert len(set(names)) == len(names)
+
+
+@given(st.text())
+def test_no_name_means_anything_to_a_system(text: str) -> None:
+    name = file_name(text)
+    assert (
+        name not in ("", ".", "..") and not set(name) & set('/\\:*?"<>|\0') and name.isprintable()
+    )
+    assert len(name.encode()) < 200 and not name.endswith((".", " "))
+    assert file_name(name) == name
+
+
+def test_only_a_regular_file_in_the_folder_is_given_out(tmp_path: Path) -> None:
+    folder, secret = tmp_path / "run", tmp_path / "secret"
+    (folder / "figures").mkdir(parents=True)
+    secret.mkdir()
+    (secret / "key").write_text("harmless")
+    (folder / "figures" / "a.png").write_text("own")
+    (folder / "link").symlink_to(secret / "key")
+    (folder / "below").symlink_to(secret)
+    os.mkfifo(folder / "pipe")
+    assert check_inside(folder, "figures/a.png").read_text() == "own"
+    outside = [
+        "link",
+        "below/key",
+        "../secret/key",
+        str(secret / "key"),
+        "",
+        ".",
+        "figures",
+        "pipe",
+    ]
+    for name in [*outside, "gone", "a\0b"]:
+        with pytest.raises(OSError):
+            check_inside(folder, name)
+
+
+def test_json_that_is_none_is_a_value_error(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"a": [1]}))
+    assert read_json(path) == {"a": [1]}
+    for content in (b"", b"{", b"\xff", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError):
+            read_json(path)
+    with path.open("wb") as file:
+        file.truncate(2**30)  # A gigabyte that is not on the disk.
+    with pytest.raises(ValueError, match="at most"):
+        read_json(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_json(path)
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_is_not_waited_for(pipe: Path) -> None:
+    with pytest.raises(OSError, match="pipe or device"):
+        read_file(pipe, 10)
+
+
+def test_a_device_is_not_read_for_ever() -> None:
+    with pytest.raises(OSError, match="pipe or device"):
+        read_file(Path("/dev/zero"), 10)
+
+
+def test_a_larger_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(11)
+    with pytest.raises(OSError, match="11 bytes, expected at most 10"):
+        read_file(path, 10)
+    assert read_file(path, 11) == bytes(11)

@@ -1,0 +1,83 @@
+"""What a report says of the paper's claims: no more than the tests beneath it show."""
+
+from pathlib import Path
+
+import pytest
+
+from skinml.compare.analysis import analyse
+from skinml.compare.claims import claims
+from skinml.compare.comparison import Comparison
+from skinml.compare.reading import runs_in_folder
+from skinml.compare.selection import select
+from tests.compare.conftest import made_up, write_grid, write_run
+
+
+def compared(folder: Path) -> Comparison:
+    return analyse(select(runs_in_folder(folder)), 300)
+
+
+def test_nothing_is_shown_of_equal_networks(nine: Path) -> None:
+    smaller, best = claims(compared(nine))
+    assert "by accuracy not shown (" in smaller and "by AUC (weighted) not shown (" in smaller
+    assert "(of mobilenet, mobilenetv2, nasnetmobile)" in smaller
+    assert "not shown by accuracy; not shown by AUC (weighted)." in best
+    assert "that takes 3 pairs of runs" in best
+    assert best.endswith("It began with random weights, the paper's with ImageNet's.")
+
+
+@pytest.fixture(scope="module")
+def better(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Batch size 16 is better than 64, nasnetmobile-16 better than all."""
+    skills = {("nasnetmobile", 16): 6.0, ("mobilenet", 16): 2.0}
+    folder = tmp_path_factory.mktemp("better")
+    return write_grid(
+        folder, lambda model, size: skills.get((model, size), 0.8), seeds=(0, 1, 2),
+        models=("mobilenet", "nasnetmobile"), sizes=(16, 64),
+    )  # fmt: skip
+
+
+def test_what_is_shown_is_said(better: Path) -> None:
+    smaller, best = claims(compared(better))
+    assert "by accuracy shown (+0." in smaller and "by AUC (weighted) shown (+0." in smaller
+    assert "shown by accuracy; shown by AUC (weighted)." in best
+    assert "nothing follows" not in smaller + best
+
+
+def test_the_other_way_round(tmp_path: Path) -> None:
+    write_grid(
+        tmp_path, lambda model, size: 4.0 if size == 64 else 0.8,
+        models=("mobilenet", "nasnetmobile"), sizes=(16, 64),
+    )  # fmt: skip
+    smaller, best = claims(compared(tmp_path))
+    assert "by accuracy the other way round in these networks (−0." in smaller
+    assert (
+        "by accuracy these trained networks say otherwise, mobilenet-64, nasnetmobile-64 are"
+        in (best)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "smaller", "best"),
+    [
+        (
+            [("mobilenet", 16), ("mobilenetv2", 64)],
+            "no network was trained with both",
+            "not trained",
+        ),
+        ([("mobilenet", 16), ("mobilenet", 64)], "by accuracy", "not trained here"),
+    ],
+)
+def test_cells_that_are_not_there(
+    tmp_path: Path, cells: list[tuple[str, int]], smaller: str, best: str
+) -> None:
+    for number, (model, size) in enumerate(cells):
+        write_run(tmp_path, made_up(1.0, [number]), model=model, batch_size=size, test_fraction=0.2)
+    for told, expected in zip(claims(compared(tmp_path)), (smaller, best), strict=True):
+        assert expected in told
+
+
+def test_other_protocols_are_not_the_papers(tmp_path: Path) -> None:
+    for size in (16, 64):
+        write_run(tmp_path, made_up(1.0, [size]), model="mobilenet", batch_size=size,
+                  protocol="challenge")  # fmt: skip
+    assert claims(compared(tmp_path)) == []

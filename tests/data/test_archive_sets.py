@@ -1,0 +1,197 @@
+"""The data sets of other publishers, each on a small generated set in its published layout."""
+
+import csv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skinml.base.errors import UserError
+from skinml.config import Config
+from skinml.data.archive_sets import HAM10000_CODES, ISIC2019_CODES, PAD_UFES_20_CODES
+from skinml.data.datasets import DATASETS
+from skinml.data.prepare import open_data
+from skinml.data.prepared import PreparedSet
+from skinml.data.protocols import assign_parts
+from tests.data.conftest import picture
+
+Row = dict[str, str]
+
+
+def write(path: Path, rows: list[Row], sign: str = ",") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=sign)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def one_hot(ids: list[tuple[str, str]], codes: tuple[str, ...]) -> list[Row]:
+    return [{"image": i} | {c: "1.0" if c == code else "0.0" for c in codes} for i, code in ids]
+
+
+def pictures(folder: Path, ids: list[str], kind: str = "JPEG") -> None:
+    folder.mkdir(parents=True)
+    for image_id in ids:
+        number = int("".join(c for c in image_id if c.isdecimal())[-6:])
+        path = folder / f"{image_id}.{'jpg' if kind == 'JPEG' else 'png'}"
+        path.write_bytes(picture(number, kind=kind))
+
+
+def zipped(folder: Path) -> None:
+    """A folder as the archive that it comes from, which has it within."""
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"{folder.name}/{path.name}")
+            path.unlink()
+    folder.rmdir()
+
+
+# Nine pictures of a class, of lesions of three.
+IDS = [(f"ISIC_{1000 * k + n:07}", code) for k, code in enumerate(HAM10000_CODES) for n in range(9)]
+
+
+def ham10000(folder: Path) -> None:
+    """As the Harvard Dataverse has it: two folders, a table with tabs."""
+    for part, ids in enumerate((IDS[:30], IDS[30:]), 1):
+        pictures(folder / f"HAM10000_images_part_{part}", [image_id for image_id, _ in ids])
+    rows = [
+        {"lesion_id": f"HAM_{n // 3:07}", "image_id": image_id, "dx": code, "dx_type": "histo",
+         "age": "55.0", "sex": "female", "localization": "back"}
+        for n, (image_id, code) in enumerate(IDS)
+    ]  # fmt: skip
+    write(folder / "HAM10000_metadata.tab", rows, "\t")
+
+
+def isic2018(folder: Path) -> None:
+    """As the challenge has it: an archive, one-hot labels in a folder, lesions beside them."""
+    pictures(folder / "ISIC2018_Task3_Training_Input", [image_id for image_id, _ in IDS])
+    zipped(folder / "ISIC2018_Task3_Training_Input")
+    own = folder / "ISIC2018_Task3_Training_GroundTruth"
+    own.mkdir()
+    codes = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+    labels = [(image_id, code.upper()) for image_id, code in IDS]
+    write(own / "ISIC2018_Task3_Training_GroundTruth.csv", one_hot(labels, codes))
+    rows = [
+        {"image": image_id, "lesion_id": f"HAM_{n // 3:07}", "diagnosis_confirm_type": "histo"}
+        for n, (image_id, _) in enumerate(IDS)
+    ]
+    write(folder / "ISIC2018_Task3_Training_LesionGroupings.csv", rows)
+
+
+def isic2019(folder: Path) -> None:
+    codes = (*ISIC2019_CODES, "UNK")
+    ids = [
+        (f"ISIC_{1000 * k + n:07}{'_downsampled' if n < 2 else ''}", code)
+        for k, code in enumerate(ISIC2019_CODES)
+        for n in range(9)
+    ]
+    inside = folder / "ISIC_2019_Training_Input" / "ISIC_2019_Training_Input"
+    pictures(inside, [image_id for image_id, _ in ids])
+    write(folder / "ISIC_2019_Training_GroundTruth.csv", one_hot(ids, codes))
+    rows = [
+        {"image": image_id, "age_approx": "55.0", "anatom_site_general": "anterior torso",
+         "lesion_id": f"MSK4_{n // 3:07}" if n % 9 > 2 else "", "sex": "male"}
+        for n, (image_id, _) in enumerate(ids)
+    ]  # fmt: skip
+    write(folder / "ISIC_2019_Training_Metadata.csv", rows)
+
+
+def pad_ufes_20(folder: Path) -> None:
+    rows: list[Row] = []
+    for k, code in enumerate(PAD_UFES_20_CODES):
+        ids = [f"PAT_{10 * k + n}_{n}_{100 * k + n}" for n in range(9)]
+        part = folder / "images" / f"imgs_part_{k // 2 + 1}"
+        if not part.exists():
+            pictures(part, [], "PNG")
+        for image_id in ids:
+            (part / f"{image_id}.png").write_bytes(picture(100 * k + len(rows), kind="PNG"))
+            rows.append(
+                {"patient_id": image_id.rpartition("_")[0].rpartition("_")[0], "lesion_id": "1",
+                 "age": "55", "gender": "", "fitspatrick": "3.0", "region": "ARM",
+                 "diagnostic": code, "img_id": f"{image_id}.png", "biopsed": "True"}
+            )  # fmt: skip
+    write(folder / "metadata.csv", rows)
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "ham10000": ("ham10000", ham10000),
+    "ham10000 of ISIC 2018": ("ham10000", isic2018),
+    "isic2019": ("isic2019", isic2019),
+    "pad-ufes-20": ("pad-ufes-20", pad_ufes_20),
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    name, make = LAYOUTS[request.param]
+    make(tmp_path / "files")
+    return name, tmp_path / "files"
+
+
+def test_a_published_layout_is_prepared_and_split_by_groups(written: tuple[str, Path]) -> None:
+    name, folder = written
+    data = open_data(name, str(folder))
+    classes = DATASETS[name].classes
+    assert data.classes == classes and data.name == name
+    assert [int((data.labels == k).sum()) for k in range(len(classes))] == [9] * len(classes)
+    assert data.named_group is not None
+    parts = assign_parts(data, "paper", 0.34, 0.5)
+    for group in set(data.named_group) - {""}:
+        assert len(set(parts[data.named_group == group])) == 1
+    assert open_data(name, str(folder)).digest == data.digest
+
+
+def test_both_layouts_of_ham10000_are_the_same_data(tmp_path: Path) -> None:
+    sets: list[PreparedSet] = []
+    for make in (ham10000, isic2018):
+        make(tmp_path / make.__name__)
+        sets.append(open_data("ham10000", str(tmp_path / make.__name__)))
+    assert sets[0].digest == sets[1].digest
+    assert sets[0].subgroups.keys() == {"age", "sex", "localization", "dx_type"}
+
+
+def test_the_folder_of_another_data_set_is_refused(written: tuple[str, Path]) -> None:
+    """A folder of ISIC 2017 for HAM10000, and the other way round, in one clear line."""
+    name, folder = written
+    other = "isic2019" if name == "ham10000" else "ham10000"
+    for asked in (other, "isic2017"):
+        with pytest.raises(UserError, match=f"data={asked}: neither a prepared set nor its files"):
+            open_data(asked, str(folder))
+    prepared = open_data(name, str(folder))
+    with pytest.raises(UserError, match=f"use data={name}"):
+        open_data(other, str(prepared.folder))
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no metadata": (lambda f: (f / "HAM10000_metadata.tab").unlink(), "missing tables (1)"),
+    "a picture less": (
+        lambda f: (f / "HAM10000_images_part_1/ISIC_0000000.jpg").unlink(),
+        "missing images (1):\n    ISIC_0000000",
+    ),
+    "a picture more": (
+        lambda f: (f / "HAM10000_images_part_2/ISIC_7.jpg").write_bytes(picture(7)),
+        "unexpected images (no line in the table) (1)",
+    ),
+    "another class": (
+        lambda f: (f / "HAM10000_metadata.tab").write_text(
+            (f / "HAM10000_metadata.tab").read_text().replace("\tvasc\t", "\tscc\t")
+        ),
+        "unknown classes (9)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_what_is_wrong_is_told(case: str, tmp_path: Path) -> None:
+    ham10000(tmp_path / "files")
+    spoil, expected = SPOILT[case]
+    spoil(tmp_path / "files")
+    with pytest.raises(UserError) as caught:
+        open_data("ham10000", str(tmp_path / "files"))
+    assert expected in str(caught.value)
+
+
+def test_the_help_names_every_data_set() -> None:
+    told = Config.__dataclass_fields__["data"].metadata["help"]
+    assert all(name in told for name in DATASETS)

@@ -1,0 +1,277 @@
+"""A person's own pictures: what is read of a folder or a table, and all that is wrong with them."""
+
+import csv
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skinml.base.errors import UserError
+from skinml.data.datasets import find_dataset
+from skinml.data.prepare import describe, main, open_data, prepared_folder
+from skinml.data.prepared import PreparedSet, open_prepared
+from skinml.data.protocols import assign_parts
+from tests.data.conftest import picture
+
+# Letters of other scripts, signs of CSV, Markdown, LaTeX and formulas; a word like a formula's.
+CLASSES = ("Basalzellkarzinom, groß", 'nævus "atypical" & 100 %', "νευρίνωμα_$x$", "μ|melanoma")
+
+
+def write_folder(folder: Path, names: tuple[str, ...] = CLASSES, each: int = 3) -> Path:
+    """So many pictures of each class in a folder of its own."""
+    for index, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            (folder / name / f"{number}.jpg").write_bytes(picture(100 * index + number))
+    return folder
+
+
+def write_csv(path: Path, header: str, *rows: tuple[str, ...]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
+    for number, row in enumerate(rows):
+        if row and row[0] and not (path.parent / row[0]).exists():
+            (path.parent / row[0]).write_bytes(picture(number))
+    return path
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> Path:
+    """A table of 24 pictures of two classes: eight lesions of three pictures each."""
+    rows = [
+        (f"{number}.jpg", "benign" if number < 12 else "malignant", f"L{number // 3}", f"{number}")
+        for number in range(24)
+    ]
+    return write_csv(tmp_path / "table.csv", "image,label,group,age", *rows)
+
+
+def test_a_folder_of_classes_is_a_data_set(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "clinic")
+    data = open_data(str(folder))
+    assert data.classes == tuple(sorted(CLASSES))
+    assert data.name == "own-clinic"
+    assert [data.classes[label] for label in data.labels] == [
+        image_id.rpartition("/")[0] for image_id in data.image_ids
+    ]
+    assert set(data.official_parts) == {""} and data.named_group is None
+    # Opened again it is the prepared set; what it was made from may be gone then.
+    assert open_prepared(prepared_folder(str(folder), folder)).digest == data.digest
+    folder.rename(tmp_path / "away")
+    assert open_data(str(folder)).digest == data.digest
+    assert "3 μ|melanoma" in describe(data)
+
+
+@pytest.mark.parametrize("parts", [("train", "validation", "test"), ("Training", "val", "TEST")])
+def test_folders_of_parts_are_the_official_parts(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for number, part in enumerate(parts):
+        for index, name in enumerate(("a", "b")):
+            (tmp_path / "set" / part / name / "deep").mkdir(parents=True)
+            path = tmp_path / "set" / part / name / "deep" / "1.png"
+            path.write_bytes(picture(10 * number + index, kind="PNG"))
+    data = open_data(str(tmp_path / "set"))
+    assert data.part_counts(assign_parts(data, "challenge")) == {
+        part: {"a": 1, "b": 1} for part in ("train", "validation", "test")
+    }
+
+
+def test_a_table_has_groups_parts_and_further_columns(tmp_path: Path) -> None:
+    table = write_csv(
+        tmp_path / "set" / "table.csv",
+        "Image,LABEL,group,part,skin type",
+        ("a.jpg", "nevus", "L1", "train", "II"),
+        ("b.jpg", "nevus", "L1", "training", "II"),
+        ("c.jpg", "melanoma", "L2", "Test", "IV"),
+        ("d.jpg", "melanoma", "", "val", ""),
+    )
+    data = open_data(str(table))
+    assert data.image_ids.tolist() == ["a", "b", "c", "d"]
+    assert data.official_parts.tolist() == ["train", "train", "test", "validation"]
+    assert data.named_group is not None and data.named_group.tolist() == ["L1", "L1", "L2", ""]
+    assert {name: values.tolist() for name, values in data.subgroups.items()} == {
+        "skin type": ["II", "II", "IV", ""]
+    }
+    # Other groups are another split, and so other data.
+    assert dataclasses.replace(data, named_group=None).digest != data.digest
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    """With a byte order mark, semicolons, and spaces where people leave them."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(picture(len(name) + ord(name[0])))
+    text = "\ufeffimage; label\r\na.jpg; nevus\r\nb.jpg; other, rare\r\n;\r\n"
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    assert open_data(str(tmp_path / "t.csv")).classes == ("nevus", "other, rare")
+
+
+@pytest.mark.parametrize("near", ["together", "identical", "ignore"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_is_never_split(groups: Path, near: str, seed: int) -> None:
+    data = open_data(str(groups))
+    assert data.named_group is not None
+    parts = assign_parts(data, "paper", 0.25, 0.34, seed, near)
+    for group in set(data.named_group):
+        assert len(set(parts[data.named_group == group])) == 1, group
+    # Stratified: of four lesions of each class one is for the test, one for validation.
+    assert data.part_counts(parts) == {
+        "train": {"benign": 6, "malignant": 6},
+        "validation": {"benign": 3, "malignant": 3},
+        "test": {"benign": 3, "malignant": 3},
+    }
+
+
+def test_near_duplicates_join_groups(groups: Path) -> None:
+    """The last picture of one lesion is the first of another: both stay together."""
+    (groups.parent / "3.jpg").write_bytes((groups.parent / "2.jpg").read_bytes())
+    data = open_data(str(groups))
+    together = data.together(data.near_groups)
+    assert len(set(together[data.image_ids.astype(int) < 6])) == 1
+    assert len(set(together)) == 7
+
+
+def test_own_pictures_without_parts_have_no_official_ones(groups: Path) -> None:
+    with pytest.raises(UserError, match="no official parts; use protocol=paper"):
+        assign_parts(open_data(str(groups)), "challenge")
+
+
+# What is wrong with a folder → what is done to a sound one, and what is told.
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a picture beside the classes": (
+        lambda f: (f / "x.jpg").write_bytes(picture(1)), "pictures outside the folder of a class"
+    ),
+    "an empty class": (lambda f: (f / "empty").mkdir(), "classes without a picture (1):"),
+    "a class beside the parts": (
+        lambda f: (f / "train" / "a").mkdir(parents=True), "folders beside those of the parts"
+    ),
+    "one picture in two formats": (
+        lambda f: (f / "a" / "0.png").write_bytes(picture(9)), "one image twice"
+    ),
+    "no picture": (lambda f: (f / "a" / "1.jpg").write_bytes(b"text"), "unusable images"),
+    "a name that metrics use": (lambda f: (f / "a").rename(f / "macro"), "class 'macro': a word"),
+    "two names alike": (lambda f: (f / "a").rename(f / "b!"), "classes 'b' and 'b!': metrics of"),
+    "signs alone": (lambda f: (f / "a").rename(f / "++"), "class '++': expected letters"),
+    "a long name": (lambda f: (f / "a").rename(f / ("x" * 81)), "81 letters, expected up to 80"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_what_is_wrong_with_a_folder_is_told(case: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    spoil, expected = FOLDERS[case]
+    spoil(folder)
+    with pytest.raises(UserError) as caught:
+        open_data(str(folder))
+    assert expected in str(caught.value)
+    assert "nothing was prepared" in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 51])
+def test_one_class_and_too_many_are_one_clear_line(count: int, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", tuple(f"c{n:02}" for n in range(count)), each=1)
+    with pytest.raises(UserError, match=rf"{count} class.*, expected at (least 2|most 50)"):
+        open_data(str(folder))
+
+
+TABLES: dict[str, tuple[str, list[tuple[str, ...]], str]] = {
+    "no label": ("image,lable", [("a.jpg", "x")], "label, of image, lable (did you mean lable?)"),
+    "a column twice": ("image,label,label", [("a.jpg", "x", "x")], "'label', 2 of them"),
+    "a short line": ("image,label", [("a.jpg",)], "line 2: a.jpg, expected 2"),
+    "no class": ("image,label", [("a.jpg", " ")], "lines without an image or a label"),
+    "an unknown part": ("image,label,part", [("a.jpg", "x", "dev")], "dev, expected train"),
+    "some without a part": (
+        "image,label,part",
+        [("a.jpg", "x", "test"), ("b.jpg", "y", "")],
+        "b.jpg and 0 more of 2",
+    ),
+    "a group in two parts": (
+        "image,label,part,group",
+        [("a.jpg", "x", "test", "L"), ("b.jpg", "y", "train", "L")],
+        "L: test, train",
+    ),
+    "no line": ("image,label", [], "empty table (1):"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_what_is_wrong_with_a_table_is_told(case: str, tmp_path: Path) -> None:
+    header, rows, expected = TABLES[case]
+    table = write_csv(tmp_path / "set" / "t.csv", header, *rows)
+    with pytest.raises(UserError) as caught:
+        open_data(str(table))
+    assert expected in str(caught.value)
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "t.csv", "image,label", ("a.jpg", "x"), ("b.jpg", "x"))
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError) as caught:
+        open_data(str(table))
+    for kind in ("missing images (1)", "classes (1)", "unusable images (1)"):
+        assert kind in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["nowhere/at/all", "nothing.csv", "./isic2017"])
+def test_a_path_without_pictures_says_what_belongs_there(path: str) -> None:
+    with pytest.raises(UserError, match="expected a folder with a subfolder"):
+        open_data(path)
+
+
+def test_a_name_that_is_none_is_told_with_what_there_is() -> None:
+    with pytest.raises(UserError, match=r"isic2017, .*did you mean isic2019\?.*\./isic2091"):
+        find_dataset("isic2091")
+
+
+def test_a_class_with_too_few_pictures_names_it(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", ("a", "b"), each=8)
+    for path in sorted((folder / "a").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"part has no image of a; every part needs every class"):
+        assign_parts(open_data(str(folder)), "paper")
+
+
+def test_the_preview_counts_and_writes_nothing(
+    groups: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (groups.parent / "3.jpg").write_bytes((groups.parent / "2.jpg").read_bytes())
+    with groups.open("a") as file:
+        file.write("5.jpg,benign,L9,1\n")
+    before = sorted(groups.parent.rglob("*"))
+    with pytest.raises(UserError, match="one image twice"):
+        main(["--data", str(groups), "--dry-run"])
+    told = capsys.readouterr().out
+    assert "25 pictures of 2 classes" in told
+    assert "benign" in told and "13" in told
+    assert "9 groups of up to 3 pictures" in told
+    assert "smallest, median, largest 40×30, 40×30, 40×30" in told
+    assert sorted(groups.parent.rglob("*")) == before
+
+
+def test_the_preview_warns_of_groups_with_two_labels_and_of_near_duplicates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_csv(
+        tmp_path / "t.csv",
+        "image,label,group,part",
+        *[("a.jpg", "x", "P1", "train"), ("b.jpg", "y", "P1", "train")],
+        *[("c.jpg", "x", "P2", "test"), ("d.jpg", "y", "P3", "validation")],
+    )
+    (tmp_path / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+    assert main(["--data", str(table), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "1 group has pictures of several classes" in told and "P1: x, y" in told
+    assert "1 group of these in more than one part" in told
+    assert "a (train) = c (test)" in told
+    assert "the test part has no picture of y" in told
+
+
+def test_classes_travel_with_the_prepared_set(tmp_path: Path) -> None:
+    """Moved to another machine it is opened by its own path, with its classes and groups."""
+    data = open_data(str(write_folder(tmp_path / "set")))
+    moved = data.folder.rename(tmp_path / "moved")
+    again = open_data("demo/../own", str(moved))
+    assert (again.classes, again.digest) == (data.classes, data.digest)
+    assert isinstance(again, PreparedSet)
+    np.testing.assert_array_equal(again.labels, data.labels)

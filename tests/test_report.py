@@ -1,0 +1,211 @@
+"""The report of a run: one file that stands alone, whose figures are those of the tables."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from skinml.base.errors import UserError
+from skinml.compare.formats.html import to_html
+from skinml.data.isic2017 import CLASSES
+from skinml.evaluation.calibration import brier
+from skinml.evaluation.operating_point import RULES, Rule, Scored, operating_points
+from skinml.evaluation.predictions import Predictions, read_predictions, write_predictions
+from skinml.evaluation.results import evaluate_tables
+from skinml.evaluation.subgroups import figures_of_run
+from skinml.report import main
+from skinml.run.card import make_card
+from skinml.run.report import make_report
+from skinml.tracking.folder import Description, RunFolder
+
+
+def table(seed: int, count: int) -> Predictions:
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, count, p=[0.2, 0.6, 0.2])
+    logits = rng.normal(size=(count, 3)) + 1.5 * np.eye(3)[labels]
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Predictions(
+        np.array([f"ISIC_{seed}{n:05}" for n in range(count)]), labels, scores, CLASSES
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    params = {"model": "mobilenet", "batch_size": "16", "seed": "1", "data": "isic2017",
+              "protocol": "challenge", "data_digest": "0123456789abcdef"}  # fmt: skip
+    counts = {part: dict.fromkeys(CLASSES, 40) for part in ("train", "validation", "test")}
+    description = {"name": "mobilenet-16-seed1", "params": params, "tags": {"split": "challenge"},
+                   "dataset": {"counts": counts}}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(description))
+    write_predictions(table(1, 200), folder / "predictions_validation.csv")
+    write_predictions(table(2, 300), folder / "predictions_test.csv")
+    assert main([str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL))
+
+
+def test_it_stands_alone_and_fits_into_a_mail(page: str) -> None:
+    assert not re.search(r"(src|href)=.(?!data:|#)", page)
+    assert len(page) < 3_000_000
+
+
+def test_the_operating_points_are_those_of_the_tables(folder: Path, page: str) -> None:
+    tables = [read_predictions(folder / f"predictions_{p}.csv") for p in ("validation", "test")]
+    validation, test = (Scored(t.labels == 0, t.scores[:, 0]) for t in tables)
+    text = text_of(page)
+    for rule, point in zip(RULES, operating_points(validation, test), strict=True):
+        found, positives = point.test.true_positives, int(test.positive.sum())
+        assert f"{rule.title} {point.threshold:.4f}" in text
+        assert f"{point.test.sensitivity:.3f} {found} of {positives};" in text
+
+
+def test_calibration_costs_and_abstaining_are_told(folder: Path, page: str) -> None:
+    test = read_predictions(folder / "predictions_test.csv")
+    assert f"{brier(test.labels == 0, test.scores[:, 0]).score:.4f}" in page
+    text = text_of(page)
+    for told in ("20 : 1", "excise nothing", "Brier score", "90 %", "no clinic", "clinical use"):
+        assert told in text
+
+
+def test_another_prevalence_changes_the_costs(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clinic.html"
+    assert main([str(folder), "--out", str(out), "--prevalence", "0.02"]) == 0
+    assert "2.0 % of the patients have a melanoma, as asked for" in text_of(out.read_text())
+
+
+def test_without_a_validation_table_no_threshold_is_told(folder: Path, tmp_path: Path) -> None:
+    for name in ("run.json", "predictions_test.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    assert main([str(tmp_path)]) == 0
+    text = text_of((tmp_path / "report.html").read_text())
+    assert "At a threshold" not in text and "How good it is" in text
+
+
+def test_the_point_that_a_run_was_asked_for_comes_first(folder: Path) -> None:
+    description, tables = described(folder, operating_point="sensitivity:0.7")
+    metrics = evaluate_tables(tables, Rule("sensitivity", 0.7))
+    text = text_of(to_html(make_report(description, metrics, tables)))
+    threshold = metrics["melanoma_threshold"]
+    assert text.index(f"sensitivity ≥ 0.7 {threshold:.4f}") < text.index("sensitivity ≥ 0.82")
+    card = make_card(description, metrics, tables["test"], ())
+    rates = [metrics[f"operating_point/sensitivity_0.7/test_{r}"]
+             for r in ("sensitivity", "specificity")]  # fmt: skip
+    row = f"| sensitivity:0.7 | {threshold:.4f} | {rates[0]:.3f} | {rates[1]:.3f} |"
+    assert row in card.splitlines()
+
+
+def test_without_a_melanoma_a_report_says_why_there_is_no_threshold(folder: Path) -> None:
+    description, tables = described(folder)
+    tables = {part: replace(table, classes=("a", "b", "c")) for part, table in tables.items()}
+    metrics = evaluate_tables(tables)
+    text = text_of(to_html(make_report(description, metrics, tables)))
+    assert "none of the classes is called melanoma" in text and "Operating points" not in text
+    assert "chosen on validation" not in make_card(description, metrics, tables["test"], ())
+
+
+def described(folder: Path, **params: str) -> tuple[Description, dict[str, Predictions]]:
+    """The run of a folder, with some more parameters, and its tables."""
+    said = json.loads((folder / "run.json").read_text())
+    tags = {"data": "isic2017", "model": "mobilenet", "weights_kind": "ImageNet",
+            "data_digest": "0123456789abcdef", "split": "challenge"}  # fmt: skip
+    parts = ("validation", "test")
+    tables = {part: read_predictions(folder / f"predictions_{part}.csv") for part in parts}
+    return Description(said["name"], said["params"] | params, tags, said["dataset"]), tables
+
+
+def test_it_leads_to_the_pictures_that_lie_beside_it(
+    folder: Path, page: str, tmp_path: Path
+) -> None:
+    assert "pictures.html" not in page
+    for path in folder.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "pictures.html").write_text("the page")
+    assert main([str(tmp_path)]) == 0
+    (link,) = re.findall('href="([^#][^"]*)"', (tmp_path / "report.html").read_text())
+    assert link == "pictures.html#right=wrong"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere"], "no run.json"),
+        (["nowhere", "--prevalence", "2"], "between 0 and 1"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        main(words)
+
+
+def test_the_card_has_the_header_that_tools_read_and_its_sections(folder: Path) -> None:
+    """As Hugging Face's README.md begins: YAML between two lines of dashes."""
+    description, tables = described(folder)
+    test = tables["test"]
+    metrics = evaluate_tables({"test": test})
+    card = make_card(description, metrics, test, ("It is not for this.",))
+    _, header, body = card.split("---\n", 2)
+    known = yaml.safe_load(header)
+    assert known["pipeline_tag"] == "image-classification"
+    (result,) = known["model-index"][0]["results"]
+    figures = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    assert figures["accuracy"] == pytest.approx(metrics["test_accuracy"], abs=1e-4)
+    for section in ("Model details", "Intended use", "Factors", "Metrics", "Quantitative analyses",
+                    "Evaluation and training data", "Ethical considerations",
+                    "Caveats and recommendations"):  # fmt: skip
+        assert f"\n## {section}\n" in body
+    assert "- It is not for this." in body and "not for clinical use" in body
+
+
+def test_the_page_that_explains_a_report_quotes_the_committed_run() -> None:
+    """Every figure of three decimals in docs/reading-a-result.md is in that run's report."""
+    root = Path(__file__).parents[1]
+    run = RunFolder.open(root / "results" / "challenge-mobilenetv2-16" / "seed1")
+    tables = {part: read_predictions(run.predictions(part)) for part in ("validation", "test")}
+    metrics = evaluate_tables(tables)
+    said = text_of(to_html(make_report(run.read_description(), metrics, tables)))
+    told = (root / "docs" / "reading-a-result.md").read_text()
+    figures = set(re.findall(r"\b[01]\.\d{3,4}\b", told))
+    assert len(figures) > 30
+    assert {figure for figure in figures if figure not in said} == set()
+
+
+def test_groups_of_the_test_images_are_in_the_report_and_the_card() -> None:
+    """Where something is known of them: the numbers, and of whom too little is known to say."""
+    validation, test = table(1, 200), table(2, 600)
+    ages = np.resize(["30", "50", "60", "unknown"], 600)
+    sexes = np.where(np.arange(600) < 30, "female", "male")
+    test = replace(test, subgroups={"age": ages, "sex": sexes})
+    tables = {"validation": validation, "test": test}
+    metrics = evaluate_tables(tables)
+    description = Description(
+        "m-16", {"model": "m", "batch_size": "16", "seed": "1"}, {"data": "isic2017", "split": "s",
+        "model": "m", "weights_kind": "random", "data_digest": "0"}, {},
+    )  # fmt: skip
+    text = text_of(to_html(make_report(description, metrics, tables)))
+    assert "Whom it serves" in text and "Known are age of 450 of 600" in text
+    for name in ("under 40", "40 to 54", "55 to 69", "female", "male"):
+        assert name in text
+    figures = {(f.group, f.metric): f for f in figures_of_run(test, metrics)}
+    young = figures["under 40", "auc"]
+    assert f"{young.own.value:.2f}" in text
+    assert "too few to say" in text and math.isnan(figures["female", "auc"].own.value)
+    card = make_card(description, metrics, test, ())
+    assert f"| age: under 40 | 150 | {young.own.value:.2f} (" in card
+
+
+def test_a_report_of_a_table_without_facts_has_no_such_section(page: str) -> None:
+    assert "Whom it serves" not in page
