@@ -252,6 +252,11 @@ def run_folder(toy_set: PreparedSet, tmp_path_factory: pytest.TempPathFactory) -
         network.set_weights([*others, kernel * scale, bias - scale * logits.mean(axis=0)])
         network.save(path / "model.keras")
         params = {name: str(value) for name, value in tiny.as_dict().items()}
+        params |= {
+            f"effective_{name}": str(value)
+            for name, value in tiny.resolved().as_dict().items()
+            if str(value) != params[name]
+        }
         description = {
             "name": "tiny-16-seed0",
             "params": params | {"data_digest": toy_set.digest},

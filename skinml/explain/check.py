@@ -191,10 +191,12 @@ def _shuffled(explainer: Explainer, stage: str, rng: np.random.Generator) -> Ite
     Each layer keeps its scale: with weights as at the start of a training, and the statistics of
     batch normalisation that go with none, an image would be damped to nothing on its way.
     """
+    from keras import ops
+
     below, above = explainer.weights
     share = {STAGES[0]: 0.0, STAGES[1]: 0.5, STAGES[2]: 1.0}[stage]
     chosen = [*below[len(below) - round(share * len(below)) :], *above]
-    before = [np.array(weight) for weight in chosen]
+    before = [ops.convert_to_numpy(weight) for weight in chosen]
     try:
         for weight, values in zip(chosen, before, strict=True):
             weight.assign(rng.permutation(values.ravel()).reshape(values.shape))

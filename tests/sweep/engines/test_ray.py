@@ -27,7 +27,7 @@ from tests.sweep.engines.conftest import (
     sweep_runs,
 )
 from tests.sweeps import ROOT
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 
 # A skip of each test, not of the module: in CI that is a failure.
 pytestmark = [
@@ -292,10 +292,15 @@ def test_a_worker_and_a_node_that_die_cost_one_epoch_at_most(
                   **cluster.variables | {"SKINML_TEST_GO": str(go)})  # fmt: skip
     name, _, _, worker = sweep.until(sweep.epochs)[0]
     os.kill(worker, signal.SIGKILL)
-    other, _, _, worker = sweep.until(lambda: [row for row in sweep.epochs() if row[0] != name])[0]
+    other, _, training, worker = sweep.until(
+        lambda: [row for row in sweep.epochs() if row[0] != name]
+    )[0]
     raylet = psutil.Process(worker).ppid()
     assert raylet in cluster.raylets()
+    process = psutil.Process(training)
     os.kill(raylet, signal.SIGKILL)
+    # A training outlives its node for a moment, in which it could end.
+    wait_for(lambda: not _lives(process))
     go.touch()
     assert sweep.wait() == 0, sweep.log.read_text()
     text = sweep.log.read_text()
