@@ -17,9 +17,7 @@ from skinml.evaluation.drawing import CAVEAT
 from skinml.evaluation.scoring import predict_part
 from skinml.explain.browser import make_page
 from skinml.explain.check import (
-    NETWORKS,
     SAME,
-    SHARES,
     STAGES,
     Correlations,
     Deletion,
@@ -81,7 +79,7 @@ def check(
         (
             (order, f"{share:g}", f"{value:.4f}")
             for order, found in fallen.items()
-            for share, value in zip(SHARES, found.scores, strict=True)
+            for share, value in zip(found.shares, found.scores, strict=True)
         ),
     )
     draw_check(alike, fallen, f"{source.uri}, {len(rows)} test pictures", out)
@@ -104,6 +102,7 @@ def write_page(path: Path, source: Source, pictures: Pictures, model: object) ->
 
 def _report(source: Source, pictures: int, seed: int, found: _Found) -> Iterator[str]:
     alike, fallen = found
+    networks = len(next(iter(alike.values())).of_networks)
     params = source.params
     yield from (f"# Maps of {source.uri}", "")
     yield (
@@ -113,7 +112,7 @@ def _report(source: Source, pictures: int, seed: int, found: _Found) -> Iterator
     yield from ("", "## Do they depend on what was learned?", "")
     yield (
         f"Rank correlation of the trained network's maps with those of networks whose weights are "
-        f"shuffled: mean of {NETWORKS} networks, and the upper end of its 95 % interval. A method "
+        f"shuffled: mean of {networks} networks, and the upper end of its 95 % interval. A method "
         f"passes where that is below {SAME:g} at every stage. “Other pictures”: maps of which each "
         "is of another picture, by the trained network."
     )

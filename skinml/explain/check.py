@@ -37,7 +37,7 @@ OCCLUSION, CENTRE, RANDOM = "occlusion", "centre first", "random"
 class Correlations(NamedTuple):
     """Rank correlations of the trained network's maps with those of randomised ones.
 
-    `of_networks` (NETWORKS,): the mean over pictures of each. `high` is the upper end of the 95 %
+    `of_networks`: the mean over pictures of each. `high` is the upper end of the 95 %
     interval of their mean, by Student's t over networks.
     """
 
@@ -53,10 +53,11 @@ class Correlations(NamedTuple):
 class Deletion(NamedTuple):
     """The score of the answer as a picture's cells are painted over in an order.
 
-    `scores` (len(SHARES),): means over pictures. `area` under that curve, and how much smaller it
-    is than that of a random order: `gain` with its 95 % interval over pictures.
+    `scores` after each of `shares` of the cells: means over pictures. `area` under that curve, and
+    how much smaller it is than that of a random order: `gain` with its 95 % interval over pictures.
     """
 
+    shares: tuple[float, ...]
     scores: np.ndarray
     area: float
     gain: float
@@ -153,7 +154,7 @@ def _deletion(curve: np.ndarray, area: np.ndarray, by_chance: np.ndarray) -> Del
     gain = by_chance - area
     half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.nan
     mean = float(gain.mean())
-    return Deletion(curve.mean(axis=0), float(area.mean()), mean, mean - half, mean + half)
+    return Deletion(SHARES, curve.mean(axis=0), float(area.mean()), mean, mean - half, mean + half)
 
 
 def _features(explainer: Explainer, pixels: np.ndarray) -> np.ndarray:

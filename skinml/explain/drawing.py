@@ -18,7 +18,7 @@ from skinml.evaluation.drawing import (
     save,
     spaced,
 )
-from skinml.explain.check import CENTRE, OCCLUSION, RANDOM, SAME, SHARES, Correlations, Deletion
+from skinml.explain.check import CENTRE, OCCLUSION, RANDOM, SAME, Correlations, Deletion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,7 +155,7 @@ def _deletion(fallen: Mapping[str, Deletion], title: str) -> "Figure":
         plain = {CENTRE: ("black", ":"), RANDOM: ("black", "--"), OCCLUSION: (GREY, "-")}
         colour, line = plain.get(order, (PALETTE[number % len(PALETTE)], "-"))
         label = f"{order}: {row.area:.3f}"
-        axes.plot(SHARES, row.scores, color=colour, linestyle=line, label=label)
+        axes.plot(row.shares, row.scores, color=colour, linestyle=line, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="share of the cells", ylabel="score, mean")
     figure.legend(loc="outside lower center", title="order of the cells: area", ncols=2)
     return figure
