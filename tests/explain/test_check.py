@@ -86,7 +86,8 @@ def test_the_command_writes_numbers_figures_and_the_page(
         "report.md", "randomisation.csv", "deletion.csv",
         *(f"{name}.{form}" for name in ("randomisation", "deletion") for form in ("png", "pdf")),
     }  # fmt: skip
-    rows = list(csv.DictReader((out / "randomisation.csv").open()))
+    with (out / "randomisation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     for method in METHODS:
         own = [float(row["rank_correlation"]) for row in rows
                if (row["stage"], row["method"]) == ("all weights", method)]  # fmt: skip
