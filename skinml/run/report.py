@@ -270,8 +270,8 @@ def _calibration(
 def _of_temperature(found: Temperature) -> str:
     if math.isnan(found.value):
         return "There are too few validation images to fit a temperature on."
-    gain = f"{found.gain:.3f} ({_range((found.gain_low, found.gain_high))})"
-    images = f"on validation images that did not choose it the log loss is lower by {gain}."
+    change = f"{-found.gain:+.3f} ({-found.gain_high:+.3f} to {-found.gain_low:+.3f})"
+    images = f"on validation images that did not choose it the log loss changes by {change}."
     if not found.helps:
         return (
             f"A temperature ({found.value:.2f} fits best) is not shown to make the scores better: "
