@@ -118,6 +118,7 @@ def make_report(
         *picture("roc_curves"),
         *points_section(comparison.rows, comparison.points, all_pairs),
         *groups_section(comparison.rows),
+        *([Heading("Where they look"), *picture("pictures")] if comparison.pictures else ()),
         Heading("Cost"),
         cost_table(comparison),
         *picture("pareto"),
