@@ -28,7 +28,6 @@ from skinml.compare.output import (
     write_folder,
     write_reports,
 )
-from skinml.compare.reading import from_tracking
 from skinml.config import Parser, is_true
 from skinml.data.isic2017 import NOTICE
 
@@ -141,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         experiment = experiment_to_read()
     with tempfile.TemporaryDirectory() as scratch:
         from skinml.compare.analysis import analyse
-        from skinml.compare.reading import runs_in_folder
+        from skinml.compare.reading import from_tracking, runs_in_folder
         from skinml.compare.runs import paper_grid
         from skinml.compare.selection import select_readable
 
