@@ -106,6 +106,8 @@ def _nothing_there(dataset: DataSet, folder: Path) -> str:
     if dataset.name.startswith("own-"):
         return f"data={folder}: expected {dataset.layout.expected}"
     download = f"; {DOWNLOAD}" if dataset.downloads else ""
+    if dataset.files:
+        download = f"; get these at {dataset.homepage} ({dataset.licence.partition(';')[0]})"
     return (
         f"data={dataset.name}: neither a prepared set nor its files are in {folder}; expected "
         f"{dataset.layout.expected}{download}; or name the folder that has them with data_dir (or "
