@@ -139,6 +139,10 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+# Data sets that say of no picture which lesion or patient it is of.
+WITHOUT_GROUPS: tuple[str, ...] = ()
+
+
 @pytest.fixture(params=LAYOUTS)
 def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     name, make = LAYOUTS[request.param]
@@ -152,10 +156,11 @@ def test_a_published_layout_is_prepared_and_split_by_groups(written: tuple[str, 
     classes = DATASETS[name].classes
     assert data.classes == classes and data.name == name
     assert [int((data.labels == k).sum()) for k in range(len(classes))] == [9] * len(classes)
-    assert data.named_group is not None
+    assert (data.named_group is None) == (name in WITHOUT_GROUPS)
     parts = assign_parts(data, "paper", 0.34, 0.5)
-    for group in set(data.named_group) - {""}:
-        assert len(set(parts[data.named_group == group])) == 1
+    groups = data.named_group if data.named_group is not None else data.image_ids
+    for group in set(groups) - {""}:
+        assert len(set(parts[groups == group])) == 1
     assert open_data(name, str(folder)).digest == data.digest
 
 
@@ -178,6 +183,17 @@ def test_the_folder_of_another_data_set_is_refused(written: tuple[str, Path]) ->
     prepared = open_data(name, str(folder))
     with pytest.raises(UserError, match=f"use data={name}"):
         open_data(other, str(prepared.folder))
+
+
+def test_a_prepared_set_of_the_same_classes_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal classes do not make HAM10000 of its challenge's test pictures."""
+    ham10000(tmp_path / "files")
+    monkeypatch.setitem(DATASETS, "twin", replace(DATASETS["ham10000"], name="twin"))
+    prepared = open_data("ham10000", str(tmp_path / "files"))
+    with pytest.raises(UserError, match=r"real images of ham10000 in 7 classes; use data=ham10000"):
+        open_data("twin", str(prepared.folder))
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
