@@ -123,6 +123,7 @@ def _parser() -> Any:
     made.add_argument("--jax", action="store_true", help="of --networks: ask them on JAX as well")
     made.add_argument("--data-dir", default="auto", help="where the pictures are")
     made.add_argument("--to", nargs="+", choices=TARGETS, default=TARGETS, help="default: both")
+    made.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     return made
 
 
@@ -135,7 +136,7 @@ def trained(options: Any) -> Iterator[dict[str, Any]]:
         with open_source(uri) as source:
             pictures = open_pictures(source, options.data_dir)
             contents = {}
-            for to, precision in itertools.product(options.to, PRECISIONS):
+            for to, precision in itertools.product(options.to, options.precision):
                 name = source.params["model"]
                 row: dict[str, Any] = {"network": name, "format": to, "precision": precision}
                 started = time.perf_counter()
@@ -170,7 +171,7 @@ def networks(options: Any) -> Iterator[dict[str, Any]]:
         expected = predict_part(model, data, rows, "validation")
         said = {"network": name, "weights": "ImageNet" if name in weights else "random"}
         contents = {}
-        for to, precision in itertools.product(options.to, PRECISIONS):
+        for to, precision in itertools.product(options.to, options.precision):
             row = {**said, "format": to, "precision": precision}
             started = time.perf_counter()
             try:
