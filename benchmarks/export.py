@@ -1,10 +1,10 @@
 """What an exported network costs and loses: every format and precision, beside Keras.
 
-    python -m benchmarks.export RUN… [--part test] [--json] [--out FOLDER]     trained networks
+    python -m benchmarks.export RUN… [--part test validation] [--json] [--out FOLDER]
     python -m benchmarks.export --networks [--weights NAME=FILE…] [--only NAME…] [--jax]
 
-A RUN is a model's URI or a finished run's folder; the pictures of the 8-bit ranges are those of the
-training part. With --networks each backbone is asked, whether anybody trained it or not: published
+A RUN is a model's URI or a finished run's folder, whose own predictions tables are then Keras's
+side; the pictures of the 8-bit ranges are those of the training part. With --networks each backbone is asked, whether anybody trained it or not: published
 weights where --weights names some, random ones else, a logistic regression on its own features of
 600 training images as its head, and the official validation images. With random weights that says
 what converts and how a file stands to Keras, and little of what a trained network would lose.
@@ -116,7 +116,9 @@ def main() -> None:
 def _parser() -> Any:
     made = parser(__doc__, repeats=3)
     made.add_argument("runs", nargs="*", help="a model's URI or a finished run's folder")
-    made.add_argument("--part", choices=("validation", "test"), default="test", help="of a RUN")
+    made.add_argument(
+        "--part", nargs="+", choices=("test", "validation"), default=["test"], help="of a RUN"
+    )
     made.add_argument("--networks", action="store_true", help="all backbones, with fitted heads")
     made.add_argument("--only", nargs="+", default=[], help="of --networks these alone")
     made.add_argument("--weights", nargs="+", default=[], metavar="NAME=FILE", help="of --networks")
@@ -128,29 +130,49 @@ def _parser() -> Any:
 
 
 def trained(options: Any) -> Iterator[dict[str, Any]]:
-    """A row for each format and precision of trained networks, on one part of their images."""
-    from skinml.export.made import make
+    """A row for each format, precision and part of trained networks' images."""
+    from skinml.export.convert import convert
     from skinml.export.source import open_pictures, open_source
+    from skinml.models.saved import load_saved
 
     for uri in options.runs:
         with open_source(uri) as source:
             pictures = open_pictures(source, options.data_dir)
+            model, name = load_saved(source.file), source.params["model"]
+            expected = {part: of_keras(uri, model, pictures, part) for part in options.part}
             contents = {}
             for to, precision in itertools.product(options.to, options.precision):
-                name = source.params["model"]
                 row: dict[str, Any] = {"network": name, "format": to, "precision": precision}
                 started = time.perf_counter()
                 try:
-                    one = make(source, pictures, to, precision, True, options.part)
+                    calibration = pictures.calibration() if precision == "int8" else None
+                    content = convert(model, to, precision, calibration)
+                    costs = {"seconds": time.perf_counter() - started} | measured(content, to)
+                    for part, keras in expected.items():
+                        images = pictures.data.images[pictures.rows(part)]
+                        found = verified(content, to, images, keras, part)
+                        yield row | {"part": part, "verification": found} | costs
+                        costs = {}
                 except Exception as error:  # What a converter raises is anybody's guess.
                     yield row | {"failed": first_line(error)[:120]}
                     continue
-                row |= {"seconds": time.perf_counter() - started}
-                row |= {"verification": one.verification.as_dict()}
-                yield row | measured(one.content, to)
                 if precision == "float32":
-                    contents[to] = one.content
-            yield {"network": name} | beside_keras(source.file, contents, options.repeats)
+                    contents[to] = content
+            if contents and options.repeats:
+                yield {"network": name} | beside_keras(source.file, contents, options.repeats)
+
+
+def of_keras(uri: str, model: Any, pictures: Any, part: str) -> Any:
+    """What the Keras model says of a part: its run's own table, where that lies there."""
+    from skinml.evaluation.predictions import read_predictions
+    from skinml.evaluation.scoring import predict_part
+
+    rows, table = pictures.rows(part), Path(uri, f"predictions_{part}.csv")
+    if table.is_file():
+        said = read_predictions(table)
+        if list(said.image_ids) == list(pictures.data.image_ids[rows]):
+            return said
+    return predict_part(model, pictures.data, rows, part)
 
 
 def networks(options: Any) -> Iterator[dict[str, Any]]:
@@ -178,7 +200,9 @@ def networks(options: Any) -> Iterator[dict[str, Any]]:
                 calibration = pictures.calibration() if precision == "int8" else None
                 content = convert(model, to, precision, calibration)
                 row |= {"seconds": time.perf_counter() - started}
-                row |= {"verification": verified(content, to, data.images[rows], expected)}
+                row |= {
+                    "verification": verified(content, to, data.images[rows], expected, "validation")
+                }
                 yield row | measured(content, to)
             except Exception as error:
                 yield row | {"failed": first_line(error)[:120]}
@@ -221,12 +245,14 @@ def fitted(name: str, weights: str, pictures: Any) -> Any:
     return classifier.model
 
 
-def verified(content: bytes, to: str, images: np.ndarray, expected: Any) -> dict[str, Any]:
+def verified(
+    content: bytes, to: str, images: np.ndarray, expected: Any, part: str
+) -> dict[str, Any]:
     """How a file answers beside Keras, as `skinml.export` measures it."""
     from skinml.export.verify import verify
 
     answers = replace(expected, scores=asked(content, to, images).astype(np.float64))
-    return verify(expected, answers).as_dict()
+    return verify(expected, answers, part).as_dict()
 
 
 def asked(content: bytes, to: str, images: np.ndarray) -> np.ndarray:
@@ -323,17 +349,22 @@ def cells(row: dict[str, Any], formats: Sequence[str] = TARGETS) -> list[str]:
             *(verdict(best >= TARGET), f"{max(row['keras_memory_mb']):.0f}"),
             row.get("jax_failed", jax),
         ]
-    start = [name, row["format"], row["precision"]]
+    part = f", {row['part']}" if "part" in row else ""
+    start = [name + part, row["format"], row["precision"]]
     if "failed" in row:
         return [*start, *[""] * 8, row["failed"]]
+
+    def of(cost: str, digits: int) -> str:
+        return f"{row[cost]:.{digits}f}" if cost in row else ""
+
     found = row["verification"]
     macro = found["figures"]["auc_macro"]
     difference = macro["exported"] - macro["keras"]
     interval = f"{difference:+.4f} ({macro['low']:+.4f} to {macro['high']:+.4f})"
     return [
-        *(*start, f"{row['mb']:.1f}", f"{macro['exported']:.4f}", interval),
+        *(*start, of("mb", 1), f"{macro['exported']:.4f}", interval),
         *(f"{found['same']:.1%}", f"{found['largest']:.2g}"),
-        *(f"{row['ms_1']:.1f}", f"{row['ms_2']:.1f}", f"{row['memory_mb']:.0f}"),
+        *(of("ms_1", 1), of("ms_2", 1), of("memory_mb", 0)),
         "refused" if macro["low"] < -0.01 else "",
     ]
 
