@@ -4,10 +4,11 @@
     python -m benchmarks.export --networks [--weights NAME=FILE…] [--only NAME…] [--jax]
 
 A RUN is a model's URI or a finished run's folder, whose own predictions tables are then Keras's
-side; the pictures of the 8-bit ranges are those of the training part. With --networks each backbone is asked, whether anybody trained it or not: published
-weights where --weights names some, random ones else, a logistic regression on its own features of
-600 training images as its head, and the official validation images. With random weights that says
-what converts and how a file stands to Keras, and little of what a trained network would lose.
+side; the pictures of the 8-bit ranges are those of the training part. With --networks each backbone
+is asked, whether anybody trained it or not: published weights where --weights names some, random
+ones else, a logistic regression on its own features of 600 training images as its head, and the
+official validation images. With random weights that says what converts and how a file stands to
+Keras, and little of what a trained network would lose.
 
 Latency and memory are measured in processes of their own. Last comes Keras's compiled call beside
 the float32 files, one thread, in turn (target: at most half its time), and with --jax the same
