@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,16 @@ class Project:
         return self.run("docker", "compose", "--profile", "*", *words, fails=fails)
 
     def inside(self, service: str, *command: str) -> str:
-        return self.compose("exec", "-T", service, *command)
+        # Not by `docker compose exec`, which reads the project first: a second each time.
+        return self.run("docker", "exec", f"{PROJECT}-{service}-1", *command)
 
     # --- What there is
+
+    @cached_property
+    def services(self) -> dict[str, Any]:
+        """The services as Compose reads them, those of all profiles."""
+        found: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))["services"]
+        return found
 
     def container(self, service: str, number: int = 1) -> dict[str, Any]:
         name = f"{PROJECT}-{service}-{number}"

@@ -96,7 +96,7 @@ EOF
     apt-get --quiet download docker.io docker-cli docker-compose docker-buildx containerd tini >&2
     for package in *.deb; do dpkg --extract "$package" . && rm "$package"; done
   )
-  ln -s tini-static "$folder/engine/usr/bin/docker-init"
+  ln -sf tini-static "$folder/engine/usr/bin/docker-init"
   ln -sf "$folder"/engine/usr/libexec/docker/cli-plugins/* "$folder/config/cli-plugins/"
   touch "$folder/engine/.whole"
 }
