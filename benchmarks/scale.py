@@ -200,7 +200,7 @@ def own_table(options: argparse.Namespace, size: int, place: Path) -> dict[str, 
         with OWN.sources(table, problems) as sources:
             problems.raise_if_any(str(table), "")
             digest = "0" * 64
-            rows = [
+            rows: list[tuple[str, ...]] = [
                 (s.image_id, s.label, s.part, digest, digest, s.image_id, s.group,
                  s.subgroups["age"])
                 for s in sources
