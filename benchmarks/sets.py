@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def layout_steps(place: Path, environment: Mapping[str, str]) -> dict[str, Calla
     for number, (layout, (name, make)) in enumerate(LAYOUTS.items()):
         make(place / f"files-{number}")
         folder = place / f"files-{number}"
-        steps[f"run on {layout}"] = lambda name=name, folder=folder: train(name, folder)
+        steps[f"run on {layout}"] = partial(train, name, folder)
     return steps
 
 

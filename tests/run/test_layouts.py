@@ -42,6 +42,7 @@ def test_a_run_on_a_published_layout(
     assert read_predictions(folder.predictions("test")).classes == classes
     assert version.tags["data"] == name
     # Its views have a column for each class.
+    assert shown is not None
     view = json.loads(shown.tags["mlflow.sharedViewState.skinml-results-table"])["state"]
     assert all(f"test_auc_{label}" in view for label in classes)
     assert "keratosis_auc" not in view
