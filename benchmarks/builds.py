@@ -20,6 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import (
+    BEFORE,
+    ROOT,
+    earlier_build,
     in_turn,
     parser,
     ratio,
@@ -34,9 +37,6 @@ from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation.predictions import Predictions, write_predictions
 
-ROOT = Path(__file__).parents[1]
-# The build before the statistics were made anew; SciPy and statsmodels were half of its time.
-BEFORE = "217532e"
 TARGET = 2.0
 COUNTS = (104, 369, 77)
 MODELS = ("mobilenet", "mobilenetv2", "nasnetmobile")
@@ -95,11 +95,9 @@ def main() -> None:
     around = surroundings()
     rows, results = [], {}
     with tempfile.TemporaryDirectory() as scratch:
-        earlier, runs = Path(scratch) / "earlier", Path(scratch) / "runs"
-        runs.mkdir()
+        runs = Path(scratch)
         write_runs(runs)
-        _git("worktree", "add", "--detach", str(earlier), options.before)
-        try:
+        with earlier_build(options.before) as earlier:
             for kind in ("terminal", "html"):
                 processor: dict[str, list[float]] = {str(earlier): [], str(ROOT): []}
                 sides: dict[str, Callable[[], float]] = {
@@ -122,15 +120,9 @@ def main() -> None:
                         [kind, what, *(shown(spread(each)) for each in values.values()),
                          shown(times), f">= {TARGET:g}", verdict(times["median"] >= TARGET)]
                     )  # fmt: skip
-        finally:
-            _git("worktree", "remove", "--force", str(earlier))
     heading = ["format", "seconds of", f"{options.before}", "today", "times as fast", "target", ""]
     text = table(heading, rows)
     report(options, {**around, "before": options.before, "results": results}, text)
-
-
-def _git(*arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
 """What an exported network costs and loses: every format and precision, beside Keras.
 
-    python -m benchmarks.export RUN… [--json] [--out FOLDER]     trained networks, test images
-    python -m benchmarks.export --networks [--json] [--out FOLDER]   all backbones, random weights
+    python -m benchmarks.export RUN… [--part test validation] [--json] [--out FOLDER]
+    python -m benchmarks.export --networks [--weights NAME=FILE…] [--only NAME…] [--jax]
 
-A RUN is a model's URI or a finished run's folder. AUC and answers are those of the test part, the
-pictures of the 8-bit ranges those of the training part. Latency and memory are measured in
-processes of their own. Random weights say nothing of a loss: they show what converts, and whether
-the file answers as Keras does, after batch normalisation has seen real pictures once.
+A RUN is a model's URI or a finished run's folder, whose own predictions tables are then Keras's
+side; the pictures of the 8-bit ranges are those of the training part. With --networks each backbone
+is asked, whether anybody trained it or not: published weights where --weights names some, random
+ones else, a logistic regression on its own features of 600 training images as its head, and the
+official validation images. With random weights that says what converts and how a file stands to
+Keras, and little of what a trained network would lose.
+
+Latency and memory are measured in processes of their own. Last comes Keras's compiled call beside
+the float32 files, one thread, in turn (target: at most half its time), and with --jax the same
+`.keras` file on JAX, beside what the files answer.
 """
 
 import itertools
@@ -18,14 +24,31 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import parser, report, surroundings, table
+from benchmarks.harness import (
+    in_turn,
+    parser,
+    ratio,
+    report,
+    shown,
+    spread,
+    surroundings,
+    table,
+    verdict,
+)
 from skinml.base.errors import UserError, first_line
 from skinml.export.convert import PRECISIONS, TARGETS
+
+# Keras's compiled call takes at least so many times as long as a float32 file.
+TARGET = 2.0
+
+# Training images that a head is fitted on, and that settle an untrained network's normalisation.
+FITTED, SETTLED = 600, 64
 
 # One process a file: opened, and asked 60 times in so many threads.
 _PROBE = """
@@ -33,110 +56,214 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from skinml.evaluation.scoring import measure_latency
-from skinml.models.exported import open_exported
-network = open_exported(Path(sys.argv[1]), 3, int(sys.argv[2]))
+path, threads = Path(sys.argv[1]), int(sys.argv[2])
+if path.suffix == ".keras":
+    import tensorflow as tf
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    from skinml.models.saved import load_saved
+    model = load_saved(path)
+    compiled = tf.function(lambda pixels: model(pixels, training=False))
+    call = lambda pixels: compiled(tf.constant(pixels)).numpy()
+else:
+    from skinml.models.exported import open_exported
+    call = open_exported(path, 3, threads).predict_on_batch
 image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
-taken = measure_latency(network.predict_on_batch, image).median
+taken = measure_latency(call, image).median
 # Not ru_maxrss: that of the process which started this one counts there too.
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps([taken, int(status["VmHWM"].split()[0]) / 1024]))
+"""
+
+# A `.keras` file on JAX: its scores of pictures.
+_ON_JAX = """
+import sys
+from pathlib import Path
+import numpy as np
+from skinml.models.saved import load_saved
+pixels, scores = sys.argv[2:]
+np.save(scores, load_saved(Path(sys.argv[1])).predict_on_batch(np.load(pixels)))
 """
 
 
 def main() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    made = parser(__doc__, repeats=1)
-    made.add_argument("runs", nargs="*", help="a model's URI or a finished run's folder")
-    made.add_argument("--networks", action="store_true", help="all backbones, random weights")
-    made.add_argument("--only", nargs="+", default=[], help="of --networks these alone")
-    made.add_argument("--to", nargs="+", choices=TARGETS, default=TARGETS, help="default: both")
-    options = made.parse_args()
+    options = _parser().parse_args()
     around = surroundings()
     rows: list[dict[str, Any]] = []
-    for row in (
-        networks(options.only, options.to)
-        if options.networks
-        else trained(options.runs, options.to)
-    ):
-        print(" ".join(shown(row)), file=sys.stderr, flush=True)
+    for row in networks(options) if options.networks else trained(options):
+        print(" ".join(cells(row)), file=sys.stderr, flush=True)
         rows.append(row)
+        if options.out:  # What takes an hour is kept as it gets done.
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / "rows.json").write_text(json.dumps(rows, indent=2) + "\n")
+    files = [row for row in rows if "format" in row]
     heading = [
         *("network", "format", "precision", "MB", "macro AUC", "difference (95 % interval)"),
         *("same answers", "largest", "ms, 1 thread", "2 threads", "MB of memory", ""),
     ]
-    text = table(heading, [shown(row) for row in rows])
+    text = table(heading, [cells(row) for row in files])
+    if beside := [cells(row, options.to) for row in rows if "keras_ms" in row]:
+        heading = ["network", "Keras, ms", *(f"{to}, ms" for to in options.to)]
+        heading += [f"Keras / {to}" for to in options.to]
+        heading += [f"target {TARGET:g}, best of them", "MB of memory, Keras", "JAX: largest"]
+        text += "\n\n" + table(heading, beside)
     report(options, {**around, "rows": rows}, text)
+    if options.out:
+        (options.out / "rows.json").unlink()
 
 
-def trained(runs: list[str], formats: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each format and precision of trained networks, on their test images."""
-    from skinml.export.made import make
+def _parser() -> Any:
+    made = parser(__doc__, repeats=3)
+    made.add_argument("runs", nargs="*", help="a model's URI or a finished run's folder")
+    made.add_argument(
+        "--part", nargs="+", choices=("test", "validation"), default=["test"], help="of a RUN"
+    )
+    made.add_argument("--networks", action="store_true", help="all backbones, with fitted heads")
+    made.add_argument("--only", nargs="+", default=[], help="of --networks these alone")
+    made.add_argument("--weights", nargs="+", default=[], metavar="NAME=FILE", help="of --networks")
+    made.add_argument("--jax", action="store_true", help="of --networks: ask them on JAX as well")
+    made.add_argument("--data-dir", default="auto", help="where the pictures are")
+    made.add_argument("--to", nargs="+", choices=TARGETS, default=TARGETS, help="default: both")
+    made.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    return made
+
+
+def trained(options: Any) -> Iterator[dict[str, Any]]:
+    """A row for each format, precision and part of trained networks' images."""
+    from skinml.export.convert import convert
     from skinml.export.source import open_pictures, open_source
+    from skinml.models.saved import load_saved
 
-    for uri in runs:
+    for uri in options.runs:
         with open_source(uri) as source:
-            pictures = open_pictures(source)
-            for to, precision in itertools.product(formats, PRECISIONS):
-                name = source.params["model"]
+            pictures = open_pictures(source, options.data_dir)
+            model, name = load_saved(source.file), source.params["model"]
+            expected = {part: of_keras(uri, model, pictures, part) for part in options.part}
+            contents = {}
+            for to, precision in itertools.product(options.to, options.precision):
                 row: dict[str, Any] = {"network": name, "format": to, "precision": precision}
                 started = time.perf_counter()
                 try:
-                    one = make(source, pictures, to, precision, allow_loss=True, part="test")
+                    calibration = pictures.calibration() if precision == "int8" else None
+                    content = convert(model, to, precision, calibration)
+                    costs = {"seconds": time.perf_counter() - started} | measured(content, to)
+                    for part, keras in expected.items():
+                        images = pictures.data.images[pictures.rows(part)]
+                        found = verified(content, to, images, keras, part)
+                        yield row | {"part": part, "verification": found} | costs
+                        costs = {}
                 except Exception as error:  # What a converter raises is anybody's guess.
                     yield row | {"failed": first_line(error)[:120]}
                     continue
-                row |= {"seconds": time.perf_counter() - started}
-                row |= {"verification": one.verification.as_dict()}
-                yield row | measured(one.content, to)
+                if precision == "float32":
+                    contents[to] = content
+            if contents and options.repeats:
+                yield {"network": name} | beside_keras(source.file, contents, options.repeats)
 
 
-def networks(only: list[str], formats: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each backbone and format, with weights that nobody trained."""
-    import keras
+def of_keras(uri: str, model: Any, pictures: Any, part: str) -> Any:
+    """What the Keras model says of a part: its run's own table, where that lies there."""
+    from skinml.evaluation.predictions import read_predictions
+    from skinml.evaluation.scoring import predict_part
 
+    rows, table = pictures.rows(part), Path(uri, f"predictions_{part}.csv")
+    if table.is_file():
+        said = read_predictions(table)
+        if list(said.image_ids) == list(pictures.data.image_ids[rows]):
+            return said
+    return predict_part(model, pictures.data, rows, part)
+
+
+def networks(options: Any) -> Iterator[dict[str, Any]]:
+    """A row for each format and precision of each backbone, with a head that was fitted to it."""
     from skinml.backbones import BACKBONES
-    from skinml.config import Config
-    from skinml.data.isic2017 import CLASSES
     from skinml.data.prepare import open_data
+    from skinml.data.protocols import assign_parts
+    from skinml.evaluation.scoring import predict_part
     from skinml.export.convert import convert
-    from skinml.models.classifier import batch_norm_layers, build_classifier
+    from skinml.export.source import Pictures
 
-    images = np.asarray(open_data("isic2017").images[:64])
-    for name in only or BACKBONES:
-        keras.utils.set_random_seed(0)
-        config = replace(Config(), model=name, weights="none")
-        classifier = build_classifier(config, len(CLASSES))
-        for layer in batch_norm_layers(classifier):
-            layer.momentum = 0.0
-        # Once, so that what a layer gives has the spread that it would have after a training.
-        classifier.model(images[:32], training=True)
-        expected = np.concatenate([classifier.model.predict_on_batch(i[None]) for i in images[32:]])
-        for to, precision in itertools.product(formats, PRECISIONS):
-            row = {"network": name, "format": to, "precision": precision}
+    data = open_data("isic2017", options.data_dir)
+    pictures = Pictures(data, assign_parts(data, "challenge"))
+    weights = dict(one.split("=", 1) for one in options.weights)
+    rows = pictures.rows("validation")
+    for name in options.only or BACKBONES:
+        model = fitted(name, weights.get(name, "none"), pictures)
+        expected = predict_part(model, data, rows, "validation")
+        said = {"network": name, "weights": "ImageNet" if name in weights else "random"}
+        contents = {}
+        for to, precision in itertools.product(options.to, options.precision):
+            row = {**said, "format": to, "precision": precision}
             started = time.perf_counter()
             try:
-                content = convert(classifier.model, to, precision, images[:32])
-                row |= answers(content, to, images[32:], expected)
+                calibration = pictures.calibration() if precision == "int8" else None
+                content = convert(model, to, precision, calibration)
+                row |= {"seconds": time.perf_counter() - started}
+                row |= {
+                    "verification": verified(content, to, data.images[rows], expected, "validation")
+                }
+                yield row | measured(content, to)
             except Exception as error:
                 yield row | {"failed": first_line(error)[:120]}
                 continue
-            yield row | {"seconds": time.perf_counter() - started} | measured(content, to)
+            if precision == "float32":
+                contents[to] = content
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.keras")
+            model.save(path)
+            row = said | beside_keras(path, contents, options.repeats)
+            yield row | (on_jax(path, contents, data.images[rows[:16]]) if options.jax else {})
 
 
-def answers(content: bytes, to: str, images: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """How a file answers beside Keras, and how far Keras's own answers lie apart."""
+def fitted(name: str, weights: str, pictures: Any) -> Any:
+    """A network whose head is a logistic regression on its own features of training images."""
+    import keras
+    from sklearn.linear_model import LogisticRegression
+
+    from skinml.config import Config
+    from skinml.models.classifier import batch_norm_layers, build_classifier
+    from skinml.models.inference import infer
+
+    keras.utils.set_random_seed(0)
+    data = pictures.data
+    config = replace(Config(), model=name, weights=weights, head="one")
+    classifier = build_classifier(config, len(data.classes))
+    rows = np.random.default_rng(1).permutation(pictures.rows("train"))[:FITTED]
+    if weights == "none":
+        for layer in batch_norm_layers(classifier):
+            layer.momentum = 0.0
+        # Once, so that what a layer gives has the spread that it would have after a training:
+        # else most of these networks give every picture the same scores.
+        classifier.model(data.images[np.sort(rows[:SETTLED])], training=True)
+    features = infer(classifier.features, data.images, rows)
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    regression = LogisticRegression(C=0.01, max_iter=500)
+    regression.fit((features - mean) / deviation, data.labels[rows])
+    kernel = (regression.coef_ / deviation).T
+    classifier.head.layers[-1].set_weights([kernel, regression.intercept_ - mean @ kernel])
+    return classifier.model
+
+
+def verified(
+    content: bytes, to: str, images: np.ndarray, expected: Any, part: str
+) -> dict[str, Any]:
+    """How a file answers beside Keras, as `skinml.export` measures it."""
+    from skinml.export.verify import verify
+
+    answers = replace(expected, scores=asked(content, to, images).astype(np.float64))
+    return verify(expected, answers, part).as_dict()
+
+
+def asked(content: bytes, to: str, images: np.ndarray) -> np.ndarray:
+    """What a file answers about pictures."""
     from skinml.models.exported import FILES, open_exported
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, FILES[to])
         path.write_bytes(content)
-        scores = open_exported(path, expected.shape[1]).predict_on_batch(images)
-    return {
-        "same": float((scores.argmax(axis=1) == expected.argmax(axis=1)).mean()),
-        "largest": float(np.abs(scores - expected).max()),
-        "spread": float(expected.std(axis=0).max()),
-    }
+        return open_exported(path, 3).predict_on_batch(images)
 
 
 def measured(content: bytes, to: str) -> dict[str, Any]:
@@ -148,38 +275,98 @@ def measured(content: bytes, to: str) -> dict[str, Any]:
         path = Path(folder, FILES[to])
         path.write_bytes(content)
         for threads in (1, 2):
-            command = [sys.executable, "-c", _PROBE, str(path), str(threads)]
-            ended = subprocess.run(command, capture_output=True, text=True, check=False)
-            if ended.returncode:
-                raise UserError(f"{path.name}: {ended.stderr.splitlines()[-1]}")
-            found[f"ms_{threads}"], found["memory_mb"] = json.loads(ended.stdout)
+            found[f"ms_{threads}"], found["memory_mb"] = probed(path, threads)
     return found
 
 
-def shown(row: dict[str, Any]) -> list[str]:
-    """A row as its table has it."""
-    start = [row["network"], row["format"], row["precision"]]
+def probed(path: Path, threads: int) -> tuple[float, float]:
+    """The median of an answer in ms and the peak memory in MB, of a process of its own."""
+    command = [sys.executable, "-c", _PROBE, str(path), str(threads)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise UserError(f"{path.name}: {ended.stderr.splitlines()[-1]}")
+    taken, memory = json.loads(ended.stdout.splitlines()[-1])
+    return taken, memory
+
+
+def beside_keras(keras: Path, contents: dict[str, bytes], repeats: int) -> dict[str, Any]:
+    """Keras's compiled call beside the float32 files: one thread, one picture, in turn."""
+    from skinml.models.exported import FILES
+
+    memory = []
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"keras": keras}
+        for to, content in contents.items():
+            sides[to] = Path(folder, FILES[to])
+            sides[to].write_bytes(content)
+
+        def taken(side: str) -> float:
+            milliseconds, peak = probed(sides[side], 1)
+            if side == "keras":
+                memory.append(peak)
+            return milliseconds
+
+        values = in_turn("latency", {side: partial(taken, side) for side in sides}, repeats)
+    return {
+        "keras_ms": values["keras"],
+        "keras_memory_mb": memory,
+        "file_ms": {to: values[to] for to in contents},
+        "ratios": {to: ratio(values["keras"], values[to]) for to in contents},
+    }
+
+
+def on_jax(keras: Path, contents: dict[str, bytes], images: np.ndarray) -> dict[str, Any]:
+    """How far the float32 files' scores lie from those of the same network on JAX."""
+    pixels, scores = keras.with_name("pixels.npy"), keras.with_name("scores.npy")
+    np.save(pixels, images)
+    command = [sys.executable, "-c", _ON_JAX, str(keras), str(pixels), str(scores)]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+    )
+    if ended.returncode:
+        return {"jax_failed": ended.stderr.splitlines()[-1][:120]}
+    there = np.load(scores)
+    answers = {to: asked(content, to, images) for to, content in contents.items()}
+    return {"jax": {to: float(np.abs(one - there).max()) for to, one in answers.items()}}
+
+
+def cells(row: dict[str, Any], formats: Sequence[str] = TARGETS) -> list[str]:
+    """A row as its table has it; what failed has empty cells."""
+    name = row["network"] + (f", {row['weights']}" if "weights" in row else "")
+    if "keras_ms" in row:
+        best = max((one["median"] for one in row["ratios"].values()), default=0.0)
+        jax = ", ".join(f"{to} {value:.1e}" for to, value in row.get("jax", {}).items())
+        return [
+            *(name, shown(spread(row["keras_ms"]), 1)),
+            *(
+                shown(spread(row["file_ms"][to]), 1) if to in row["file_ms"] else ""
+                for to in formats
+            ),
+            *(shown(row["ratios"][to], 1) if to in row["ratios"] else "" for to in formats),
+            *(verdict(best >= TARGET), f"{max(row['keras_memory_mb']):.0f}"),
+            row.get("jax_failed", jax),
+        ]
+    part = f", {row['part']}" if "part" in row else ""
+    start = [name + part, row["format"], row["precision"]]
     if "failed" in row:
         return [*start, *[""] * 8, row["failed"]]
-    cost = [f"{row['ms_1']:.1f}", f"{row['ms_2']:.1f}", f"{row['memory_mb']:.0f}"]
-    if "verification" not in row:
-        same, largest = f"{row['same']:.1%}", f"{row['largest']:.2g} of {row['spread']:.2g}"
-        return [*start, f"{row['mb']:.1f}", "", "", same, largest, *cost, ""]
+
+    def of(cost: str, digits: int) -> str:
+        return f"{row[cost]:.{digits}f}" if cost in row else ""
+
     found = row["verification"]
     macro = found["figures"]["auc_macro"]
     difference = macro["exported"] - macro["keras"]
     interval = f"{difference:+.4f} ({macro['low']:+.4f} to {macro['high']:+.4f})"
-    verdict = "refused" if macro["low"] < -0.01 else ""
-    auc, same, largest = macro["exported"], found["same"], found["largest"]
     return [
-        *start,
-        f"{row['mb']:.1f}",
-        f"{auc:.4f}",
-        interval,
-        f"{same:.1%}",
-        f"{largest:.2g}",
-        *cost,
-        verdict,
+        *(*start, of("mb", 1), f"{macro['exported']:.4f}", interval),
+        *(f"{found['same']:.1%}", f"{found['largest']:.2g}"),
+        *(of("ms_1", 1), of("ms_2", 1), of("memory_mb", 0)),
+        "refused" if macro["low"] < -0.01 else "",
     ]
 
 

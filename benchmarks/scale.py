@@ -4,9 +4,11 @@
 
 Each size in a process of its own: a zip archive of so many pictures (those of FOLDER, or of the
 demo set, repeated) to the prepared set; the frozen step's features of so many training images, one
-view each, as the product computes and keeps them; and, `--works "groups and split"`, the search for
-near-duplicates among so many hashes and the split of their groups into parts, for which 100,000 and
-more are no matter. A size that is given several times is
+view each, as the product computes and keeps them; and, where `--works` names them, "groups and
+split": the search for near-duplicates among so many hashes and the split of their groups into
+parts; "own table": a table of so many pictures of one's own, read, and a manifest of them, written
+and read, without their pixels (100,000 are no matter for both); and "HAM10000": so many pictures of
+600×450 in its layout to the prepared set. A size that is given several times is
 measured so often. Memory is the peak of what is anonymous, that is, of no file and not to be
 dropped; Python, Pillow and TensorFlow themselves are in it. Beside it stands what of the heap was
 in use at most, as the C library tells it: the rest was used before, and is kept because giving it
@@ -34,7 +36,7 @@ from benchmarks import material
 from benchmarks.harness import parser, report, shown, spread, surroundings, table, verdict
 from skinml.base.progress import progress_bar
 
-WORKS = ("preparation", "frozen features", "groups and split")
+WORKS = ("preparation", "frozen features", "groups and split", "own table", "HAM10000")
 
 # What is told of each process.
 KEYS = ("seconds", "peak_mb", "in_use_mb")
@@ -166,9 +168,78 @@ def groups_and_split(options: argparse.Namespace, size: int, place: Path) -> dic
     return watch(work)
 
 
+def own_table(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
+    """Of 50 classes, three pictures a lesion, one further column; every picture a link to one."""
+    from skinml.base.errors import Problems
+    from skinml.data.own import OWN
+    from skinml.data.prepared import (
+        GROUP,
+        IMAGES,
+        SUBGROUP,
+        open_prepared,
+        write_about,
+        write_manifest,
+    )
+
+    picture = place / "picture.png"
+    picture.write_bytes(b"no pixel is read")
+    lines = ["image,label,group,age"]
+    for number in range(size):
+        name = f"{number:07}.png"
+        (place / name).hardlink_to(picture)
+        lines.append(f"{name},class {number // 3 % 50:02},L{number // 3},{number % 90}")
+    table = place / "pictures.csv"
+    table.write_text("\n".join(lines) + "\n")
+    made = place / "set"
+    made.mkdir()
+    # Takes no room on the disk: nothing is written to it.
+    np.lib.format.open_memmap(made / IMAGES, "w+", np.uint8, (size, 256, 256, 3))
+
+    def work() -> None:
+        problems = Problems()
+        with OWN.sources(table, problems) as sources:
+            problems.raise_if_any(str(table), "")
+            digest = "0" * 64
+            rows: list[tuple[str, ...]] = [
+                (s.image_id, s.label, s.part, digest, digest, s.image_id, s.group,
+                 s.subgroups["age"])
+                for s in sources
+            ]  # fmt: skip
+        write_about(made, "own-scale", sorted({s.label for s in sources}))
+        write_manifest(made, rows, [GROUP, f"{SUBGROUP}age"])
+        if len(open_prepared(made)) != size:
+            raise SystemExit("a row is lost")
+
+    return watch(work)
+
+
+def ham10000(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
+    """Sixteen generated pictures of its size, repeated, with its table beside them."""
+    from skinml.data.datasets import HAM10000
+    from skinml.data.demo import draw_picture
+    from skinml.data.isic2017 import CLASSES
+    from skinml.data.prepare import prepare
+
+    files = place / "files"
+    folder = files / "HAM10000_images_part_1"
+    folder.mkdir(parents=True)
+    drawn = []
+    for number in range(16):
+        drawn.append(place / f"{number}.jpg")
+        rng = np.random.default_rng([600, number])
+        draw_picture(CLASSES[number % 3], rng, (600, 450)).save(drawn[-1], quality=90)
+    lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"]
+    codes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    for number in range(size):
+        (folder / f"ISIC_{number:07}.jpg").hardlink_to(drawn[number % 16])
+        lines.append(f"HAM_{number // 2},ISIC_{number:07},{codes[number // 2 % 7]},histo,50,,,")
+    (files / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n")
+    return watch(lambda: prepare(files, place / "out", dataset=HAM10000))
+
+
 def measure_here(options: argparse.Namespace) -> None:
     """One work at one size, printed as JSON."""
-    works = (preparation, frozen_features, groups_and_split)
+    works = (preparation, frozen_features, groups_and_split, own_table, ham10000)
     measure = dict(zip(WORKS, works, strict=True))[options.work]
     with tempfile.TemporaryDirectory() as place:
         print(json.dumps(measure(options, int(options.sizes), Path(place))))

@@ -5,6 +5,7 @@ a file it is made here: what is made up lies behind it. `check` reads one such i
 where the answer is anything but a result or a `UserError`.
 """
 
+import base64
 import csv
 import hashlib
 import io
@@ -41,6 +42,7 @@ from skinml.data.isic2017 import CLASSES, CSV_COLUMNS, OFFICIAL_PARTS
 from skinml.data.official import open_pictures, read_ground_truth
 from skinml.data.prepared import COLUMNS, IMAGES, MANIFEST, open_prepared, read_source
 from skinml.evaluation.predictions import read_predictions
+from skinml.explain.reading import read_page
 from skinml.models.exported import ABOUT, read_about
 from skinml.models.saved import check_saved
 from skinml.predict import read_picture
@@ -48,7 +50,7 @@ from skinml.score import score_file
 from skinml.service import backup_folder
 from skinml.store.model_files import keras_file, read_description
 from skinml.tracking.acknowledged import Acknowledged
-from skinml.tracking.folder import RunFolder
+from skinml.tracking.folder import PICTURES, RunFolder
 from skinml.tracking.journal import read_journal
 from skinml.tracking.record import read_noted
 from skinml.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -510,6 +512,27 @@ def _pieces(first: SearchStrategy[bytes], second: SearchStrategy[bytes]) -> Sear
     return st.tuples(first, second).map(PART.join)
 
 
+_PAGE = {"classes": ["melanoma", "nevus"], "subgroups": {}, "shape": [2, 2], "colours": [[0, 0, 0]]}
+_PAGE_ENTRY = {
+    "id": "ISIC_1", "true": 0, "scores": [0.5, 0.5], "subgroups": {},
+    "maps": base64.b64encode(bytes(8)).decode(),
+    "jpeg": base64.b64encode(_picture("JPEG", size=(224, 224))).decode(),
+}  # fmt: skip
+
+
+def _write_page(folder: Path, content: bytes) -> None:
+    frame, _, entries = content.partition(PART)
+    data = frame[:-1] + b',"pictures":[' + entries + b"]}"
+    (folder / PICTURES).write_bytes(
+        b'<script type="application/json" id="data">' + data + b"</script>"
+    )
+
+
+def _read_page(folder: Path) -> None:
+    for picture in read_page(folder / PICTURES).pictures.values():
+        _ = picture.pixels
+
+
 TARGETS: dict[str, Target] = {
     "journal": Target(
         "a run's journal and what a server has acknowledged of it",
@@ -619,6 +642,13 @@ TARGETS: dict[str, Target] = {
             st.integers(0, 10**4),
             st.binary(max_size=4),
         ),
+    ),
+    "page": Target(
+        "the page of a run's pictures",
+        _write_page,
+        _read_page,
+        lambda: [_json(_PAGE) + PART + _json(_PAGE_ENTRY)],
+        _pieces(_objects(_PAGE), _objects(_PAGE_ENTRY)),
     ),
     "published": Target(
         "a table of published accuracies",

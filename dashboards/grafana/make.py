@@ -230,6 +230,22 @@ _FROM, _TO = ("$__unixEpochFrom()::bigint * 1000", "$__unixEpochTo()::bigint * 1
 HEADLINE = {row.name: row.dashboard for row in METRICS if row.dashboard}
 
 
+# The newest finished run of each cell, and what the cell is called.
+_NEWEST = f"""WITH newest AS (
+  SELECT DISTINCT ON (tag.model, tag.batch_size)
+    r.run_uuid, r.name, r.start_time, r.end_time, tag.model, tag.batch_size, tag.seed,
+    count(*) OVER (PARTITION BY tag.model, tag.batch_size) AS runs
+  FROM {_TRAININGS}
+    AND r.status = 'FINISHED' AND tag.split = ${{split:sqlstring}}
+  ORDER BY tag.model, tag.batch_size, r.start_time DESC
+)"""
+_CELL = """n.model AS "Network",
+  CASE WHEN n.batch_size ~ '^[0-9]+$' THEN n.batch_size::int END AS "Batch size\""""
+
+# Metrics that each class has against the rest: the beginning of their names → its heading.
+BY_CLASS = {"auc": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
+
+
 def _results_sql() -> str:
     columns, values = [], []
     for metric, title in HEADLINE.items():
@@ -244,17 +260,9 @@ def _results_sql() -> str:
         ]
     select, inner = ",\n  ".join(columns), ",\n    ".join(values)
     return f"""
-WITH newest AS (
-  SELECT DISTINCT ON (tag.model, tag.batch_size)
-    r.run_uuid, r.name, r.start_time, r.end_time, tag.model, tag.batch_size, tag.seed,
-    count(*) OVER (PARTITION BY tag.model, tag.batch_size) AS runs
-  FROM {_TRAININGS}
-    AND r.status = 'FINISHED' AND tag.split = ${{split:sqlstring}}
-  ORDER BY tag.model, tag.batch_size, r.start_time DESC
-)
+{_NEWEST}
 SELECT
-  n.model AS "Network",
-  CASE WHEN n.batch_size ~ '^[0-9]+$' THEN n.batch_size::int END AS "Batch size",
+  {_CELL},
   {select},
   n.seed AS "Seed",
   n.runs AS "Runs",
@@ -268,6 +276,35 @@ CROSS JOIN LATERAL (
   WHERE l.run_uuid = n.run_uuid AND l.key LIKE 'test\\_%' AND NOT l.is_nan
 ) m
 ORDER BY m.accuracy DESC NULLS LAST"""
+
+
+def _classes_sql() -> str:
+    """A row a class of each cell, by the names of its metrics: no set of classes is expected."""
+    values = ",\n    ".join(
+        f"max(l.value) FILTER (WHERE l.key = 'test_{kind}_' || c.name) AS \"{title}\""
+        for kind, title in BY_CLASS.items()
+    )
+    titles = ", ".join(f'm."{title}"' for title in BY_CLASS.values())
+    return f"""
+{_NEWEST}
+SELECT
+  {_CELL},
+  replace(c.name, '_', ' ') AS "Class",
+  {titles},
+  n.run_uuid AS "Run"
+FROM newest n
+CROSS JOIN LATERAL (
+  SELECT substring(f.key FROM 9) AS name FROM latest_metrics f
+  WHERE f.run_uuid = n.run_uuid AND f.key LIKE 'test\\_f1\\_%'
+    AND f.key !~ '^test_f1_(macro|weighted)(_ci_(low|high))?$'
+) c
+CROSS JOIN LATERAL (
+  SELECT
+    {values}
+  FROM latest_metrics l
+  WHERE l.run_uuid = n.run_uuid AND l.key LIKE 'test\\_%' AND NOT l.is_nan
+) m
+ORDER BY 1, 2, 3"""
 
 
 def _epoch_curves_sql(name: str) -> str:
@@ -502,6 +539,14 @@ def benchmark() -> builders.Dashboard:
     )
     results = _in_columns(results, dict.fromkeys(HEADLINE.values(), score))
     results = _run_link("Run")(results)
+    by_class = sql_table(
+        "Classes: the same runs",
+        _classes_sql(),
+        height=9,
+        what="Test part, each class against the rest. Of two classes one: the other says the same.",
+    )
+    by_class = _in_columns(by_class, dict.fromkeys(BY_CLASS.values(), score))
+    by_class = _run_link("Run")(by_class)
     running = sql_table(
         "Running trainings",
         _RUNNING,
@@ -589,7 +634,7 @@ def benchmark() -> builders.Dashboard:
     return _laid_out(
         built,
         {
-            "Results": [results],
+            "Results": [results, by_class],
             "Now": [
                 running,
                 sql_curves("Loss", _epoch_curves_sql("loss")),

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ from skinml.compare.output import (
     write_folder,
     write_reports,
 )
-from skinml.compare.reading import from_tracking
 from skinml.config import Parser, is_true
 from skinml.data.isic2017 import NOTICE
 
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from skinml.compare.comparison import Comparison
     from skinml.compare.document import Document
     from skinml.compare.runs import CellName
+
+
+# Pictures of --pictures without a number, and the most of them: a page of paper has no more.
+PICTURES, MOST_PICTURES = 4, 8
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -86,6 +90,11 @@ def _parser() -> Parser:
         "images, and by other rules of the kept epoch",
     )  # fmt: skip
     output.add_argument(
+        "--pictures", type=int, nargs="?", const=PICTURES, metavar="COUNT",
+        help="a figure of the test pictures on which the networks are most divided, with the map "
+        f"of each answer (HTML or a folder; {PICTURES} if no number is given)",
+    )  # fmt: skip
+    output.add_argument(
         "--out", type=Path, metavar="PATH",
         help="a file (its ending names the format), or a folder for everything with the figures",
     )  # fmt: skip
@@ -131,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         experiment = experiment_to_read()
     with tempfile.TemporaryDirectory() as scratch:
         from skinml.compare.analysis import analyse
-        from skinml.compare.reading import runs_in_folder
+        from skinml.compare.reading import from_tracking, runs_in_folder
         from skinml.compare.runs import paper_grid
         from skinml.compare.selection import select_readable
 
@@ -144,6 +153,11 @@ def main(argv: list[str] | None = None) -> int:
             filters |= {"protocol": options.protocol} if options.protocol else {}
             selection = from_tracking(experiment, filters, Path(scratch), grid, options.sweep or "")
         comparison = analyse(selection)
+        if options.pictures:
+            from skinml.compare.pictures import same_pictures
+
+            shown = same_pictures(comparison, options.pictures)
+            comparison = replace(comparison, pictures=shown)
         _output(comparison, options)
         if options.log:
             from skinml.store.access import store_is_needed
@@ -238,7 +252,7 @@ def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     filters = ["sweep", "protocol", "tag"]
     if options.paper or options.published:
         source = "--paper" if options.paper else "--published"
-        useless = [*filters, "experiment", "log", "all_pairs", "robust"]
+        useless = [*filters, "experiment", "log", "all_pairs", "robust", "pictures"]
     elif options.folder:
         source, useless = "--from", [*filters, "n"]
     else:
@@ -258,6 +272,14 @@ def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
         )
     if options.robust and kind == "csv":
         raise UserError("--robust: of no effect on csv; expected to be left out, or another format")
+    if options.pictures is not None:
+        if not 1 <= options.pictures <= MOST_PICTURES:
+            raise UserError(f"pictures={options.pictures}: expected 1 to {MOST_PICTURES}")
+        if kind != "html" and (options.format or not options.out or options.out.suffix):
+            raise UserError(
+                "--pictures: of effect on HTML and on a folder alone; expected --out FOLDER, "
+                "--out FILE.html or --format html"
+            )
     if options.n is not None and options.n < 1:
         raise UserError(f"n={options.n}: expected at least 1, the number of test images")
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from skinml.compare.repeats import Components
 from skinml.compare.runs import CellName, RunRecord
 from skinml.compare.selection import Selection
@@ -167,6 +169,23 @@ class Points:
     without: str = ""
 
 
+class Answer(NamedTuple):
+    """What a network answers about a picture, its score, and the map (h, w) uint8 of the answer."""
+
+    label: str
+    score: float
+    map: np.ndarray
+
+
+class SamePicture(NamedTuple):
+    """A test picture, (224, 224, 3) uint8, its true class, and what each cell answers about it."""
+
+    image_id: str
+    label: str
+    pixels: np.ndarray
+    answers: dict[CellName, Answer]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Everything that a report says, computed from predictions tables."""
@@ -179,6 +198,7 @@ class Comparison:
     planned: dict[str, tuple[Test, ...]]
     standings: dict[str, Standing]
     points: Points | None = None
+    pictures: tuple[SamePicture, ...] = ()
 
     @property
     def device(self) -> str:

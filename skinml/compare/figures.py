@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from skinml.compare.published.table import paper_values
 from skinml.data.isic2017 import NOTICE
 from skinml.evaluation.classes import against_the_rest
 from skinml.evaluation.drawing import (
+    CAVEAT,
     GREY,
     PAGE,
     class_colours,
@@ -23,6 +25,7 @@ from skinml.evaluation.drawing import (
 )
 from skinml.evaluation.metrics import auc, metric_title, metrics_of, roc_curve
 from skinml.evaluation.predictions import Predictions
+from skinml.explain.drawing import overlaid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -308,12 +311,45 @@ def _ranks(comparison: Comparison) -> "Figure":
     return figure
 
 
+def _pictures(comparison: Comparison) -> "Figure":
+    """Pictures on which the networks are most divided: a row each, a column a network."""
+    cells = [row.cell for row in comparison.rows if row.cell in comparison.pictures[0].answers]
+    lines, columns = len(comparison.pictures), 1 + len(cells)
+    side = min(1.3, 0.85 * PAGE / columns)
+    heading = "The same picture: what speaks for the answer of each network"
+    figure = _sheet(heading, PAGE, 0.8 + lines * (side + 0.5), lines, columns)
+    figure.supxlabel(f"{CAVEAT}\n{NOTICE}", fontsize=6, color=GREY)
+    grid = np.reshape(figure.axes, (lines, columns))
+    small = 7 if columns < 7 else 5.5
+    for picture, (plain, *panels) in zip(comparison.pictures, grid, strict=True):
+        plain.imshow(picture.pixels)
+        plain.set_title(
+            f"{picture.image_id[:18]}\n{fill(spaced(picture.label), 13)}", fontsize=small
+        )
+        for cell, axes in zip(cells, panels, strict=True):
+            label, score, values = picture.answers[cell]
+            right = label == picture.label
+            axes.imshow(overlaid(picture.pixels, values))
+            answer = fill(f"{'✓' if right else '✗'} {spaced(label)}", 13) + f"\n{score:.2f}"
+            axes.set_title(answer, fontsize=small, fontweight="normal" if right else "bold")
+        for axes in (plain, *panels):
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+    for name, axes in zip(("the picture", *map(str, cells)), grid[-1], strict=True):
+        axes.set_xlabel(name, fontsize=small)
+    return figure
+
+
 FIGURES: dict[str, tuple[Callable[[Comparison], "Figure"], str]] = {
     "intervals": (_forest, "Each cell's figures with 95 % intervals, beside the paper's"),
     "ranks": (_ranks, "Rank intervals, and the share of redrawn test sets with the highest value"),
     "pareto": (_pareto, "Accuracy against latency and size, with the Pareto front"),
     "roc_curves": (_roc, "ROC curves of all cells"),
     "confusion_matrices": (_confusion, "Confusion matrices of all cells"),
+    "pictures": (
+        _pictures,
+        "Test pictures on which the networks are most divided, with the map of each answer",
+    ),
 }
 
 
@@ -321,13 +357,17 @@ _OF_SEVERAL = ("ranks", "pareto")
 
 
 def captions(comparison: Comparison) -> dict[str, str]:
-    """What each figure of a comparison shows; one configuration has neither rank nor front."""
+    """What each figure of a comparison shows.
+
+    One configuration has neither rank nor front; pictures are there where they were asked for.
+    """
     alone = len(comparison.rows) < 2
     of_paper = comparison.selection.runs[0].tags["data"] in ("isic2017", "demo")
+    left_out = (*(_OF_SEVERAL if alone else ()), *(() if comparison.pictures else ("pictures",)))
     return {
         name: caption if of_paper else caption.replace(", beside the paper's", "")
         for name, (_, caption) in FIGURES.items()
-        if not (alone and name in _OF_SEVERAL)
+        if name not in left_out
     }
 
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skinml.base.errors import NoAnswer, UserError, first_line
 from skinml.base.files import file_name, read_json
 from skinml.compare.runs import IDENTITY, CellName, RunRecord, make_record, paper_grid
 from skinml.compare.selection import Selection, select_readable
 from skinml.evaluation.predictions import Predictions, read_predictions
+from skinml.tracking.folder import PICTURES
 
 if TYPE_CHECKING:
     from skinml.store.read import Run
+
+Found = TypeVar("Found")
 
 
 def from_tracking(
@@ -127,11 +130,11 @@ class _Seen:
 def _record(run: "Run", folder: Path) -> RunRecord:
     from skinml.store.read import download
 
+    def bring(name: str) -> Path:
+        return download(run.info.run_id, name, folder / file_name(run.info.run_id))
+
     def load(part: str) -> Predictions:
-        name = f"predictions_{part}.csv"
-        return read_predictions(
-            download(run.info.run_id, name, folder / file_name(run.info.run_id))
-        )
+        return read_predictions(bring(f"predictions_{part}.csv"))
 
     return make_record(
         run.info.run_id,
@@ -141,17 +144,23 @@ def _record(run: "Run", folder: Path) -> RunRecord:
         run.data.metrics,
         partial(load, "test"),
         partial(_if_there, partial(load, "validation")),
+        partial(_if_there, partial(bring, PICTURES)),
     )
 
 
-def _if_there(load: Callable[[], Predictions]) -> Predictions | None:
-    """A table that a run need not have; a store that does not answer is an error all the same."""
+def _if_there(load: Callable[[], Found]) -> Found | None:
+    """What a run need not have; a store that does not answer is an error all the same."""
     try:
         return load()
     except NoAnswer:
         raise
     except UserError:
         return None
+
+
+def _page_in(folder: Path) -> Path | None:
+    path = folder / PICTURES
+    return path if path.is_file() else None
 
 
 def _stamp(name: str) -> int:
@@ -189,6 +198,7 @@ def runs_in_folder(folder: Path) -> list[RunRecord]:
                     partial(
                         _if_there, partial(read_predictions, own / "predictions_validation.csv")
                     ),
+                    partial(_page_in, own),
                 )
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -109,15 +109,10 @@ def make_report(
         *missing_cells(comparison),
         Heading("What stands behind the table"),
         Items(tuple(caveats(comparison))),
-        Heading("By class"),
-        *plain_tables(comparison, "Sensitivity and specificity", class_columns(classes)),
-        *picture("confusion_matrices"),
-        *plain_tables(
-            comparison, "Areas under the ROC curve, calibration", further_columns(classes)
-        ),
-        *picture("roc_curves"),
+        *_by_class(comparison, classes, picture),
         *points_section(comparison.rows, comparison.points, all_pairs),
         *groups_section(comparison.rows),
+        *([Heading("Where they look"), *picture("pictures")] if comparison.pictures else ()),
         Heading("Cost"),
         cost_table(comparison),
         *picture("pareto"),
@@ -140,6 +135,20 @@ def make_report(
         Details("Glossary", (Items(_glossary(classes)),), instead="--format html has it"),
     ]
     return Document(_title(comparison), blocks)
+
+
+def _by_class(
+    comparison: Comparison, classes: tuple[str, ...], picture: Callable[[str], list[Block]]
+) -> list[Block]:
+    return [
+        Heading("By class"),
+        *plain_tables(comparison, "Sensitivity and specificity", class_columns(classes)),
+        *picture("confusion_matrices"),
+        *plain_tables(
+            comparison, "Areas under the ROC curve, calibration", further_columns(classes)
+        ),
+        *picture("roc_curves"),
+    ]
 
 
 def _title(comparison: Comparison) -> str:

@@ -6,14 +6,17 @@ and what could not be checked.
 
 import csv
 import hashlib
+import io
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from skinml.base.errors import Problems
 from skinml.data.layout import Layout, Source
 from skinml.data.official import (
+    ARCHIVE_ERRORS,
     Pictures,
     names_by_id,
     open_either,
@@ -36,12 +39,16 @@ Rows = list[dict[str, str]]
 
 
 class _Published(NamedTuple):
-    """Where pictures may lie (folders, or archives of these names), and what reads the tables."""
+    """Where pictures may lie (folders, or archives of these names), and what reads the tables.
+
+    `within` are archives in one of the folders, which is read itself where they are unpacked.
+    """
 
     folders: tuple[str, ...]
     tables: tuple[str, ...]
     read: _Read
     expected: str
+    within: tuple[str, ...] = ()
 
     def layout(self) -> Layout:
         return Layout(
@@ -58,7 +65,8 @@ class _Published(NamedTuple):
     def _open(self, folder: Path, problems: Problems) -> Iterator[list[Pictures]]:
         opened: list[Pictures] = []
         with ExitStack() as stack:
-            for name in self.folders:
+            packed = [name for name in self.within if not (folder / name).is_dir()]
+            for name in (*self.folders, *packed):
                 found = open_either(folder / name, folder / f"{name}.zip", stack, problems)
                 if found:
                     opened.append(found)
@@ -99,22 +107,29 @@ class _Published(NamedTuple):
         return "damaged archive" if problems else digest.hexdigest()
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    """A table by its name without ending, in the folder or in one of its own name."""
+def _find(folder: Path, name: str) -> Path | zipfile.Path | None:
+    """A table by its name without ending: in the folder, or in one, or a zip, of that name."""
     places = [parent / f"{name}{end}" for parent in (folder, folder / name) for end in _ENDINGS]
-    return next((path for path in places if path.is_file()), None)
+    if found := next((path for path in places if path.is_file()), None):
+        return found
+    archive = folder / f"{name}.zip"
+    # A damaged one is none: that its table is missing is told.
+    with suppress(*ARCHIVE_ERRORS):
+        for inside in (f"{name}/{name}.csv", f"{name}.csv") if archive.is_file() else ():
+            if (table := zipfile.Path(archive, inside)).is_file():
+                return table
+    return None
 
 
-def _rows(path: Path, needed: tuple[str, ...], problems: Problems) -> Rows:
+def _rows(path: Path | zipfile.Path, needed: tuple[str, ...], problems: Problems) -> Rows:
     """The lines of a table by its columns; empty where one of the `needed` is not there."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter="\t" if "\t" in first else ",")
-            rows = [{k: v or "" for k, v in row.items() if k} for row in reader]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        sign = "\t" if "\t" in text.partition("\n")[0] else ","
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=sign)
+        rows = [{k: v or "" for k, v in row.items() if k} for row in reader]
+        columns = reader.fieldnames or []
+    except (*ARCHIVE_ERRORS, csv.Error) as error:
         problems.add("unreadable tables", f"{path.name}: {error}")
         return []
     if lacking := [name for name in needed if name not in columns]:
@@ -132,7 +147,9 @@ def _by_code(codes: Mapping[str, str], value: str, where: str, problems: Problem
     return label
 
 
-def _one_hot(path: Path, codes: Mapping[str, str], problems: Problems) -> dict[str, str]:
+def _one_hot(
+    path: Path | zipfile.Path, codes: Mapping[str, str], problems: Problems
+) -> dict[str, str]:
     """The class of each image of a table with a column for each class, 1 in one of them."""
     found: dict[str, str] = {}
     for line, row in enumerate(_rows(path, ("image", *codes), problems), start=2):
@@ -202,7 +219,7 @@ HAM10000 = _Published(
     tables=(_HAM, _ISIC_2018, _LESIONS_2018),
     read=_read_ham10000,
     expected="HAM10000_images_part_1 and _2 with HAM10000_metadata, or "
-    "ISIC2018_Task3_Training_Input with ISIC2018_Task3_Training_GroundTruth.csv and "
+    "ISIC2018_Task3_Training_Input with ISIC2018_Task3_Training_GroundTruth (.csv or .zip) and "
     "ISIC2018_Task3_Training_LesionGroupings.csv (folders, or archives as they are)",
 ).layout()
 
@@ -284,4 +301,6 @@ PAD_UFES_20 = _Published(
     read=_read_pad_ufes_20,
     expected="imgs_part_1, imgs_part_2 and imgs_part_3 (folders, or archives as they are; or a "
     "folder images with them) and metadata.csv",
+    # As the download of everything unpacks.
+    within=("images/imgs_part_1", "images/imgs_part_2", "images/imgs_part_3"),
 ).layout()

@@ -14,12 +14,13 @@ from types import MappingProxyType
 from skinml.base.errors import Problems, UserError, did_you_mean
 from skinml.base.names import LONGEST, identifier
 from skinml.config import is_path
-from skinml.data import archive_sets, demo, isic2017
+from skinml.data import archive_sets, demo, isic2017, published
 from skinml.data.isic2017 import OfficialPart
 from skinml.data.layout import Layout, Source
 from skinml.data.official import ISIC_2017
 from skinml.data.own import OWN
 from skinml.data.prepared import SUBGROUP
+from skinml.data.published import PublishedFile
 
 LEAST_CLASSES, MOST_CLASSES = 2, 50
 
@@ -38,7 +39,8 @@ class DataSet:
     in which every table, confusion matrix and model has them; empty where they are read from the
     files. `layout` finds its pictures. `parts` are the official ones, with the counts published;
     `tasks` are the binary tasks of its challenge: the challenge's name for the metric → the class.
-    `downloads` is the address that its files are fetched from, empty where a person has to.
+    `downloads` is the address that its files are fetched from, empty where a person has to; then
+    `files` are those that a person fetches, and `counts` the published pictures of each class.
     `notice` is said wherever a model answers that was trained on it. `as_stored` leaves its
     pictures as the files have them: what its published results, and ours, were made from.
     """
@@ -51,6 +53,8 @@ class DataSet:
     tasks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     homepage: str = ""
     downloads: str = ""
+    files: tuple[PublishedFile, ...] = ()
+    counts: tuple[int, ...] = ()
     licence: str = ""
     citation: str = ""
     notice: str = ""
@@ -104,7 +108,7 @@ ISIC2017 = DataSet(
     classes=isic2017.CLASSES,
     layout=ISIC_2017,
     parts=isic2017.OFFICIAL_PARTS,
-    tasks=MappingProxyType({"melanoma_auc": "melanoma", "keratosis_auc": "seborrheic_keratosis"}),
+    tasks=MappingProxyType(isic2017.TASKS),
     homepage=isic2017.HOMEPAGE,
     downloads=isic2017.DOWNLOADS,
     licence=isic2017.LICENSE,
@@ -129,7 +133,9 @@ HAM10000 = DataSet(
     classes=tuple(sorted(archive_sets.HAM10000_CODES.values())),
     layout=archive_sets.HAM10000,
     homepage="https://doi.org/10.7910/DVN/DBW86T",
-    licence="CC BY-NC; the terms at the homepage hold",
+    files=(*published.HAM10000, *published.ISIC_2018),
+    counts=(327, 514, 1099, 115, 1113, 6705, 142),
+    licence="CC BY-NC 4.0; the terms at the homepage hold",
     citation="Tschandl, Rosendahl & Kittler, Sci. Data 5, 180161 (2018)",
 )
 
@@ -139,7 +145,9 @@ ISIC2019 = DataSet(
     classes=tuple(sorted(archive_sets.ISIC2019_CODES.values())),
     layout=archive_sets.ISIC_2019,
     homepage="https://challenge.isic-archive.com/data/#2019",
-    licence="CC BY-NC; the terms at the homepage hold",
+    files=published.ISIC_2019,
+    counts=(867, 3323, 2624, 239, 4522, 12875, 628, 253),
+    licence="CC BY-NC 4.0; the terms at the homepage hold",
     citation="arXiv 1710.05006, arXiv 1908.02288, Sci. Data 5, 180161 (2018)",
 )
 
@@ -149,6 +157,8 @@ PAD_UFES_20 = DataSet(
     classes=tuple(sorted(archive_sets.PAD_UFES_20_CODES.values())),
     layout=archive_sets.PAD_UFES_20,
     homepage="https://doi.org/10.17632/zr7vgbcyr2.1",
+    files=published.PAD_UFES_20,
+    counts=(730, 845, 52, 244, 235, 192),
     licence="CC BY 4.0",
     citation="Pacheco et al., Data in Brief 32, 106221 (2020)",
 )

@@ -12,6 +12,9 @@ CLASSES = ("melanoma", "nevus", "seborrheic_keratosis")
 # The two binary tasks of the challenge (arXiv 1710.05006, part 3): one class against the rest.
 CHALLENGE_TASKS = ("melanoma", "seborrheic_keratosis")
 
+# The challenge's name for the metric of each → the class that it tells from the rest.
+TASKS = {"melanoma_auc": "melanoma", "keratosis_auc": "seborrheic_keratosis"}
+
 PARTS = ("train", "validation", "test")
 
 CSV_COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")

@@ -106,6 +106,8 @@ def _nothing_there(dataset: DataSet, folder: Path) -> str:
     if dataset.name.startswith("own-"):
         return f"data={folder}: expected {dataset.layout.expected}"
     download = f"; {DOWNLOAD}" if dataset.downloads else ""
+    if dataset.files:
+        download = f"; get these at {dataset.homepage} ({dataset.licence.partition(';')[0]})"
     return (
         f"data={dataset.name}: neither a prepared set nor its files are in {folder}; expected "
         f"{dataset.layout.expected}{download}; or name the folder that has them with data_dir (or "
@@ -151,11 +153,13 @@ def _checked(prepared: PreparedSet, dataset: DataSet) -> PreparedSet:
         return prepared
     generated = bool(np.char.startswith(prepared.image_ids, demo.ID_PREFIX).any())
     real = generated == (dataset.name == "demo")
-    if not real or prepared.classes != dataset.classes:
+    # Sets of ISIC 2017 and of the demo have been without a name, or with each other's.
+    named = prepared.name in ("", "isic2017", "demo", dataset.name)
+    if not real or not named or prepared.classes != dataset.classes:
         there = prepared.name or ("demo" if generated else "isic2017")
         raise UserError(
             f"data={dataset.name}: {prepared.folder} holds "
-            f"{'generated demo' if generated else 'real'} images of "
+            f"{'generated demo' if generated else 'real'} images of {there} in "
             f"{len(prepared.classes)} classes; use data={there} or another data_dir"
         )
     return prepared

@@ -16,6 +16,7 @@ from skinml.data.foreign import says_burnt_in
 from skinml.data.images import ImageProblem, decode_image, size_of
 from skinml.data.isic2017 import PARTS
 from skinml.data.layout import Source
+from skinml.data.published import compare_files
 from skinml.data.worklog import in_order
 
 # Items of a kind that are listed; the rest are counted.
@@ -36,7 +37,8 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
         classes = classes_of(sources, dataset, problems)
         usable, looks = _read(sources, jobs or usable_cores(), problems)
     lines = [f"{len(sources)} pictures of {len(classes)} classes in {folder}", ""]
-    lines += _counts(sources, classes)
+    lines += [*_counts(sources, classes), *_unlike_published(sources, dataset)]
+    lines += compare_files(folder, dataset.files)
     if looks:
         widths, heights = np.array([look.size for look in looks]).T
         areas = widths * heights
@@ -110,6 +112,17 @@ def _counts(sources: list[Source], classes: tuple[str, ...]) -> list[str]:
         if not counts[label, part]
     ]
     return [*lines, *lacking, ""]
+
+
+def _unlike_published(sources: list[Source], dataset: DataSet) -> list[str]:
+    """That a data set by name has other numbers of pictures than were published; else nothing."""
+    found = Counter(source.label for source in sources)
+    told = [
+        f"{found[label]:,} of {label} ({count:,})"
+        for label, count in zip(dataset.classes, dataset.counts, strict=False)
+        if found[label] != count
+    ]
+    return [f"warning: not the published numbers: {', '.join(told)}"] if told else []
 
 
 def _burnt_in(sources: list[Source]) -> list[str]:

@@ -137,13 +137,13 @@ def _randomisation(alike: Mapping[tuple[str, str], Correlations], title: str) ->
             axes.plot(dots, row.of_networks, "_", color=colour, markersize=7, alpha=0.7)
     axes.axhline(SAME, color="black", linewidth=0.8, linestyle="--")
     axes.text(
-        len(stages) - 0.5, SAME, "the same, from here on", ha="right", va="bottom", fontsize=7
+        len(stages) - 0.65, SAME, "the same, from here on", ha="right", va="bottom", fontsize=7
     )
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
     names = [stage.replace(" and ", "\nand ") for stage in stages]
     axes.set_xticks(np.arange(len(stages)), names)
     axes.set(ylim=(-1.02, 1.02), ylabel="rank correlation of their cells", xlabel="randomised")
-    figure.legend(loc="outside lower center", ncols=len(methods))
+    axes.legend(loc="lower left", ncols=len(methods))
     return figure
 
 
@@ -157,5 +157,5 @@ def _deletion(fallen: Mapping[str, Deletion], title: str) -> "Figure":
         label = f"{order}: {row.area:.3f}"
         axes.plot(row.shares, row.scores, color=colour, linestyle=line, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="share of the cells", ylabel="score, mean")
-    figure.legend(loc="outside lower center", title="order of the cells: area", ncols=2)
+    axes.legend(loc="lower left", title="order of the cells: area", ncols=2)
     return figure

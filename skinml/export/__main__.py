@@ -12,7 +12,7 @@ from skinml.data.isic2017 import NOTICE
 from skinml.export.convert import PRECISIONS, TARGETS
 from skinml.export.made import Made, make
 from skinml.export.page import write_page
-from skinml.export.source import log_export, open_pictures, open_source
+from skinml.export.source import log_export, open_pictures, open_source, require_run
 from skinml.export.verify import LOSS
 from skinml.models.exported import FILES
 
@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     # Whatever the model was trained on: the converters take TensorFlow's graph.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with open_source(options.model) as source:
+        if options.log:
+            require_run(source)
         pictures = open_pictures(source, options.data_dir)
         page = options.to == "page"
         to = "litert" if page else options.to

@@ -134,12 +134,19 @@ def _logged(uri: str, folder: Path) -> Source:
     return Source(with_version(uri), file, params, run_id, chosen)
 
 
+def require_run(source: Source) -> None:
+    """Refuse what there is no run in a store of, to log to, before anything is converted."""
+    if not source.run_id:
+        raise UserError(
+            f"--log: {source.uri} is a folder, not a model of a store; expected a URI such as "
+            "models:/NAME@champion"
+        )
+
+
 def log_export(
     source: Source, file: Path, to: str, precision: str, found: dict[str, float]
 ) -> None:
     """Log an exported file and what was measured on it to the model's run."""
-    if not source.run_id:
-        raise UserError(f"--log: {source.uri} is no model of a store; expected a URI of one")
     with store_is_needed():
         log_file(source.run_id, file, f"export/{to}-{precision}")
         log_figures(source.run_id, found, {})

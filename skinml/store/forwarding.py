@@ -221,7 +221,8 @@ class Forwarder:
         from mlflow import MlflowException
 
         first = self._first_record()
-        now = destination(self.folder.read_description())
+        description = self.folder.read_description()
+        now = destination(description)
         run = find_or_make_run(self._by_now(first), self._server, now)
         # Before the run is known to be made, which its process waits for before it trains.
         self._ask_for_models(run)
@@ -230,7 +231,7 @@ class Forwarder:
         self.state.uris["results"] = where_to_look(self._uri, run.info.experiment_id)
         self._save()
         with suppress(MlflowException):
-            prepare_experiment(self._uri, run.info.experiment_id)
+            prepare_experiment(self._uri, run.info.experiment_id, description.params)
         return run
 
     def _ask_for_models(self, run: "Run") -> None:

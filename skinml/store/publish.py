@@ -41,10 +41,15 @@ _MOST_PIXELS = 50_000_000
 LogModels = Callable[[RunFolder, "Run", bool], dict[str, str]]
 
 
-def prepare_experiment(uri: str, experiment_id: str) -> None:
-    """Give an experiment, of which a run has just begun, its layout, note and saved views."""
+def prepare_experiment(
+    uri: str, experiment_id: str, params: Mapping[str, str] | None = None
+) -> None:
+    """Give an experiment, of which a run has just begun, its layout, note and saved views.
+
+    `params` are those of the run.
+    """
     _open_as_model_training(uri, experiment_id)
-    _install_views(experiment_id)
+    _install_views(experiment_id, params)
 
 
 @cache
@@ -58,12 +63,12 @@ def _open_as_model_training(uri: str, experiment_id: str) -> None:
         client.set_experiment_tag(experiment_id, kind, "custom_model_development")
 
 
-def _install_views(experiment_id: str) -> None:
+def _install_views(experiment_id: str, params: Mapping[str, str] | None) -> None:
     """Give an experiment its note and saved views; a warning where that fails."""
     from skinml.store.views import install_views
 
     try:
-        install_views(experiment_id)
+        install_views(experiment_id, params)
     except Exception as error:  # Whatever it is: a training does not fail for want of a view.
         print(
             f"skinml: warning: the experiment has no saved views: {first_line(error)[:200]}",

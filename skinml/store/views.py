@@ -6,7 +6,7 @@ keeps a saved view as JSON in a tag of the experiment. That format is not a docu
 MLflow is pinned, and tests/store/test_views.py looks at every view in a browser.
 
     experiment.md   the note, a Jinja template; it knows `experiment` (its name), `views` (their
-                    keys) and `url(view)`
+                    keys), `url(view)`, `classes` (as Markdown) and `tasks` (of their challenge)
     views/*.json    a view a file, of which the stem is the key
         name        what the menu calls it
         order       its place in the menu, from 1 at the top
@@ -15,6 +15,9 @@ MLflow is pinned, and tests/store/test_views.py looks at every view in a browser
         state       in the words of MLflow's UI: searchFilter, orderByKey, selectedColumns, …; a
                     column "metrics.`test_*`" is every further headline metric of the test part
         sections    of charts (CHART), each with name, charts and, if wanted, columns and cardHeight
+
+Classes are those of the experiment's runs. What ends with `_<class>` stands for that of each of
+them, where they have no challenge with words of its own; a metric that they lack is left out.
 """
 
 import hashlib
@@ -22,20 +25,23 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.base.address import without_user_info
 from skinml.base.errors import UserError, first_line, run_command
 from skinml.base.provenance import PACKAGE
+from skinml.base.text import markdown_text
 from skinml.config import Parser
-from skinml.evaluation.metrics import METRICS
+from skinml.data.datasets import challenge_tasks, class_problems, classes_said
+from skinml.evaluation.classes import of_class, told_classes
+from skinml.evaluation.metrics import METRICS, metrics_of
 from skinml.store.access import ask, check_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 FOLDER = PACKAGE.parent / "dashboards" / "mlflow"
 
@@ -59,6 +65,11 @@ _OTHERS = "metrics.`test_*`"
 # Of a column whose width nobody chose.
 _WIDTH = 150
 
+# Stands for each class. The tag of a view has room for what is made of it by so many letters: of
+# columns, which stand in it three times, and of charts, each with so many letters of its own.
+_EACH_CLASS = "<class>"
+_ROOM, _CHART = 5000, 400
+
 # Without these the UI shows ten runs, sorts the sections by name and smooths the curves.
 _STATE = {
     "runsHiddenMode": "SHOW_ALL",
@@ -69,19 +80,28 @@ _STATE = {
 View = dict[str, Any]
 
 
-def install_views(experiment_id: str) -> dict[str, str]:
+def install_views(experiment_id: str, params: Mapping[str, str] | None = None) -> dict[str, str]:
     """Give an experiment its note and saved views; returns each view's URL within the UI.
 
-    Writes only what differs. A note that a person wrote or changed stays, and so do their views.
-    Without a checkout there are no files: returns {}.
+    `params` are those of the run that begins, which is shown by its classes; else the newest run's
+    that names some. Writes only what differs. A note that a person wrote or changed stays, and so
+    do their views. Without a checkout there are no files: returns {}.
     """
     from mlflow import MlflowClient
 
     if not FOLDER.is_dir():
         return {}
     client = MlflowClient()
-    trained = _count_trainings(client, experiment_id)
-    views = {key: view for key, view in _read_views().items() if view.get("runs", 1) <= trained}
+    trainings = _trainings(client, experiment_id)
+    named = (_classes_of(p) for p in (params or {}, *(run.data.params for run in trainings)))
+    classes = next(filter(None, named), classes_said({}))
+    # At least one: they are written as the first begins.
+    trained = max(1, len(trainings))
+    views = {
+        key: of_classes(view, classes)
+        for key, view in _read_views().items()
+        if view.get("runs", 1) <= trained
+    }
     experiment = client.get_experiment(experiment_id)
     now = int(time.time() * 1000)
     saved = {key: _saved(experiment.tags.get(_VIEW + _OURS + key, "")) for key in views}
@@ -101,18 +121,63 @@ def install_views(experiment_id: str) -> dict[str, str]:
         if tag.startswith(_VIEW + _OURS) and tag.removeprefix(_VIEW + _OURS) not in views:
             client.delete_experiment_tag(experiment_id, tag)
     urls = {key: _url(experiment_id, key, view["mode"]) for key, view in views.items()}
-    note = _note(experiment.name, urls)
+    note = _note(experiment.name, urls, classes)
     present = experiment.tags.get(_NOTE)
     if present != note and (present is None or _is_our_note(present)):
         client.set_experiment_tag(experiment_id, _NOTE, note)
     return urls
 
 
-def _count_trainings(client: "MlflowClient", experiment_id: str) -> int:
-    """How many trainings an experiment has, at least one: they are written as the first begins."""
+def _trainings(client: "MlflowClient", experiment_id: str) -> list["Run"]:
+    """The newest trainings of an experiment."""
     # The first moments of a run are without the tag, which a sweep and a comparison have at once.
     runs = client.search_runs([experiment_id], max_results=20)
-    return max(1, sum(run.data.tags.get("kind", "training") == "training" for run in runs))
+    return [run for run in runs if run.data.tags.get("kind", "training") == "training"]
+
+
+def _classes_of(params: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that a run names; none where it names none that can be."""
+    try:
+        classes = classes_said(params) if "classes" in params else ()
+        return () if class_problems(classes) else classes
+    except (ValueError, TypeError, AttributeError):
+        return ()
+
+
+def of_classes(view: View, classes: tuple[str, ...]) -> View:
+    """A view of runs with these classes: theirs in place of `<class>`, no metric they have not."""
+    if view["mode"] == "TABLE":
+        columns = view["state"].get("selectedColumns", [])
+        room = _ROOM // max(1, sum(_EACH_CLASS in column for column in columns))
+        chosen = [name for column in columns for name in _of_classes(column, classes, room)]
+        return view | {"state": view["state"] | {"selectedColumns": chosen}} if chosen else view
+    sections = []
+    for section in view["sections"]:
+        charts = []
+        for chart in section["charts"]:
+            keys = _of_classes(chart.get("metricKey", ""), classes, _ROOM, _CHART)
+            charts += [chart | {"metricKey": key} if key else chart for key in keys]
+        if charts:
+            sections.append(section | {"charts": charts})
+    return view | {"sections": sections}
+
+
+def _of_classes(text: str, classes: tuple[str, ...], room: int, each: int = 0) -> list[str]:
+    """A metric's name, alone or in a column's, for each class; itself, or none if unknown.
+
+    As many as there is room for, if each takes so many letters beside its name.
+    """
+    name = text.partition("test_")[2].rstrip("`")
+    if _EACH_CLASS not in text:
+        return [text] if name in ("", "*") or name in metrics_of(classes) else []
+    if challenge_tasks(classes):
+        return []
+    kind = name.removesuffix(f"_{_EACH_CLASS}")
+    found = [text.replace(name, of_class(kind, label)) for label in told_classes(classes)]
+    # JSON in JSON, as it stands in the tag.
+    while sum(each + len(json.dumps(json.dumps(one))) for one in found) > room:
+        found.pop()
+    return found
 
 
 def where_to_look(store: str, experiment_id: str) -> str:
@@ -210,7 +275,7 @@ def _url(experiment_id: str, key: str, mode: str) -> str:
     )
 
 
-def _note(experiment: str, urls: dict[str, str]) -> str:
+def _note(experiment: str, urls: dict[str, str], classes: tuple[str, ...]) -> str:
     """The text of an experiment's note, with the mark that tells it from a person's."""
     from jinja2 import Environment, StrictUndefined, TemplateError
 
@@ -226,7 +291,11 @@ def _note(experiment: str, urls: dict[str, str]) -> str:
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
     try:
         template = jinja.from_string(path.read_text(encoding="utf-8"))
-        text = template.render(experiment=experiment, views=list(urls), url=url).strip()
+        told = ", ".join(map(markdown_text, classes))
+        tasks = list(challenge_tasks(classes))
+        text = template.render(
+            experiment=experiment, views=list(urls), url=url, classes=told, tasks=tasks
+        ).strip()
     except TemplateError as error:
         raise UserError(f"{path}: {error}; expected a Jinja template") from None
     return f"{text}\n\n<!-- skinml {_digest(text)} -->"

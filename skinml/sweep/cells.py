@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 from skinml.base.errors import UserError, did_you_mean
 from skinml.config import Config, config_from_strings
-from skinml.evaluation.operating_point import read_rule
 from skinml.models.weights import check_weights
 from skinml.training.history import Row
 
@@ -142,6 +141,8 @@ def grid_configs(
     `axes`: field → values; `common`: field → value of all; `settings`: model → field → value of
     its own, before that of all. All as they are spelled on a command line.
     """
+    from skinml.evaluation.operating_point import read_rule
+
     single = [{name: value} for name, values in axes.items() for value in values]
     _all([partial(config_from_strings, given) for given in [*single, common, *settings.values()]])
     configs = [

@@ -40,6 +40,7 @@ EVALUATION: Roots = {
     "evaluation.predictions": ("read_predictions",),
     "evaluation.results": ("evaluate_tables",),
     "evaluation.subgroups": ("figures_of_groups",),
+    "data.isic2017": ("CLASSES", "TASKS"),
 }
 
 # Files, locks, progress and messages: no figure comes out differently by a change of these.
@@ -59,8 +60,9 @@ HARMLESS = frozenset(
 # What a row of `skinml.evaluation.metrics` says of the figures themselves.
 _FIGURE = ("name", "compute", "headline", "carriers")
 
-# The table of networks: the row of a run's own network counts, a new row does not.
-_NETWORKS = ("backbones", "BACKBONES")
+# Tables to which rows are added. Of the networks the row of a run's own counts; of the data sets
+# the tasks of their challenges do, which are among the roots.
+_TABLES = {("backbones", "BACKBONES"), ("data.datasets", "DATASETS")}
 
 
 class SameTrainings(NamedTuple):
@@ -158,7 +160,7 @@ def reachable(package: Path, roots: Roots) -> list[tuple[str, list[str]]]:
     expected, seen, found = set(todo), set[tuple[str, str]](), []
     while todo:
         key = module, name = todo.pop()
-        if key in seen or key == _NETWORKS or module in HARMLESS:
+        if key in seen or key in _TABLES or module in HARMLESS:
             continue
         seen.add(key)
         if module not in modules:

@@ -1,12 +1,13 @@
 """The figures of a comparison: what they show, and that the same runs give the same picture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skinml.compare.analysis import analyse
-from skinml.compare.comparison import Comparison
+from skinml.compare.comparison import Answer, Comparison, SamePicture
 from skinml.compare.figures import FIGURES, draw_figures, pareto_front
 from skinml.compare.reading import runs_in_folder
 from skinml.compare.selection import select
@@ -17,7 +18,11 @@ from tests.compare.conftest import made_up, write_grid, write_run
 
 @pytest.fixture(scope="module")
 def comparison(nine: Path) -> Comparison:
-    return analyse(select(runs_in_folder(nine)), 200)
+    found = analyse(select(runs_in_folder(nine)), 200)
+    values = np.arange(49, dtype=np.uint8).reshape(7, 7)
+    answers = {row.cell: Answer("nevus", 0.5, values) for row in found.rows}
+    shown = SamePicture("a picture", "melanoma", np.zeros((224, 224, 3), np.uint8), answers)
+    return replace(found, pictures=(shown, shown))
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
@@ -32,7 +37,7 @@ def test_every_figure_shows_every_cell(comparison: Comparison, name: str) -> Non
         figure = FIGURES[name][0](comparison)
         figure.draw_without_rendering()
     texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-    assert NOTICE in texts
+    assert any(text.endswith(NOTICE) for text in texts)
     for row in comparison.rows:
         expected = row.cell.model if name == "pareto" else str(row.cell)
         assert expected in texts

@@ -36,6 +36,8 @@ ADMIN_PASSWORD, METRICS_PASSWORD = "admin-of-the-test", "metrics-of-the-test"
 
 MODELS, BATCH_SIZES = ("mobilenet", "mobilenetv2", "nasnetmobile"), (16, 32, 64)
 SPLIT = "paper test=0.15 val=0.2 seed=0"
+# Classes of somebody's own.
+OWN = ("Basaliom, groß", "melanoma", 'nævus "rare"', "νεύρωμα")
 HOUR = 3_600_000
 EPOCHS = 3
 
@@ -271,7 +273,9 @@ def epoch_row(epoch: int, score: float, at: int) -> dict[str, Any]:
     }
 
 
-def finished_folder(parent: Path, made: Description, score: float) -> RunFolder:
+def finished_folder(
+    parent: Path, made: Description, score: float, classes: tuple[str, ...] = CLASSES
+) -> RunFolder:
     """The folder of a finished run, written by hand: no network is in it."""
     from PIL import Image
 
@@ -282,9 +286,9 @@ def finished_folder(parent: Path, made: Description, score: float) -> RunFolder:
     for epoch in range(1, EPOCHS + 1):
         folder.append_epoch(epoch_row(epoch, score, started + 60_000 * epoch))
     metrics = {
-        f"{part}_{metric}": score for part in ("val", "test") for metric in metrics_of(CLASSES)
+        f"{part}_{metric}": score for part in ("val", "test") for metric in metrics_of(classes)
     }
-    for metric in headline(CLASSES):
+    for metric in headline(classes):
         metrics |= {
             f"test_{metric}_ci_low": score - 0.05,
             f"test_{metric}_ci_high": score + 0.05,
@@ -296,10 +300,12 @@ def finished_folder(parent: Path, made: Description, score: float) -> RunFolder:
     return folder
 
 
-def log_finished(parent: Path, made: Description, score: float) -> str:
+def log_finished(
+    parent: Path, made: Description, score: float, classes: tuple[str, ...] = CLASSES
+) -> str:
     from skinml.sync import sync
 
-    return sync(finished_folder(parent, made, score).path)
+    return sync(finished_folder(parent, made, score, classes).path)
 
 
 def new_folder(parent: Path, made: Description) -> RunFolder:
@@ -377,6 +383,7 @@ def filled(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
         # An older run of a cell, a run of another split, and a deleted one: not in the table.
         log_finished(folder, description(*grid[0]), 0.99)
         log_finished(folder, description(*grid[0], split="challenge"), 0.98)
+        log_finished(folder, description(*grid[0], split="of my own"), 0.96, OWN)
         deleted = log_finished(folder, description(*grid[1], seed=9), 0.97)
 
         # A sweep found one cell done, has finished seven, failed in one.

@@ -37,6 +37,9 @@ COLUMNS = {
         "Finished",
         "Run",
     ],
+    "Classes: the same runs": [
+        *("Network", "Batch size", "Class", "AUC", "Sensitivity", "Specificity", "Run"),
+    ],
     "Running trainings": [
         "Run",
         "Epoch",
@@ -187,6 +190,17 @@ def test_the_results_are_the_newest_finished_run_of_each_cell(filled: Filled) ->
     assert [row["Accuracy"] for row in other] == [0.98]
 
 
+def test_every_class_has_a_row(filled: Filled) -> None:
+    """Also of a set of somebody's own: by the names of the metrics alone."""
+    rows = panel_rows(filled, "Classes: the same runs")
+    assert [row["Class"] for row in rows[:3]] == ["melanoma", "nevus", "seborrheic keratosis"]
+    assert len(rows) == 8 * 3 and all(row["AUC"] == row["Sensitivity"] for row in rows)
+    own = panel_rows(filled, "Classes: the same runs", split="of my own")
+    named = ["Basaliom groß", "melanoma", "nævus rare", "νεύρωμα"]
+    assert sorted(row["Class"] for row in own) == sorted(named)
+    assert {row["Specificity"] for row in own} == {0.96}
+
+
 def test_a_split_may_hold_a_quote(filled: Filled) -> None:
     sql = SQL_PANELS["Results: the newest finished run of each cell"].target["rawSql"]
     assert answer(filled, as_sent(sql, filled, split="o'clock'; DROP TABLE runs --"))[1] == []
@@ -218,8 +232,8 @@ def test_the_curves_are_those_of_the_running_runs(filled: Filled) -> None:
 
 def test_every_status_has_its_number(filled: Filled) -> None:
     rows = {row["Status"]: row["Runs"] for row in panel_rows(filled, "Runs by status")}
-    # Eleven finished of which one is deleted; the sweep's own run is no training.
-    assert rows == {"RUNNING": 3, "FINISHED": 10, "FAILED": 1, "KILLED": 0, "SCHEDULED": 0}
+    # Twelve finished of which one is deleted; the sweep's own run is no training.
+    assert rows == {"RUNNING": 3, "FINISHED": 11, "FAILED": 1, "KILLED": 0, "SCHEDULED": 0}
 
 
 def test_the_sweep_counts_cells_not_runs(filled: Filled) -> None:
@@ -256,7 +270,7 @@ def test_the_choices_are_the_experiments_and_their_splits(filled: Filled) -> Non
     assert rows[0] == {"__text": "skinml", "__value": filled.experiment}
     assert {row["__text"] for row in rows} == {"skinml", "Default", "empty"}
     _, rows, _ = answer(filled, as_sent(variables["split"]["query"], filled))
-    assert [row["value"] for row in rows] == [SPLIT, "challenge"]
+    assert [row["value"] for row in rows] == [SPLIT, "of my own", "challenge"]
 
 
 def test_an_empty_experiment_shows_empty_panels(filled: Filled) -> None:

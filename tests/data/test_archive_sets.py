@@ -1,8 +1,10 @@
 """The data sets of other publishers, each on a small generated set in its published layout."""
 
 import csv
+import hashlib
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from skinml.base.errors import UserError
 from skinml.config import Config
 from skinml.data.archive_sets import HAM10000_CODES, ISIC2019_CODES, PAD_UFES_20_CODES
 from skinml.data.datasets import DATASETS
-from skinml.data.prepare import open_data
+from skinml.data.prepare import main, open_data
 from skinml.data.prepared import PreparedSet
 from skinml.data.protocols import assign_parts
 from tests.data.conftest import picture
@@ -79,6 +81,12 @@ def isic2018(folder: Path) -> None:
     write(folder / "ISIC2018_Task3_Training_LesionGroupings.csv", rows)
 
 
+def isic2018_as_downloaded(folder: Path) -> None:
+    """With its ground truth in the archive that it comes in."""
+    isic2018(folder)
+    zipped(folder / "ISIC2018_Task3_Training_GroundTruth")
+
+
 def isic2019(folder: Path) -> None:
     codes = (*ISIC2019_CODES, "UNK")
     ids = [
@@ -114,12 +122,25 @@ def pad_ufes_20(folder: Path) -> None:
     write(folder / "metadata.csv", rows)
 
 
+def pad_ufes_20_as_downloaded(folder: Path) -> None:
+    """The archives in the folder that the download of everything unpacks them into."""
+    pad_ufes_20(folder)
+    for part in sorted((folder / "images").iterdir()):
+        zipped(part)
+
+
 LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "ham10000": ("ham10000", ham10000),
     "ham10000 of ISIC 2018": ("ham10000", isic2018),
+    "ham10000 of ISIC 2018 as downloaded": ("ham10000", isic2018_as_downloaded),
     "isic2019": ("isic2019", isic2019),
     "pad-ufes-20": ("pad-ufes-20", pad_ufes_20),
+    "pad-ufes-20 as downloaded": ("pad-ufes-20", pad_ufes_20_as_downloaded),
 }
+
+
+# Data sets that say of no picture which lesion or patient it is of.
+WITHOUT_GROUPS: tuple[str, ...] = ()
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -135,10 +156,11 @@ def test_a_published_layout_is_prepared_and_split_by_groups(written: tuple[str, 
     classes = DATASETS[name].classes
     assert data.classes == classes and data.name == name
     assert [int((data.labels == k).sum()) for k in range(len(classes))] == [9] * len(classes)
-    assert data.named_group is not None
+    assert (data.named_group is None) == (name in WITHOUT_GROUPS)
     parts = assign_parts(data, "paper", 0.34, 0.5)
-    for group in set(data.named_group) - {""}:
-        assert len(set(parts[data.named_group == group])) == 1
+    groups = data.named_group if data.named_group is not None else data.image_ids
+    for group in set(groups) - {""}:
+        assert len(set(parts[groups == group])) == 1
     assert open_data(name, str(folder)).digest == data.digest
 
 
@@ -161,6 +183,17 @@ def test_the_folder_of_another_data_set_is_refused(written: tuple[str, Path]) ->
     prepared = open_data(name, str(folder))
     with pytest.raises(UserError, match=f"use data={name}"):
         open_data(other, str(prepared.folder))
+
+
+def test_a_prepared_set_of_the_same_classes_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal classes do not make HAM10000 of its challenge's test pictures."""
+    ham10000(tmp_path / "files")
+    monkeypatch.setitem(DATASETS, "twin", replace(DATASETS["ham10000"], name="twin"))
+    prepared = open_data("ham10000", str(tmp_path / "files"))
+    with pytest.raises(UserError, match=r"real images of ham10000 in 7 classes; use data=ham10000"):
+        open_data("twin", str(prepared.folder))
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -190,6 +223,52 @@ def test_what_is_wrong_is_told(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         open_data("ham10000", str(tmp_path / "files"))
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["ham10000", "isic2019", "pad-ufes-20"])
+def test_where_to_get_a_set_that_is_not_there_is_said_in_one_line(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        open_data(name, str(tmp_path))
+    told = str(caught.value)
+    assert "\n" not in told
+    assert f"get these at {DATASETS[name].homepage} (CC BY" in told
+
+
+@pytest.mark.parametrize("name", ["ham10000", "isic2019", "pad-ufes-20"])
+def test_the_facts_of_a_published_set_hold_together(name: str) -> None:
+    """Numbers by class against the number of pictures of the papers; checksums of their length."""
+    row = DATASETS[name]
+    assert len(row.counts) == len(row.classes)
+    assert sum(row.counts) == {"ham10000": 10015, "isic2019": 25331, "pad-ufes-20": 2298}[name]
+    for file in row.files:
+        kind, _, digest = file.checksum.partition(":")
+        assert len(digest) == {"md5": 32, "sha256": 64, "": 0}[kind]
+        assert file.address.startswith("https://") and (file.size or digest)
+    assert len({file.name for file in row.files}) == len(row.files)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    told = [f"[{file.name}]({file.address}) | {file.size:,}" for file in row.files if file.size]
+    assert all(line in page for line in told)
+    assert all(file.checksum.partition(":")[2] in page for file in row.files)
+
+
+def test_the_preview_compares_with_what_was_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pad_ufes_20_as_downloaded(tmp_path / "files")
+    table = (tmp_path / "files" / "metadata.csv").read_bytes()
+    first, second, *_, published = DATASETS["pad-ufes-20"].files
+    sums = hashlib.sha256(table).hexdigest()
+    files = (first, second._replace(size=0), published._replace(size=0, checksum=f"sha256:{sums}"))
+    monkeypatch.setitem(DATASETS, "pad-ufes-20", replace(DATASETS["pad-ufes-20"], files=files))
+    assert main(["--data", "pad-ufes-20", "--data_dir", str(tmp_path / "files"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "metadata.csv: as published" in told
+    assert "warning: imgs_part_1.zip is not the published file: " in told
+    assert "bytes, expected 1,245,184,680" in told
+    assert f"not {second.checksum.removeprefix('sha256:')}" in told
+    assert "warning: not the published numbers: 9 of actinic_keratosis (730)" in told
 
 
 def test_the_help_names_every_data_set() -> None:

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from skinml.base.errors import UserError
+from skinml.base.files import read_table
 from skinml.data.datasets import find_dataset
 from skinml.data.prepare import describe, main, open_data, prepared_folder
-from skinml.data.prepared import PreparedSet, open_prepared
+from skinml.data.prepared import (
+    GROUP,
+    MANIFEST,
+    SUBGROUP,
+    PreparedSet,
+    open_prepared,
+    write_manifest,
+)
 from skinml.data.protocols import assign_parts
 from tests.data.conftest import picture
 
@@ -275,3 +283,14 @@ def test_classes_travel_with_the_prepared_set(tmp_path: Path) -> None:
     assert (again.classes, again.digest) == (data.classes, data.digest)
     assert isinstance(again, PreparedSet)
     np.testing.assert_array_equal(again.labels, data.labels)
+
+
+def test_a_manifest_of_100_000_pictures_with_facts_is_read_again(tmp_path: Path) -> None:
+    """What is prepared can be opened: the limits of tables leave room for it."""
+    facts = [f"{SUBGROUP}{number}" for number in range(6)]
+    row = ("label", "", "0" * 64, "0" * 64)
+    rows = [
+        (f"{n:07}", *row, f"{n:07}", f"L{n // 2}", *("1" for _ in facts)) for n in range(100_000)
+    ]
+    write_manifest(tmp_path, rows, [GROUP, *facts])
+    assert len(read_table(tmp_path / MANIFEST)) == 100_001

@@ -98,6 +98,8 @@ def test_eight_bits_are_found_on_training_pictures_alone(
     answers = [scores(path, toy_set.images) for path in (out / "model.tflite", exported)]
     off = np.abs(answers[0] - answers[1])
     assert 0 < off.max() < 0.2
+    steps = 256 * answers[0]
+    assert np.abs(steps - steps.round()).max() > 0.01, "the softmax is none of 8 bits"
 
 
 def test_a_loss_is_refused_with_its_figures_and_nothing_is_written(

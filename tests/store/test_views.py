@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
 
 from skinml.base.errors import UserError
+from skinml.base.names import identifier
 from skinml.compare import __main__ as compare
 from skinml.data.isic2017 import CLASSES, NOTICE
 from skinml.evaluation.figures import FIGURES
@@ -110,6 +111,56 @@ def test_the_demo_says_that_it_says_nothing_about_skin(store: MlflowClient) -> N
     assert "say nothing about skin lesions" in note
     # The UI shows the first line alone, as far as it has room: the links.
     assert note.splitlines()[0].startswith("[Results table]")
+
+
+# A comma, a quote, another alphabet: as a person may name them.
+OWN = ("Basaliom, groß", "melanoma", 'nævus "rare"', "νεύρωμα")
+
+
+def columns_of(store: MlflowClient, experiment: str) -> list[str]:
+    shown = state(store, experiment, "skinml-results-table")["selectedColumns"]
+    return [name.partition("`test_")[2].rstrip("`") for name in shown if "`test_" in name]
+
+
+def test_other_classes_are_shown_by_class(store: MlflowClient, experiment: str) -> None:
+    """No column of ISIC 2017's challenge stays empty; the first run's own classes count."""
+    install_views(experiment, {"classes": json.dumps(OWN)})
+    shown = columns_of(store, experiment)
+    assert {f"auc_{identifier(label)}" for label in OWN} < set(shown)
+    assert {f"sensitivity_{identifier(label)}" for label in OWN} < set(shown)
+    assert set(shown) <= set(metrics_of(OWN))
+    charts = state(store, experiment, "skinml-by-model")["compareRunCharts"]
+    assert {f"test_auc_{identifier(label)}" for label in OWN} < {c["metricKey"] for c in charts}
+    note = tags(store, experiment)[NOTE]
+    assert "keratosis" not in note.partition("How to read it")[2]
+
+
+def test_classes_are_those_of_the_newest_run_that_names_some(store: MlflowClient) -> None:
+    made = str(store.create_experiment("skinml-own"))
+    install_views(made)
+    assert "keratosis_auc" in columns_of(store, made)
+    for named in ('["benign", "malignant"]', "no JSON", "[]", "[1, 2]"):
+        store.log_param(store.create_run(made).info.run_id, "classes", named)
+    install_views(made)
+    shown = columns_of(store, made)
+    assert "auc_malignant" in shown and "auc_benign" not in shown
+    assert not {"melanoma_auc", "keratosis_auc", "challenge_auc"} & set(shown)
+    note = tags(store, made)[NOTE]
+    assert "of these classes: benign, malignant" in note and "test_auc_…" in note
+
+
+@pytest.mark.parametrize("letter", ["x", "ж"])
+@pytest.mark.parametrize("count", [8, 50])
+def test_the_views_of_many_classes_fit_into_their_tags(
+    letter: str, count: int, store: MlflowClient, experiment: str
+) -> None:
+    classes = [f"{n:02} {letter * 77}" for n in range(count)]
+    install_views(experiment, {"classes": json.dumps(classes)})
+    present = tags(store, experiment)
+    for view in VIEWS:
+        assert len(present[f"{TAG}skinml-{view}"]) < MAX_EXPERIMENT_TAG_VAL_LENGTH
+    shown = columns_of(store, experiment)
+    assert f"auc_{identifier(classes[0])}" in shown and "accuracy" in shown
 
 
 def test_a_view_shows_only_what_runs_log(store: MlflowClient, experiment: str) -> None:
@@ -278,9 +329,9 @@ def test_a_training_installs_them_as_it_begins(
 ) -> None:
     asked: list[str] = []
 
-    def install(experiment_id: str) -> dict[str, str]:
+    def install(experiment_id: str, params: dict[str, str]) -> dict[str, str]:
         asked.append(experiment_id)
-        return install_views(experiment_id)
+        return install_views(experiment_id, params)
 
     monkeypatch.setattr("skinml.store.views.install_views", install)
     made = store.create_experiment("skinml-demo")
@@ -297,7 +348,7 @@ def test_a_server_that_refuses_them_does_not_fail_a_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def refuse(experiment_id: str) -> dict[str, str]:
+    def refuse(experiment_id: str, params: dict[str, str]) -> dict[str, str]:
         raise RuntimeError("permission denied\nand more")
 
     monkeypatch.setattr("skinml.store.views.install_views", refuse)

@@ -62,6 +62,18 @@ EDITS = {
         '    "resnet": Backbone("ResNet50", *_INSIDE, 25.6, 98),\n}\n\n# The three',
         "",
     ),
+    "a new data set": (
+        "data/datasets.py",
+        "HAM10000, ISIC2019, PAD_UFES_20)}",
+        "HAM10000, ISIC2019, PAD_UFES_20, replace(DEMO, name='mine'))}",
+        "",
+    ),
+    "how pictures of the demo are drawn": (
+        "data/demo_pictures.py", "OVERSAMPLING = ", "OVERSAMPLING = 1 + ", ""
+    ),
+    "the tasks of a challenge": (
+        "data/isic2017.py", '"keratosis_auc": "seborrheic', '"sk_auc": "seborrheic', "evaluation"
+    ),
     "a metric": (
         "evaluation/metrics.py",
         "    Metric(\"log_loss\"",

@@ -1,6 +1,7 @@
 """A report as one HTML page."""
 
 import base64
+import io
 from pathlib import Path
 
 from skinml.compare.document import Document
@@ -13,7 +14,7 @@ def to_html(document: Document, pictures: Path | None = None) -> str:
 
     def picture(name: str) -> str:
         assert pictures is not None
-        return base64.b64encode((pictures / f"{name}.png").read_bytes()).decode()
+        return _data_uri(pictures / f"{name}.png")
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
@@ -23,3 +24,21 @@ def to_html(document: Document, pictures: Path | None = None) -> str:
     return environment.get_template("report.html.j2").render(
         document=document, picture=picture, with_pictures=pictures is not None, notice=NOTICE
     )
+
+
+# A drawing has some 100 kB as PNG. One of photographs has megabytes, as JPEG a fifth of that.
+_LARGEST_PNG = 400_000
+
+
+def _data_uri(path: Path) -> str:
+    """A figure as the address of an image that holds it."""
+    content, kind = path.read_bytes(), "png"
+    if len(content) > _LARGEST_PNG:
+        from PIL import Image
+
+        file = io.BytesIO()
+        with Image.open(path) as image:
+            image.convert("RGB").save(file, "JPEG", quality=85, optimize=True)
+        if len(file.getvalue()) < len(content):
+            content, kind = file.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
