@@ -79,16 +79,23 @@ class RunFolder:
     @classmethod
     def create(cls, parent: Path, config: Config) -> "RunFolder":
         """Make a new folder named by time, model, batch size and seed."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        name = f"{stamp}-{config.model}-{config.batch_size}-s{config.seed}-{secrets.token_hex(2)}"
-        try:
-            (parent / name / "figures").mkdir(parents=True)
-        except OSError as error:
-            raise UserError(
-                f"output_dir={parent}: cannot make the run's folder there ({error.strerror}); "
-                "expected a folder that can be written to"
-            ) from None
-        return cls((parent / name).resolve())
+        while True:
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            token = secrets.token_hex(2)
+            name = f"{stamp}-{config.model}-{config.batch_size}-s{config.seed}-{token}"
+            try:
+                (parent / name / "figures").mkdir(parents=True)
+            except FileExistsError:
+                # One in 65,536 runs of a configuration and second has another's four digits.
+                if (parent / name / "figures").is_dir():
+                    continue
+                raise
+            except OSError as error:
+                raise UserError(
+                    f"output_dir={parent}: cannot make the run's folder there ({error.strerror}); "
+                    "expected a folder that can be written to"
+                ) from None
+            return cls((parent / name).resolve())
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -31,9 +31,15 @@ def test_a_new_folder_is_empty_and_named_by_its_configuration(folder: RunFolder)
     assert not folder.finished and folder.read_history() == []
 
 
-def test_two_runs_of_one_configuration_and_second_do_not_meet(tmp_path: Path) -> None:
-    made = {RunFolder.create(tmp_path, Config()).path for _ in range(20)}
-    assert len(made) == 20
+def test_two_runs_of_one_configuration_and_second_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where chance gives them the same digits."""
+    digits = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("skinml.tracking.folder.time.strftime", lambda form: "20260102-030405")
+    monkeypatch.setattr("skinml.tracking.folder.secrets.token_hex", lambda count: next(digits))
+    made = [RunFolder.create(tmp_path, Config()).path.name for _ in range(2)]
+    assert [name[-4:] for name in made] == ["aaaa", "bbbb"]
 
 
 def test_a_relative_folder_is_found_from_elsewhere(
