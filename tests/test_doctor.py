@@ -23,7 +23,7 @@ from skinml import doctor
 from skinml.base.errors import UserError
 from skinml.base.processes import is_dead, process_lives, process_name
 from skinml.run.tracked import track
-from skinml.store.lease import clock_stands, lease_term, renewed, watch
+from skinml.store.lease import LEASE, clock_stands, lease_term, renewed, watch
 from skinml.store.runs import GONE
 from skinml.store.sweeps import SweepRun
 from skinml.sweep.stopping import end_leftovers
@@ -536,6 +536,7 @@ def test_a_run_that_was_only_cut_off_is_closed_and_opens_itself_again(
     monkeypatch.setenv("SKINML_LEASE_TERM", str(TERM))
     training = world.training("elsewhere")
     run_id = training.begins()
+    wait_for(lambda: LEASE in world.client.get_run(run_id).data.tags)
     [forwarder] = training.forwarders()
     training.stop_forwarders()
     (training.folder.path / "shift").write_text("3600")

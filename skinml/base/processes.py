@@ -125,7 +125,8 @@ def end_process(name: str, patience: float) -> None:
             process.wait(patience)
         except psutil.TimeoutExpired:
             process.kill()
-            process.wait(patience)
+            # Nothing keeps it but a busy machine: what follows counts on its locks being free.
+            process.wait(patience + 10)
     except (ValueError, psutil.Error):
         return
 

@@ -843,7 +843,7 @@ def test_scripts_in_files_and_notes_do_not_run_for_who_looks_at_them(team: Team)
 
         def look_at(path: str) -> Any:
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(1000 * PATIENCE)
             page.goto(where + path)
             return page
 

@@ -29,6 +29,7 @@ from skinml.sync import sync
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.record import curve_metrics
 from tests.compare.conftest import made_up
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 VIEWS = (
@@ -737,7 +738,7 @@ SMALL = {"width": 1280, "height": 800}
 def fresh(browser: Any) -> Iterator[Any]:
     """A page of a new profile, of the size of a small laptop's; nothing on it is closed first."""
     page = browser.new_page(viewport=SMALL)
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(1000 * PATIENCE)
     yield page
     page.close()
 
