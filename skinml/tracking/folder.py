@@ -85,12 +85,10 @@ class RunFolder:
             name = f"{stamp}-{config.model}-{config.batch_size}-s{config.seed}-{token}"
             try:
                 (parent / name / "figures").mkdir(parents=True)
-            except FileExistsError:
-                # One in 65,536 runs of a configuration and second has another's four digits.
-                if (parent / name / "figures").is_dir():
-                    continue
-                raise
             except OSError as error:
+                # One in 65,536 runs of a configuration and second has another's four digits.
+                if isinstance(error, FileExistsError) and (parent / name).is_dir():
+                    continue
                 raise UserError(
                     f"output_dir={parent}: cannot make the run's folder there ({error.strerror}); "
                     "expected a folder that can be written to"

@@ -37,7 +37,7 @@ def _data_uri(path: Path) -> str:
         from PIL import Image
 
         file = io.BytesIO()
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             image.convert("RGB").save(file, "JPEG", quality=85, optimize=True)
         if len(file.getvalue()) < len(content):
             content, kind = file.getvalue(), "jpeg"
