@@ -89,6 +89,7 @@ def caveats(comparison: Comparison) -> list[str]:
             f"Spread of the accuracy over splits: standard deviation {_range(between)} points."
         )
     lines += _settings_that_differ(selection)
+    lines += _weights_files(selection)
     if not is_papers(comparison):
         pass  # The paper has nothing to do with other images.
     elif first.tags["protocol"] == "challenge":
@@ -135,6 +136,21 @@ def _settings_that_differ(selection: Selection) -> list[str]:
             "that."
         )
     return lines
+
+
+def _weights_files(selection: Selection) -> list[str]:
+    """What a comparison cannot see: whether the weights files of its networks were made alike."""
+    files: dict[str, str] = {}
+    for run in selection.runs:
+        for digest in run.weights_files:
+            files[run.cell.model] = digest
+    if len(files) < 2 or "weights" in selection.differences:
+        return []  # One network's, or it is told already.
+    told = ", ".join(f"{model} {digest}" for model, digest in files.items())
+    return [
+        f"Each network began with a weights file of its own ({told}). They count as alike; what each "
+        "was trained on is not known here."
+    ]
 
 
 def name_cells(cells: Sequence[CellName], in_part: Container[CellName] = ()) -> str:

@@ -89,6 +89,16 @@ class RunRecord:
         return f"{name} ({threads} threads, {backend})"
 
     @property
+    def weights_kind(self) -> str:
+        """What its training began with: none (random weights), imagenet or file."""
+        return self.tags.get("weights_kind", "?")
+
+    @property
+    def weights_files(self) -> tuple[str, ...]:
+        """The digest of the weights file that it began with; empty without one."""
+        return (self.setting("weights"),) if self.weights_kind == "file" else ()
+
+    @property
     def repetition(self) -> tuple[str, str]:
         """Seed and split: what runs of different cells are paired by."""
         return self.tags["seed"], self.tags["split"]

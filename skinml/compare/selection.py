@@ -173,7 +173,14 @@ def _other_code(runs: Sequence[RunRecord]) -> tuple[str, ...]:
 def _differences(
     cells: dict[CellName, tuple[RunRecord, ...]],
 ) -> dict[str, dict[str, tuple[CellName, ...]]]:
-    """Settings, and what else decides a result, that are not the same in every cell."""
+    """Settings, and what else decides a result, that are not the same in every cell.
+
+    A weights file is one network's: those of two networks do not count as a difference, two of one
+    network do.
+    """
+    files: dict[str, set[str]] = {}
+    for run in (run for runs in cells.values() for run in runs):
+        files.setdefault(run.cell.model, set()).update(run.weights_files)
     found = {}
     for name in (*RECIPE, "training_digest", "device_kind"):
         values: dict[str, list[CellName]] = {}
@@ -181,8 +188,8 @@ def _differences(
             for run in runs:
                 value = run.training_code if name == "training_digest" else run.setting(name)
                 if name == "weights":
-                    kind = run.tags.get("weights_kind", "?")
-                    value = f"file {value}" if kind == "file" else kind
+                    several = len(files[cell.model]) > 1
+                    value = " ".join((run.weights_kind, *(run.weights_files if several else ())))
                 if cell not in values.setdefault(value, []):
                     values[value].append(cell)
         if len(values) > 1:
@@ -211,7 +218,7 @@ def command_for(model: str, batch_sizes: Sequence[int], patterns: Sequence[RunRe
             continue
         if value not in (None, defaults[option.name]):
             options[option.name] = str(value)
-    if pattern.tags["model"] != model and pattern.tags.get("weights_kind") == "file":
+    if pattern.tags["model"] != model and pattern.weights_kind == "file":
         # A file holds the weights of one network.
         options["weights"] = f"WEIGHTS_OF_{model}.h5"
     words = [word for name, value in options.items() for word in (f"--{name}", value)]

@@ -310,7 +310,7 @@ def runs_table(comparison: Comparison) -> Table:
                     Cell(f"{row.cell}{row.mark}"),
                     Cell(run.run_id[:8]),
                     Cell(run.tags["seed"]),
-                    Cell(run.tags.get("weights_kind", "?")),
+                    Cell(run.weights_kind),
                     Cell(epochs),
                     Cell(number(kept, 0)),
                     *(Cell(number(values[name], 3)) for name in shown),

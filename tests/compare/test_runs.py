@@ -11,6 +11,7 @@ import pytest
 
 from skinml.base.errors import UserError
 from skinml.compare.analysis import analyse
+from skinml.compare.caveats import caveats
 from skinml.compare.reading import runs_in_folder
 from skinml.compare.runs import CellName, RunRecord, paper_grid, portable_params
 from skinml.compare.selection import command_for, select, select_readable
@@ -97,6 +98,34 @@ def test_settings_that_differ_between_cells_are_told(tmp_path: Path) -> None:
             "9": (CellName("mobilenetv2", 16),),
         }
     }
+
+
+def test_a_weights_file_a_network_is_no_difference_and_two_of_one_network_are(
+    tmp_path: Path,
+) -> None:
+    """A file is one network's, so that by their digests no two networks would be alike."""
+    files = {("mobilenet", 16): "a.h5", ("mobilenet", 32): "a.h5", ("mobilenetv2", 16): "b.h5"}
+    for (model, size), name in files.items():
+        options = {"model": model, "batch_size": size, "weights": name, "weights_kind": "file"}
+        write_run(tmp_path, made_up(1, [size]), **options)
+    [told] = [line for line in told_of(tmp_path) if "weights file" in line]
+    assert "(mobilenet a.h5, mobilenetv2 b.h5)" in told
+    assert select(runs_in_folder(tmp_path)).differences == {}
+    options = {"model": "mobilenet", "batch_size": 64, "weights": "c.h5", "weights_kind": "file"}
+    write_run(tmp_path, made_up(1, [64]), **options)
+    assert select(runs_in_folder(tmp_path)).differences["weights"] == {
+        "file a.h5": (CellName("mobilenet", 16), CellName("mobilenet", 32)),
+        "file c.h5": (CellName("mobilenet", 64),),
+        "file": (CellName("mobilenetv2", 16),),
+    }
+    # Told once, with the cells of each.
+    assert not [line for line in told_of(tmp_path) if "of its own" in line]
+    write_run(tmp_path, made_up(1, [5]), model="nasnetmobile")
+    assert "none" in select(runs_in_folder(tmp_path)).differences["weights"]
+
+
+def told_of(folder: Path) -> list[str]:
+    return caveats(analyse(select(runs_in_folder(folder)), resamples=50))
 
 
 def test_runs_of_other_training_code_are_told_for_what_they_are_taken(
