@@ -35,7 +35,7 @@ main() {
       }
     fi
   done
-  SKINML_STANDINS_FOUND=$(name_standins 2>&1 | tee /dev/stderr) "$@"
+  SKINML_STANDINS_FOUND=$(name_standins 2>&1 | tee -a /dev/stderr) "$@"
 }
 
 start_engine() {
