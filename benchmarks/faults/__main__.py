@@ -32,6 +32,7 @@ PARTS = {
     "server-kills": Part("servers on SQLite and PostgreSQL, killed", 10, servers.kill_servers),
     "service-kills": Part("workers and database of the service, killed", 20, servers.kill_service),
     "training-kills": Part("trainings, killed and resumed", 20, training.kill_trainings),
+    "own-training-kills": Part("the same on pictures of one's own", 6, training.kill_own_trainings),
     "doctor": Part("runs, live and dead, that doctor visits", 10, doctor.visit_runs),
     "network": Part("outages of server and network", 24, network.cut_network),
     "surroundings": Part("full disk, read-only folder, clock", 20, surroundings.bad_surroundings),

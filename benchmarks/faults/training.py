@@ -111,17 +111,33 @@ class Driver:
 
 @contextmanager
 def kill_trainings(scratch: Path) -> Iterator[Run]:
-    """Cases of a run that is killed six times, and compared with one that was not."""
-    from mlflow import MlflowClient
-
+    """Cases of a run on the demo set, killed six times and compared with one that was not."""
     from skinml.data import demo
 
     files = scratch / "official"
     demo.generate(files, seed=1, counts={"train": 24, "validation": 9, "test": 12}, size=(144, 108))
+    with _killed(scratch, ["--data=demo", f"--data_dir={files}", "--protocol=challenge"]) as run:
+        yield run
+
+
+@contextmanager
+def kill_own_trainings(scratch: Path) -> Iterator[Run]:
+    """The same on a table of one's own pictures: four classes, two pictures of each lesion."""
+    from tests.run.test_own import CLASSES, write_pictures
+
+    table = write_pictures(scratch / "clinic", CLASSES, 16)
+    parts = ["--test_fraction=0.25", "--validation_fraction=0.3"]
+    with _killed(scratch, [f"--data={table}", *parts]) as run:
+        yield run
+
+
+@contextmanager
+def _killed(scratch: Path, data: list[str]) -> Iterator[Run]:
+    from mlflow import MlflowClient
+
     arguments = [
-        "--model=tiny", "--data=demo", f"--data_dir={files}", "--protocol=challenge",
-        "--weights=none", "--dense_units=16,8,8", "--batch_size=8", "--device=cpu",
-        f"--epochs_frozen={EPOCHS[0]}", f"--epochs_finetune={EPOCHS[1]}",
+        "--model=tiny", *data, "--weights=none", "--dense_units=16,8,8", "--batch_size=8",
+        "--device=cpu", f"--epochs_frozen={EPOCHS[0]}", f"--epochs_finetune={EPOCHS[1]}",
         "--learning_rate_finetune=0.01",
     ]  # fmt: skip
     with (
