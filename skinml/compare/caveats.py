@@ -148,8 +148,8 @@ def _weights_files(selection: Selection) -> list[str]:
         return []  # One network's, or it is told already.
     told = ", ".join(f"{model} {digest}" for model, digest in files.items())
     return [
-        f"Each network began with a weights file of its own ({told}). They count as alike; what each "
-        "was trained on is not known here."
+        f"Each network began with a weights file of its own ({told}). They count as alike; what "
+        "each was trained on is not known here."
     ]
 
 

@@ -109,6 +109,13 @@ class Verification(NamedTuple):
             f"same answer to {self.same:.1%} of them, largest difference of a score "
             f"{self.largest:.2g}"
         )
+        macro = self.figures[_MACRO]
+        if macro.keras == macro.exported == 0.5:
+            # Every pair of pictures is tied: only a network that sees nothing comes to just that.
+            yield (
+                "The Keras model ranks no picture before another (macro AUC 0.5): these figures "
+                "say nothing of the export."
+            )
 
 
 def _known(value: float) -> float | None:

@@ -1,5 +1,7 @@
 """What is said about an export's cost: the figures, their paired interval, the limit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -84,3 +86,11 @@ def test_of_too_few_images_nothing_is_claimed(rng: np.random.Generator) -> None:
     assert found.loses_more_than(0.01)
     assert found.as_dict()["figures"]["auc_macro"]["low"] is None
     assert not verify(few, few).loses_more_than(0.01)
+
+
+def test_a_network_that_sees_nothing_is_told(rng: np.random.Generator) -> None:
+    """Its exported file agrees with it in everything, whatever became of its weights."""
+    seeing = table(1.5, rng)
+    blind = replace(seeing, scores=np.full_like(seeing.scores, 1 / 3))
+    assert "say nothing" in list(verify(blind, blind).lines())[-1]
+    assert not [line for line in verify(seeing, seeing).lines() if "say nothing" in line]
