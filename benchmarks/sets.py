@@ -4,10 +4,11 @@
 
 Generated pictures: a table of four classes of one's own with groups (lesions), then a small set in
 each layout of docs/data.md. Each step is the command that a person types, in a process of its own,
-with a real network (MobileNetV3Small from random weights, so its figures say nothing): looked at;
-trained, killed with SIGKILL after its first epoch, and resumed; a sweep of two cells, of which that
-run is one; compared; asked; tested on pictures from elsewhere; served, and asked over HTTP. A step
-fails if its exit code is not 0 or if what it says lacks what is expected.
+with a real network (MobileNetV3Small from random weights, so its figures say nothing): trained,
+killed with SIGKILL after its first epoch, and resumed; a sweep of two cells, of which that run is
+one; compared; listed; asked; served, and asked over HTTP. One's own are looked at first, and the
+model is tested on pictures from elsewhere. A step fails if its exit code is not 0 or if what it
+says lacks what is expected.
 """
 
 import base64
@@ -19,9 +20,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ CLASSES = ("Basaliom, groß", "melanoma", 'nævus "rare"', "νεύρωμα")
 # What makes a training of a minute of it.
 FAST = [
     *("--weights", "none", "--dense_units", "16,8,8", "--device", "cpu", "--epochs_frozen", "0"),
-    *("--test_fraction", "0.25", "--validation_fraction", "0.3"),
 ]
+PARTS = ["--test_fraction", "0.25", "--validation_fraction", "0.3"]
 # Of a small set in a published layout, which has three lesions of each class: one for each part.
 THIRDS = ["--test_fraction", "0.34", "--validation_fraction", "0.5"]
 NETWORK = "mobilenetv3small"
@@ -114,17 +114,24 @@ def served(place: Path, model: str, picture: Path, environment: Mapping[str, str
         process.wait()
 
 
-def own_steps(place: Path, environment: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
-    """The commands of docs/data.md on a table of one's own."""
-    from tests.run.test_own import write_pictures
+def steps_of(
+    place: Path,
+    environment: Mapping[str, str],
+    data: list[str],
+    name: str,
+    classes: Sequence[str],
+    picture: Path,
+) -> dict[str, Callable[[], Any]]:
+    """From a training to an answer over HTTP: what every set goes through, in this order.
 
-    clinic = write_pictures(place / "clinic", CLASSES, 20)
-    elsewhere = write_pictures(place / "elsewhere", (*CLASSES[:2], "wart"), 6, seed=1)
-    data, folder = ["--data", str(clinic)], [""]
-    one = f"skinml-own-pictures-{NETWORK}"
-    model, picture = f"models:/{one}@champion", clinic.parent / "new" / "0-0.jpg"
+    `data` are the parameters that name the set and its parts, `name` is what its runs and models
+    are called by, `picture` one that is asked about.
+    """
+    place.mkdir(exist_ok=True)
+    folder = [""]
+    one = f"skinml-{name}-{NETWORK}"
     training = [*data, "--model", NETWORK, "--batch_size", "8", "--epochs_finetune", "2", *FAST]
-    cells = ["--models", NETWORK, "--batch_sizes", "8,16", "--epochs_finetune", "2"]
+    cells = ["--models", NETWORK, "--batch_sizes", "8,16", "--epochs_finetune", "2", *FAST]
 
     def do(*arguments: str, expected: tuple[str, ...] = ()) -> str:
         return run(place, list(arguments), *expected, environment=environment)
@@ -132,55 +139,75 @@ def own_steps(place: Path, environment: Mapping[str, str]) -> dict[str, Callable
     def kill() -> None:
         folder[0] = killed(place, ["skinml.run", *training], environment)
 
-    def ask() -> None:
-        told = do("skinml.predict", model, str(picture), "--format", "json")
+    def answered(told: str) -> None:
         [answer] = json.loads(told[told.index("{") :])["predictions"]
-        if set(CLASSES) - answer.keys():
+        if set(classes) - answer.keys():
             raise Failed(f"the answer lacks classes: {answer}")
 
-    def serve() -> None:
-        told = served(place, f"models:/{one}-serving@champion", picture, environment)
-        [answer] = json.loads(told)["predictions"]
-        if set(CLASSES) - answer.keys():
-            raise Failed(f"the answer lacks classes: {told[:500]}")
+    def ask() -> None:
+        answered(do("skinml.predict", f"models:/{one}@champion", str(picture), "--format", "json"))
+
+    return {
+        "run, killed after an epoch": kill,
+        "run --resume": lambda: do("skinml.run", "--resume", folder[0]),
+        "sweep of two cells": lambda: do("skinml.sweep", *data, *cells),
+        "compare": lambda: do(
+            "skinml.compare", "--experiment", f"skinml-{name}", expected=(NETWORK,)
+        ),
+        "registry list": lambda: do("skinml.registry", "list", expected=(one, "champion")),
+        "predict": ask,
+        "serve over HTTP": lambda: answered(
+            served(place, f"models:/{one}-serving@champion", picture, environment)
+        ),
+    }
+
+
+def own_steps(place: Path, environment: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
+    """The commands of docs/data.md on a table of one's own."""
+    from tests.run.test_own import write_pictures
+
+    clinic = write_pictures(place / "clinic", CLASSES, 20)
+    elsewhere = write_pictures(place / "elsewhere", (*CLASSES[:2], "wart"), 6, seed=1)
+    picture = clinic.parent / "new" / "0-0.jpg"
+    name, data = "own-pictures", ["--data", str(clinic)]
+    model = f"models:/skinml-{name}-{NETWORK}@champion"
+
+    def do(*arguments: str, expected: tuple[str, ...]) -> str:
+        return run(place, list(arguments), *expected, environment=environment)
 
     return {
         "prepare --dry-run": lambda: do(
             "skinml.data.prepare", *data, "--dry-run",
             expected=("80 pictures of 4 classes", "40 groups of up to 2 pictures"),
         ),
-        "run, killed after an epoch": kill,
-        "run --resume": lambda: do("skinml.run", "--resume", folder[0]),
-        "sweep of two cells": lambda: do("skinml.sweep", *data, *cells, *FAST),
-        "compare": lambda: do(
-            "skinml.compare", "--experiment", "skinml-own-pictures", expected=(NETWORK,)
-        ),
-        "registry list": lambda: do("skinml.registry", "list", expected=(one, "champion")),
-        "predict": ask,
+        **steps_of(place / name, environment, [*data, *PARTS], name, CLASSES, picture),
         "evaluate on other pictures": lambda: do(
             "skinml.evaluate", model, "--data", str(elsewhere),
             expected=("12 images", "6 wart", "logged as run"),
         ),
-        "serve over HTTP": serve,
     }  # fmt: skip
 
 
 def layout_steps(place: Path, environment: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
-    """A run on a small set in each layout of other publishers."""
-    from tests.data.test_archive_sets import LAYOUTS
+    """The same on a small set in each layout of other publishers."""
+    from skinml.data.datasets import DATASETS
+    from tests.data.test_archive_sets import LAYOUTS, picture
 
-    def train(name: str, folder: Path) -> None:
-        run(
-            place, ["skinml.run", "--data", name, "--data_dir", str(folder), "--model", NETWORK,
-                    "--batch_size", "16", "--epochs_finetune", "1", *FAST, *THIRDS],
-            environment=environment,
-        )  # fmt: skip
-
+    asked = place / "asked.jpg"
+    asked.write_bytes(picture(0))
     steps: dict[str, Callable[[], Any]] = {}
     for number, (layout, (name, make)) in enumerate(LAYOUTS.items()):
         make(place / f"files-{number}")
-        folder = place / f"files-{number}"
-        steps[f"run on {layout}"] = partial(train, name, folder)
+        data = ["--data", name, "--data_dir", str(place / f"files-{number}"), *THIRDS]
+        # Each layout of a set is a place of its own: what one of them left would be found.
+        own = {
+            **environment,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow-{number}.db",
+            "SKINML_CACHE_DIR": str(place / f"cache-{number}"),
+        }
+        classes = DATASETS[name].classes
+        found = steps_of(place / f"layout-{number}", own, data, name, classes, asked)
+        steps |= {f"{layout}: {step}": call for step, call in found.items()}
     return steps
 
 
