@@ -223,6 +223,8 @@ def main() -> None:
             "SKINML_CACHE_DIR": str(place / "cache"),
             "MLFLOW_ARTIFACT_ROOT": str(place / "artifacts"),
             "TF_CPP_MIN_LOG_LEVEL": "2",
+            # Where MLflow's server finds uvicorn.
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
             "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
         }
         steps: dict[str, Callable[[], Any]] = {}
