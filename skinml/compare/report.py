@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from skinml.base.names import short_id
 from skinml.compare.caveats import caveats, missing_cells, name_cells, one_class
 from skinml.compare.claims import claims
 from skinml.compare.comparison import VERDICT_METRICS, Comparison, Standing
@@ -201,7 +202,7 @@ def _external(comparison: Comparison) -> list[Block]:
             Cell(test.tags.get("data", "?")),
             Cell(test.tags.get("images", "?")),
             *(figure(test, name) for name in ("accuracy", "auc_macro")),
-            Cell(test.run_id[:8]),
+            Cell(short_id(test.run_id)),
         ]
         for test in tests
     ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from skinml.base.names import short_id
 from skinml.compare.comparison import EXPORTED, VERDICT_METRICS, Comparison, Row, Test, Value
 from skinml.compare.document import Block, Cell, Table
 from skinml.compare.paired import ALPHA, format_p
@@ -308,7 +309,7 @@ def runs_table(comparison: Comparison) -> Table:
             rows.append(
                 [
                     Cell(f"{row.cell}{row.mark}"),
-                    Cell(run.run_id[:8]),
+                    Cell(short_id(run.run_id)),
                     Cell(run.tags["seed"]),
                     Cell(run.weights_kind),
                     Cell(epochs),

@@ -102,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32",
-        help="float16: half the size; dynamic: weights in 8 bits; int8: all in 8 bits, with ranges "
-        "found on training images (default: float32)",
+        help="float16: half the size; dynamic: weights in 8 bits; int8: 8 bits but for the softmax "
+        "and the first convolutions, with ranges found on training images (default: float32)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(

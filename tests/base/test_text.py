@@ -2,6 +2,7 @@
 
 import pytest
 
+from skinml.base.names import short_id
 from skinml.base.text import csv_cell, markdown_cell, markdown_code, markdown_text
 
 
@@ -28,3 +29,10 @@ def test_a_cell_is_one_line_and_one_cell() -> None:
 
 def test_code_ends_where_it_should() -> None:
     assert markdown_code("a`<b>\nc") == "`a<b> c`"
+
+
+def test_a_run_has_a_short_name_that_tells_it_from_others() -> None:
+    """Eight letters of MLflow's ids; a folder's runs, whose names begin alike, keep theirs."""
+    assert short_id("0123456789abcdef" * 2) == "01234567"
+    assert short_id("mobilenetv2-16-seed1") == "mobilenetv2-16-seed1"
+    assert len(short_id("x" * 500)) == 24
