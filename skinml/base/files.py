@@ -124,10 +124,13 @@ def file_sha256(path: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 that is there whole, or as it was before."""
+    """Write a text file in UTF-8 that is there whole, or as it was before.
+
+    What UTF-8 has no place for, a name of a file from elsewhere, becomes a question mark.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="replace")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

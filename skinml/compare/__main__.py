@@ -34,6 +34,7 @@ from skinml.data.isic2017 import NOTICE
 if TYPE_CHECKING:
     from skinml.compare.comparison import Comparison
     from skinml.compare.document import Document
+    from skinml.compare.robust import Robustness
     from skinml.compare.runs import CellName
 
 
@@ -158,12 +159,12 @@ def main(argv: list[str] | None = None) -> int:
 
             shown = same_pictures(comparison, options.pictures)
             comparison = replace(comparison, pictures=shown)
-        _output(comparison, options)
+        robust = _output(comparison, options)
         if options.log:
             from skinml.store.access import store_is_needed
 
             with store_is_needed():
-                run_id = log_comparison(comparison, experiment)
+                run_id = log_comparison(comparison, experiment, options.all_pairs, robust)
             print(f"logged as run {run_id}", file=sys.stderr)
     return 0
 
@@ -208,7 +209,8 @@ def _published(options: argparse.Namespace) -> int:
     return 0
 
 
-def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
+def _output(comparison: "Comparison", options: argparse.Namespace) -> "Robustness | None":
+    """Give a comparison out as it was asked for; returns what was found of its robustness."""
     from skinml.compare.figures import draw_figures
     from skinml.compare.report import make_report
 
@@ -221,15 +223,17 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> None:
     document = make_report(comparison, options.all_pairs, robust)
     data = partial(numbers, comparison, robust=robust)
     if out and not out.suffix and not kind:
-        write_folder(comparison, out, options.all_pairs, robust)
-        _emit(write(document, data, "terminal", None) + "\n", None, "terminal")
+        write_folder(comparison, out, options.all_pairs, robust, options.folder)
+        text = write(document, data, "terminal", None, to_screen=True)
+        _emit(text + "\n", None, "terminal")
         grid = " --grid none" if options.grid == "none" else ""
         print(
             f"everything is in {out}/; rebuild: python -m skinml.compare --from {out}{grid}",
             file=sys.stderr,
         )
-        return
+        return robust
     _emit_report(document, data, options, draw=partial(draw_figures, comparison, pdf=False))
+    return robust
 
 
 def _emit_report(
@@ -244,7 +248,8 @@ def _emit_report(
         pictures = Path(scratch) if kind == "html" else None
         if pictures:
             draw(pictures)
-        _emit(write(document, data, kind, pictures), options.out, kind)
+        text = write(document, data, kind, pictures, to_screen=options.out is None)
+        _emit(text, options.out, kind)
 
 
 def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
@@ -275,10 +280,11 @@ def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     if options.pictures is not None:
         if not 1 <= options.pictures <= MOST_PICTURES:
             raise UserError(f"pictures={options.pictures}: expected 1 to {MOST_PICTURES}")
-        if kind != "html" and (options.format or not options.out or options.out.suffix):
+        in_folder = options.out and not options.out.suffix and not options.format
+        if kind != "html" and not in_folder and not options.log:
             raise UserError(
                 "--pictures: of effect on HTML and on a folder alone; expected --out FOLDER, "
-                "--out FILE.html or --format html"
+                "--out FILE.html, --format html or --log"
             )
     if options.n is not None and options.n < 1:
         raise UserError(f"n={options.n}: expected at least 1, the number of test images")
@@ -288,7 +294,10 @@ def _check_out(out: Path | None, kind: str | None) -> None:
     """Find out before a long computation that its result could not be written."""
     if out is None:
         return
-    if out.suffix and not out.is_dir():
+    if out.is_dir() and (kind or out.suffix):
+        what = kind or "a report"
+        raise UserError(f"--out {out}: is a folder; expected the name of a file for {what}")
+    if out.suffix or kind:
         if kind and SUFFIXES.get(out.suffix, kind) != kind:
             raise UserError(
                 f"--out {out}: its ending is that of {SUFFIXES[out.suffix]}, expected {kind}'s; "

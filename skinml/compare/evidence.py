@@ -90,7 +90,7 @@ class Evidence:
         """A cell's figure as the mean of its runs, copies of one network as one run."""
         steps = [
             Step(self.estimates[run][metric], share, run.tags["split"],
-                 frozenset([self.images.key(run)]))
+                 frozenset([self.images.key(run)]), len(run.predictions.labels))
             for run, share in zip(runs, shares_of(runs), strict=True)
         ]  # fmt: skip
         return repeats_of(steps, _overlap(runs))
@@ -128,7 +128,9 @@ class Evidence:
                 # A seed that gives the same answers as another is no second experiment, and a copy
                 # of a network is no second network.
                 marks = (step.influence.round(12).tobytes(), self.images.key(x), self.images.key(y))
-                steps.append(Step(step, share / len(cells), x.tags["split"], frozenset(marks)))
+                images = len(x.predictions.labels)
+                split = x.tags["split"]
+                steps.append(Step(step, share / len(cells), split, frozenset(marks), images))
         overlap = _overlap([run for pair in cells for row in pair for run in row.runs])
         return mean(whole), repeats_of(steps, overlap), np.mean(right, axis=0)
 

@@ -149,9 +149,17 @@ def as_csv(comparison: "Comparison") -> str:
 
 
 def write(
-    document: "Document", data: Callable[[str], str], kind: str, pictures: Path | None
+    document: "Document",
+    data: Callable[[str], str],
+    kind: str,
+    pictures: Path | None,
+    to_screen: bool = False,
 ) -> str:
-    """A report in one format; `data` makes those of numbers alone, csv and json."""
+    """A report in one format; `data` makes those of numbers alone, csv and json.
+
+    Text has the width and the colours of a terminal where it goes `to_screen`, else always the
+    same width and none.
+    """
     from skinml.compare.document import Text
     from skinml.compare.formats.html import to_html
     from skinml.compare.formats.latex import to_latex
@@ -166,8 +174,8 @@ def write(
         return to_latex(document)
     if kind == "html":
         return to_html(document, pictures)
-    width = shutil.get_terminal_size((_WIDTH, 24)).columns
-    text = to_terminal(document, width, sys.stdout.isatty())
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns if to_screen else _WIDTH
+    text = to_terminal(document, width, to_screen and sys.stdout.isatty())
     # The top of a long report has scrolled away.
     verdicts = [block.text for block in document.blocks if isinstance(block, Text) and block.strong]
     return "\n".join([text, *(textwrap.fill(verdict, width) for verdict in verdicts), ""])
@@ -199,11 +207,13 @@ def write_folder(
     folder: Path,
     all_pairs: bool = False,
     robust: "Robustness | None" = None,
+    source: Path | None = None,
 ) -> None:
     """Write everything into a folder, runs included, from which `--from` rebuilds it.
 
     report.md, .tex, .html, .txt, table.csv, comparison.json, figures/, and runs/ with run.json,
-    metrics.json, predictions_test.csv and predictions_validation.csv of each run.
+    metrics.json, predictions_test.csv and predictions_validation.csv of each run. Where the runs
+    came from this very folder, the `source`, those that were left out stay in it.
     """
     from skinml.compare.figures import draw_figures
     from skinml.compare.report import make_report
@@ -215,9 +225,21 @@ def write_folder(
     names |= {"csv": "table.csv", "json": "comparison.json"}
     document = make_report(comparison, all_pairs, robust)
     write_reports(document, partial(numbers, comparison, robust=robust), names, figures)
-    _forget_runs(folder / "runs")
+    # Whole, beside the runs that are there, before one of these is removed: the tables may come
+    # from them.
+    new, runs = folder / ".runs.part", folder / "runs"
+    shutil.rmtree(new, ignore_errors=True)
     for run in comparison.selection.runs:
-        _write_run(run, folder / "runs")
+        _write_run(run, new)
+    in_place = source is not None and source.resolve() in (folder.resolve(), runs.resolve())
+    _forget_runs(runs, {run.run_id for run in comparison.selection.runs} if in_place else None)
+    runs.mkdir(exist_ok=True)
+    for own in sorted(new.iterdir()):
+        place = runs / own.name
+        while place.exists():  # Of a run that was left out, or of somebody else's.
+            place = place.with_name(f"{place.name}-new")
+        own.rename(place)
+    new.rmdir()
 
 
 def write_reports(
@@ -235,14 +257,22 @@ _RUN_FILES = {
 }
 
 
-def _forget_runs(folder: Path) -> None:
+def _forget_runs(folder: Path, of: set[str] | None) -> None:
     """Remove the runs of an earlier comparison, which a rebuilt one would have in its table.
 
-    A folder that holds anything else was not written here, and stays.
+    Those with these ids, or all. A folder that holds anything else was not written here, and stays.
     """
     for own in folder.glob("*/run.json"):
-        if {path.name for path in own.parent.iterdir()} <= _RUN_FILES:
+        ours = {path.name for path in own.parent.iterdir()} <= _RUN_FILES
+        if ours and (of is None or _run_id(own) in of):
             shutil.rmtree(own.parent)
+
+
+def _run_id(description: Path) -> str:
+    try:
+        return str(json.loads(description.read_text())["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _write_run(run: "RunRecord", folder: Path) -> None:
@@ -267,14 +297,19 @@ def _write_run(run: "RunRecord", folder: Path) -> None:
             write_predictions(table, own / f"predictions_{part}.csv")
 
 
-def log_comparison(comparison: "Comparison", experiment: str) -> str:
+def log_comparison(
+    comparison: "Comparison",
+    experiment: str,
+    all_pairs: bool = False,
+    robust: "Robustness | None" = None,
+) -> str:
     """Store a comparison in MLflow as a run of its own; returns the run's id."""
     from skinml.compare.document import Heading
     from skinml.compare.formats.markdown import to_markdown
     from skinml.compare.report import make_report
     from skinml.store.folders import log_folder
 
-    report = make_report(comparison)
+    report = make_report(comparison, all_pairs, robust)
     # MLflow cuts a tag at 8,000 characters: verdict and table, the whole lies beside them.
     end = next(n for n, block in enumerate(report.blocks) if isinstance(block, Heading))
     head = dataclasses.replace(report, blocks=report.blocks[:end])
@@ -291,5 +326,5 @@ def log_comparison(comparison: "Comparison", experiment: str) -> str:
         for cell, probability in standing.probability_best.items()
     }
     with tempfile.TemporaryDirectory() as scratch:
-        write_folder(comparison, Path(scratch))
+        write_folder(comparison, Path(scratch), all_pairs, robust)
         return log_folder(Path(scratch), "comparison", experiment, tags, metrics)

@@ -99,13 +99,15 @@ class Repeats:
     """One figure, or one difference of two configurations, in several runs.
 
     `estimates` of the same images, `shares` their weights in the mean, of sum 1, `splits` the split
-    of each. `overlap` is the number of test images over that of training images.
+    of each, `tested` on how many of the images each was tested, by default on all. `overlap` is the
+    number of test images over that of training images.
     """
 
     estimates: Sequence[Estimate]
     shares: Sequence[float]
     splits: Sequence[str]
     overlap: float = 0.0
+    tested: Sequence[int] = ()
 
     @property
     def seeds(self) -> int:
@@ -134,10 +136,12 @@ class Repeats:
             shared = self.mean.influence**2 - squares * found.by_image
             images = _of_images(shared, common, len(self.estimates))
             seeds = _of_spread(found.spread, found.by_chance, self._free).times(squares)
-        tested = [np.any(self._influences[own] != 0, axis=0).sum() for own in self._members]
+        # Not those with an influence: where two configurations agree, a difference has none.
+        tested = self.tested or [self._influences.shape[1]] * len(self.estimates)
+        of_each = [max(tested[run] for run in own) for own in self._members]
         return Components(
             images, interaction, seeds, self._splits, len(self.estimates), len(self._members),
-            round(float(np.mean(tested))),
+            round(float(np.mean(of_each))),
         )  # fmt: skip
 
     def p_value(self) -> float:
@@ -255,13 +259,14 @@ class Step(NamedTuple):
     """The figure or difference of one run, its share in the mean, and its split.
 
     `marks` are what it may have in common with others that are no repetitions of it, such as the
-    scores of a network that is a copy.
+    scores of a network that is a copy; `images` on how many it was tested.
     """
 
     estimate: Estimate
     share: float
     split: str
     marks: frozenset[bytes]
+    images: int
 
 
 def repeats_of(steps: Sequence[Step], overlap: float = 0.0) -> Repeats:
@@ -283,6 +288,7 @@ def repeats_of(steps: Sequence[Step], overlap: float = 0.0) -> Repeats:
         shares,
         [members[0].split for _, members in units],
         overlap,
+        [max(step.images for step in members) for _, members in units],
     )
 
 

@@ -1,6 +1,7 @@
 """Export a model to a file that runs without TensorFlow: `python -m skinml.export MODEL_URI`."""
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from skinml.base.errors import UserError, run_command
 from skinml.config import AUTO, Parser
 from skinml.data.isic2017 import NOTICE
+from skinml.evaluation.statistics import LEAST_OF_A_CLASS
 from skinml.export.convert import PRECISIONS, TARGETS
 from skinml.export.made import Made, make
 from skinml.export.page import write_page
@@ -67,6 +69,13 @@ def _refusal(made: Made) -> str:
     macro = made.verification.figures["auc_macro"]
     other = _ALTERNATIVE.get(made.precision)
     remedy = f"--precision {other}, or " if other else ""
+    if not math.isfinite(macro.low):
+        return (
+            f"--precision {made.precision}: {made.verification.images} validation images are too "
+            f"few to say what it costs (an interval takes {LEAST_OF_A_CLASS} of each class), and "
+            f"its scores differ by up to {made.verification.largest:.2g}: nothing was written; use "
+            f"{remedy}--allow-loss, and the file says so"
+        )
     return (
         f"--precision {made.precision}: on {made.verification.images} validation images the macro "
         f"AUC is {macro.exported:.4f} instead of {macro.keras:.4f}, a difference of "

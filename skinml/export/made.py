@@ -1,5 +1,6 @@
 """One export: the converted network with what was measured on it."""
 
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -80,8 +81,11 @@ def make(
         milliseconds = measure_latency(network.predict_on_batch, image).median
     about = about_export(source, to, precision, found)
     if found.loses_more_than(LOSS) and allow_loss:
-        about["warning"] = (
-            f"exported with --allow-loss: its macro AUC may have lost more than {LOSS:g}"
+        few = not math.isfinite(found.figures["auc_macro"].low)
+        about["warning"] = "exported with --allow-loss: " + (
+            "too few validation images to say what its macro AUC has lost"
+            if few
+            else f"its macro AUC may have lost more than {LOSS:g}"
         )
     return Made(to, precision, with_about(content, to, about), found, milliseconds)
 

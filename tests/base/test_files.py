@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinml.base.files import check_inside, file_name, read_file, read_json
+from skinml.base.files import check_inside, file_name, read_file, read_json, write_whole
 
 HOSTILE = [
     "", ".", "..", "../..", "/", "/etc/x", "\\", "..\\x", "a/b", "a\0b", "x" * 5000, "ü" * 5000,
@@ -112,3 +112,9 @@ def test_a_larger_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="11 bytes, expected at most 10"):
         read_file(path, 10)
     assert read_file(path, 11) == bytes(11)
+
+
+def test_a_name_that_utf_8_has_no_place_for_costs_no_file(tmp_path: Path) -> None:
+    """As a name in Latin-1, of an old archive, is read from a disk; among many answers."""
+    write_whole(tmp_path / "answers.csv", "caf\udce9.jpg,0.5\nnævus\n")
+    assert (tmp_path / "answers.csv").read_text(encoding="utf-8") == "caf?.jpg,0.5\nnævus\n"

@@ -233,10 +233,12 @@ def test_a_comparison_is_stored_as_a_run_of_its_own(
     store: "MlflowClient", nine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_grid(store, nine)
-    main(["--log"])
+    main(["--robust", "--log"])
     run_id = capsys.readouterr().err.split()[-1]
     run = store.get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.tags["kind"] == "comparison"
+    stored = json.loads(Path(store.download_artifacts(run_id, "comparison.json")).read_text())
+    assert stored["robustness"], "what was shown"
     assert "no winner" in run.data.tags["verdict_accuracy"]
     note = run.data.tags["mlflow.note.content"]
     assert "Table III" in note and NOTICE in note and len(note) < 8000, "nothing is cut off"
@@ -263,6 +265,45 @@ def test_a_folder_holds_everything_and_rebuilds_itself(
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert "![" in (first / "report.md").read_text()
+
+
+def test_a_folder_that_is_rebuilt_in_place_loses_nothing(
+    nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables come from the runs that the new ones take the place of, and some are left out."""
+    out = tmp_path / "out"
+    main(["--from", str(nine), "--out", str(out)])
+    broken, *others = sorted((out / "runs").iterdir())
+    (broken / "predictions_test.csv").write_text("not a table")
+    (others[0] / "predictions_validation.csv").write_bytes(
+        (others[0] / "predictions_test.csv").read_bytes()
+    )
+    before = {path: path.read_bytes() for path in (out / "runs").rglob("*") if path.is_file()}
+    main(["--from", str(out), "--out", str(out)])
+    assert "left out run" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in (out / "runs").rglob("*") if path.is_file()}
+    assert after == before and not (out / ".runs.part").exists()
+
+
+def test_a_file_is_plain_whatever_the_terminal_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    texts = []
+    for columns in ("60", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        main(["--paper", "--out", str(tmp_path / "report.txt")])
+        texts.append((tmp_path / "report.txt").read_text())
+    assert texts[0] == texts[1] and "\x1b" not in texts[0]
+
+
+def test_a_format_makes_a_file_of_a_name_without_an_ending(tmp_path: Path) -> None:
+    main(["--paper", "--format", "json", "--out", str(tmp_path / "report")])
+    assert json.loads((tmp_path / "report").read_text())["rows"]
+    (tmp_path / "v1.2").mkdir()
+    for options in (["--format", "json"], []):
+        with pytest.raises(UserError, match=r"v1\.2: is a folder; expected the name of a file"):
+            main(["--paper", *options, "--out", str(tmp_path / "v1.2")])
 
 
 def test_committed_results_need_no_server(

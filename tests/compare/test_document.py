@@ -35,10 +35,13 @@ NASTY = r"a_b & 50 % of {x} <script>alert(1)</script> $\alpha$ #1 ~ ^ | “q” 
 def document() -> Document:
     table = Table(
         f"Title {NASTY}",
-        ("model", "batch", "accuracy %"),
+        ("model", "batch", "accuracy % | sens."),
         [
             [Cell("mobile_net"), Cell("16"), Cell("80.36", "76.0–84.2", bold=True)],
             [Cell(NASTY), Cell("32"), Cell("–")],
+            # As a row or an item LaTeX takes these for parts of the command before.
+            [Cell("[1] Smith"), Cell("64"), Cell("–")],
+            [Cell("* ours"), Cell("64"), Cell("–")],
         ],
         labels=2,
     )
@@ -48,7 +51,7 @@ def document() -> Document:
             Text("No winner.", strong=True),
             Heading("What & why"),
             Text(NASTY),
-            Items(("one", NASTY)),
+            Items(("one", NASTY, "[2] Jones")),
             Code(("mlflow run . -P model=mobilenet -P weights=…",)),
             table,
             Picture("roc", "ROC <curves>"),
@@ -76,7 +79,7 @@ def test_every_format_says_everything(document: Document, kind: Callable[[Docume
 
 def test_markdown_tables_keep_their_columns(document: Document) -> None:
     rows = [line for line in to_markdown(document).splitlines() if line.startswith("|")]
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
     assert "| **80.36**<br><sub>76.0–84.2</sub> |" in rows[2]
 
@@ -103,7 +106,7 @@ def test_the_page_is_one_file_that_runs_nothing(document: Document, tmp_path: Pa
     assert "script" not in names and "link" not in names
     [image] = [attributes for tag, attributes in page.tags if tag == "img"]
     assert str(image["src"]).startswith("data:image/png;base64,") and image["alt"]
-    assert names.count("td") == 6 and names.count("th") == 3
+    assert names.count("td") == 12 and names.count("th") == 3
     assert names.count("details") == names.count("summary") == 2
 
 

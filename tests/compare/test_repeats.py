@@ -118,7 +118,8 @@ def test_what_has_a_mark_in_common_is_one_repetition(rng: np.random.Generator) -
     estimates = drawn(rng, 4, 0.05).estimates
     marks = [{b"a"}, {b"b"}, {b"a", b"b"}, {b"c"}]
     steps = [
-        Step(each, 0.25, "0", frozenset(own)) for each, own in zip(estimates, marks, strict=True)
+        Step(each, 0.25, "0", frozenset(own), IMAGES)
+        for each, own in zip(estimates, marks, strict=True)
     ]
     found = repeats_of(steps)
     assert found.shares == [0.75, 0.25]
@@ -158,6 +159,16 @@ def test_more_of_what_there_is_makes_the_error_smaller(rng: np.random.Generator)
     twice = (parts["images"] + parts["interaction"]) / 2 + parts["seeds"]
     assert found.with_more(images=IMAGES) == pytest.approx(math.sqrt(twice))
     assert found.with_more() == pytest.approx(found.standard_error)
+
+
+def test_images_on_which_two_networks_agree_are_tested_all_the_same() -> None:
+    """By their difference, which there is 0, more images would help far more than they do."""
+    influence = np.zeros(IMAGES)
+    influence[:40] = np.repeat([1, -1], 20) / IMAGES
+    found = Repeats([Estimate(0.0, influence)], [1.0], ["0"]).components
+    assert found.test_images == IMAGES
+    step = Step(Estimate(0.0, influence), 1.0, "0", frozenset([b"a"]), IMAGES // 2)
+    assert repeats_of([step]).components.test_images == IMAGES // 2, "of two splits"
 
 
 def test_of_one_run_only_the_images_are_known(rng: np.random.Generator) -> None:

@@ -8,6 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation.predictions import Predictions
+from skinml.export.__main__ import _refusal
+from skinml.export.made import Made
 from skinml.export.verify import verify
 
 COUNTS = (60, 180, 60)
@@ -74,6 +76,19 @@ def test_what_may_have_lost_too_much_is_told(rng: np.random.Generator) -> None:
     keras = table(1.0, rng)
     assert verify(keras, changed(keras, 2.0, rng)).loses_more_than(0.01)
     assert not verify(keras, changed(keras, 0.02, rng)).loses_more_than(0.01)
+
+
+def test_a_refusal_says_what_was_found(rng: np.random.Generator) -> None:
+    keras = table(1.5, rng)
+    found = verify(keras, changed(keras, 1.5, rng))
+    told = _refusal(Made("litert", "int8", b"", found, 1.0))
+    macro = found.figures["auc_macro"]
+    assert f"the macro AUC is {macro.exported:.4f} instead of {macro.keras:.4f}" in told
+    assert f"({macro.low:+.4f} to {macro.high:+.4f})" in told
+    rows = np.arange(0, len(keras.labels), 20)
+    few = Predictions(keras.image_ids[rows], keras.labels[rows], keras.scores[rows], CLASSES)
+    told = _refusal(Made("litert", "int8", b"", verify(few, changed(few, 0.1, rng)), 1.0))
+    assert "15 validation images are too few" in told and "nan" not in told
 
 
 def test_of_too_few_images_nothing_is_claimed(rng: np.random.Generator) -> None:

@@ -95,7 +95,7 @@ def _latex(blocks: Sequence[Block]) -> list[str]:
             case Text(text, strong):
                 lines += [rf"\textbf{{{latex_text(text)}}}" if strong else latex_text(text), ""]
             case Items(items):
-                lines += [r"\begin{itemize}", *(rf"\item {latex_text(i)}" for i in items)]
+                lines += [r"\begin{itemize}", *(rf"\item {_first(latex_text(i))}" for i in items)]
                 lines += [r"\end{itemize}"]
             case Code(commands):
                 # Not verbatim: a command is longer than a line.
@@ -111,12 +111,17 @@ def _latex(blocks: Sequence[Block]) -> list[str]:
     return lines
 
 
+def _first(text: str) -> str:
+    """Text behind the end of a row or an item, which takes [ and * for parts of itself."""
+    return f"{{}}{text}" if text.startswith(("[", "*")) else text
+
+
 def _latex_table(
     title: str, columns: tuple[str, ...], rows: list[list[Cell]], labels: int
 ) -> list[str]:
     layout = "l" * labels + "r" * (len(columns) - labels)
     heading = " & ".join(rf"\textbf{{{latex_text(column)}}}" for column in columns)
-    body = [" & ".join(map(_latex_cell, row)) + r" \\" for row in rows]
+    body = [_first(" & ".join(map(_latex_cell, row))) + r" \\" for row in rows]
     return [
         r"\begin{table}[ht]",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",

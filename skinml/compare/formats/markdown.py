@@ -50,7 +50,7 @@ def _markdown(blocks: Sequence[Block], pictures: str) -> list[str]:
                 lines += [*_markdown(inner, pictures), "</details>"]
             case Table(title, columns, rows, labels):
                 rule = ["---"] * labels + ["---:"] * (len(columns) - labels)
-                headings = [markdown_text(column) for column in columns]
+                headings = [markdown_cell(column) for column in columns]
                 lines += [f"**{markdown_text(title)}**", "", _row(headings), _row(rule)]
                 lines += [_row([_markdown_cell(cell) for cell in row]) for row in rows]
         lines.append("")
@@ -64,5 +64,5 @@ def _row(cells: Sequence[str]) -> str:
 def _markdown_cell(cell: Cell) -> str:
     text = markdown_cell(cell.text)
     text = f"**{text}**" if cell.bold and text else text
-    note = markdown_text(cell.note)
+    note = markdown_cell(cell.note)
     return f"{text}<br><sub>{note}</sub>" if cell.note else text
