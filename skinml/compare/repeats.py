@@ -259,14 +259,14 @@ class Step(NamedTuple):
     """The figure or difference of one run, its share in the mean, and its split.
 
     `marks` are what it may have in common with others that are no repetitions of it, such as the
-    scores of a network that is a copy; `images` on how many it was tested.
+    scores of a network that is a copy; `images` on how many it was tested (0: on all).
     """
 
     estimate: Estimate
     share: float
     split: str
     marks: frozenset[bytes]
-    images: int
+    images: int = 0
 
 
 def repeats_of(steps: Sequence[Step], overlap: float = 0.0) -> Repeats:
@@ -288,7 +288,10 @@ def repeats_of(steps: Sequence[Step], overlap: float = 0.0) -> Repeats:
         shares,
         [members[0].split for _, members in units],
         overlap,
-        [max(step.images for step in members) for _, members in units],
+        [
+            max(step.images or len(step.estimate.influence) for step in members)
+            for _, members in units
+        ],
     )
 
 

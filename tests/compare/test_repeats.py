@@ -118,8 +118,7 @@ def test_what_has_a_mark_in_common_is_one_repetition(rng: np.random.Generator) -
     estimates = drawn(rng, 4, 0.05).estimates
     marks = [{b"a"}, {b"b"}, {b"a", b"b"}, {b"c"}]
     steps = [
-        Step(each, 0.25, "0", frozenset(own), IMAGES)
-        for each, own in zip(estimates, marks, strict=True)
+        Step(each, 0.25, "0", frozenset(own)) for each, own in zip(estimates, marks, strict=True)
     ]
     found = repeats_of(steps)
     assert found.shares == [0.75, 0.25]

@@ -106,13 +106,13 @@ def test_a_weights_file_a_network_is_no_difference_and_two_of_one_network_are(
     """A file is one network's, so that by their digests no two networks would be alike."""
     files = {("mobilenet", 16): "a.h5", ("mobilenet", 32): "a.h5", ("mobilenetv2", 16): "b.h5"}
     for (model, size), name in files.items():
-        options = {"model": model, "batch_size": size, "weights": name, "weights_kind": "file"}
-        write_run(tmp_path, made_up(1, [size]), **options)
+        began = {"weights": name, "weights_kind": "file"}
+        write_run(tmp_path, made_up(1, [size]), 0, model=model, batch_size=size, **began)
     [told] = [line for line in told_of(tmp_path) if "weights file" in line]
     assert "(mobilenet a.h5, mobilenetv2 b.h5)" in told
     assert select(runs_in_folder(tmp_path)).differences == {}
-    options = {"model": "mobilenet", "batch_size": 64, "weights": "c.h5", "weights_kind": "file"}
-    write_run(tmp_path, made_up(1, [64]), **options)
+    began = {"weights": "c.h5", "weights_kind": "file"}
+    write_run(tmp_path, made_up(1, [64]), 0, model="mobilenet", batch_size=64, **began)
     assert select(runs_in_folder(tmp_path)).differences["weights"] == {
         "file a.h5": (CellName("mobilenet", 16), CellName("mobilenet", 32)),
         "file c.h5": (CellName("mobilenet", 64),),
