@@ -171,6 +171,7 @@ def groups_and_split(options: argparse.Namespace, size: int, place: Path) -> dic
 def own_table(options: argparse.Namespace, size: int, place: Path) -> dict[str, float]:
     """Of 50 classes, three pictures a lesion, one further column; every picture a link to one."""
     from skinml.base.errors import Problems
+    from skinml.data.images import IMAGE_SIZE
     from skinml.data.own import OWN
     from skinml.data.prepared import (
         GROUP,
@@ -193,7 +194,7 @@ def own_table(options: argparse.Namespace, size: int, place: Path) -> dict[str, 
     made = place / "set"
     made.mkdir()
     # Takes no room on the disk: nothing is written to it.
-    np.lib.format.open_memmap(made / IMAGES, "w+", np.uint8, (size, 256, 256, 3))
+    np.lib.format.open_memmap(made / IMAGES, "w+", np.uint8, (size, IMAGE_SIZE, IMAGE_SIZE, 3))
 
     def work() -> None:
         problems = Problems()
