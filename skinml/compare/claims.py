@@ -53,7 +53,22 @@ def _smaller(comparison: Comparison) -> str:
     models = ", ".join(first.cell.model for first, _ in both)
     told = "; ".join(_told(test, comparison) for test in tests)
     with_mute = f" {name_cells(mute)} answer one class to nearly every image." if mute else ""
-    return f"{told} (of {models}).{_limits(tests, comparison)}{with_mute}"
+    apart = _of_each(both)
+    return f"{told} (of {models}).{apart}{_limits(tests, comparison)}{with_mute}"
+
+
+def _of_each(both: Sequence[tuple[Row, Row]]) -> str:
+    """The difference of each network, where several are pooled: one may make all of it."""
+    if len(both) < 2:
+        return ""
+    told = []
+    for metric in VERDICT_METRICS:
+        each = ", ".join(
+            f"{a.cell.model} {a.values[metric].value - b.values[metric].value:+.3f}"
+            for a, b in both
+        )
+        told.append(f"by {metric_title(metric).replace('Accuracy', 'accuracy')} {each}")
+    return f" Of each: {'; '.join(told)}.".replace("-", "−")
 
 
 def _best(comparison: Comparison) -> str:

@@ -43,6 +43,23 @@ def test_what_is_shown_is_said(better: Path) -> None:
     assert "nothing follows" not in smaller + best
 
 
+def test_one_network_that_makes_all_of_a_difference_is_seen(tmp_path: Path) -> None:
+    skills = {("mobilenet", 64): 0.4}
+    write_grid(
+        tmp_path, lambda model, size: skills.get((model, size), 4.0),
+        models=("mobilenet", "nasnetmobile"), sizes=(16, 64),
+    )  # fmt: skip
+    found = compared(tmp_path)
+    smaller, _ = claims(found)
+    values = {str(row.cell): row.values["accuracy"].value for row in found.rows}
+    of_each = [
+        f"{model} {values[f'{model}-16'] - values[f'{model}-64']:+.3f}".replace("-", "−")
+        for model in ("mobilenet", "nasnetmobile")
+    ]
+    assert f"Of each: by accuracy {', '.join(of_each)}; by AUC" in smaller
+    assert abs(values["nasnetmobile-16"] - values["nasnetmobile-64"]) < 0.1
+
+
 def test_the_other_way_round(tmp_path: Path) -> None:
     write_grid(
         tmp_path, lambda model, size: 4.0 if size == 64 else 0.8,
