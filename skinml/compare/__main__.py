@@ -169,6 +169,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _wants_folder(options: argparse.Namespace) -> bool:
+    """Whether --out names a folder of everything, not a file of one format."""
+    return bool(options.out and not options.out.suffix and not options.format)
+
+
 def _published(options: argparse.Namespace) -> int:
     """Hold a published table against arithmetic."""
     from skinml.compare.published.check import check_published
@@ -192,8 +197,8 @@ def _published(options: argparse.Namespace) -> int:
             return text.getvalue()
         return json.dumps(found, indent=2) + "\n"
 
-    out, kind = options.out, options.format
-    if out and not out.suffix and not kind:
+    out = options.out
+    if out and _wants_folder(options):
         pictures = draw_intervals(checked, out / "figures" / "intervals.png").parent
         names = {"markdown": "report.md", "html": "report.html"}
         names |= {"json": "report.json", "csv": "table.csv"}
@@ -214,7 +219,7 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> "Robustnes
     from skinml.compare.figures import draw_figures
     from skinml.compare.report import make_report
 
-    out, kind = options.out, options.format
+    out = options.out
     robust = None
     if options.robust:
         from skinml.compare.robust import check_robustness
@@ -222,7 +227,7 @@ def _output(comparison: "Comparison", options: argparse.Namespace) -> "Robustnes
         robust = check_robustness(comparison)
     document = make_report(comparison, options.all_pairs, robust)
     data = partial(numbers, comparison, robust=robust)
-    if out and not out.suffix and not kind:
+    if out and _wants_folder(options):
         write_folder(comparison, out, options.all_pairs, robust, options.folder)
         text = write(document, data, "terminal", None, to_screen=True)
         _emit(text + "\n", None, "terminal")
@@ -280,8 +285,7 @@ def _refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     if options.pictures is not None:
         if not 1 <= options.pictures <= MOST_PICTURES:
             raise UserError(f"pictures={options.pictures}: expected 1 to {MOST_PICTURES}")
-        in_folder = options.out and not options.out.suffix and not options.format
-        if kind != "html" and not in_folder and not options.log:
+        if kind != "html" and not _wants_folder(options) and not options.log:
             raise UserError(
                 "--pictures: of effect on HTML and on a folder alone; expected --out FOLDER, "
                 "--out FILE.html, --format html or --log"

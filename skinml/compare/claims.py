@@ -67,7 +67,7 @@ def _of_each(both: Sequence[tuple[Row, Row]]) -> str:
             f"{a.cell.model} {a.values[metric].value - b.values[metric].value:+.3f}"
             for a, b in both
         )
-        told.append(f"by {metric_title(metric).replace('Accuracy', 'accuracy')} {each}")
+        told.append(f"by {_title(metric)} {each}")
     return f" Of each: {'; '.join(told)}.".replace("-", "−")
 
 
@@ -79,7 +79,7 @@ def _best(comparison: Comparison) -> str:
         return f"nothing can be said, as it answers {row.one_answer} here.{_weights(row)}"
     told, own_tests = [], []
     for metric in VERDICT_METRICS:
-        title = metric_title(metric).replace("Accuracy", "accuracy")
+        title = _title(metric)
         own = [
             seen_from(str(BEST), test)
             for test in comparison.pairs
@@ -114,8 +114,12 @@ def _told(test: Test, comparison: Comparison) -> str:
         ends = f", 95 % CI {test.low:+.3f} to {test.high:+.3f}"
     figures = f"{test.difference:+.3f}{ends}".replace("-", "−")
     p = f", adjusted {p_equals(test.p_images_holm)}" if np.isfinite(test.p_images_holm) else ""
-    title = metric_title(test.metric).replace("Accuracy", "accuracy")
-    return f"by {title} {shown} ({figures}{p})"
+    return f"by {_title(test.metric)} {shown} ({figures}{p})"
+
+
+def _title(metric: str) -> str:
+    """A metric's title within a sentence."""
+    return metric_title(metric).replace("Accuracy", "accuracy")
 
 
 def _limits(tests: Sequence[Test], comparison: Comparison) -> str:

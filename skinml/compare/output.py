@@ -269,9 +269,10 @@ def _forget_runs(folder: Path, of: set[str] | None) -> None:
 
 
 def _run_id(description: Path) -> str:
+    """As a reader of the folder takes it: without one, a run is called by its folder."""
     try:
-        return str(json.loads(description.read_text())["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(description.read_text()).get("run_id", description.parent.name))
+    except (OSError, ValueError, AttributeError):
         return ""
 
 
