@@ -4,7 +4,8 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +30,7 @@ from skinml.sync import sync
 from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.record import curve_metrics
 from tests.compare.conftest import made_up
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 VIEWS = (
@@ -550,6 +551,16 @@ def _card(page: Any, title: str) -> Any:
     pytest.fail(f"no chart {title!r}")
 
 
+def _comes(read: Callable[[], object], wanted: object) -> None:
+    """Waits until what is read of a page is what is wanted: the UI draws piece by piece."""
+    wait_for(lambda: read() == wanted, said=lambda: f"{read()!r}, not {wanted!r}")
+
+
+def _points(page: Any, title: str) -> int:
+    """How many points a chart shows by now."""
+    return int(_card(page, title).locator(".point").count())
+
+
 def _run_names(page: Any) -> list[str]:
     page.locator(".ag-row a").first.wait_for()
     return [name for name in page.locator(".ag-row a").all_inner_texts() if name.strip()]
@@ -570,12 +581,7 @@ FIRST_COLUMNS = ["model", "batch_size", "test_accuracy", "test_auc_macro", "test
 def _wait_for_columns(page: Any) -> None:
     """The table of results, which is drawn before the view puts its columns in order."""
     wanted = ["Run Name", "Created", *FIRST_COLUMNS]
-    for _ in range(300):
-        columns = _columns(page)[: len(wanted)]
-        if columns == wanted:
-            return
-        page.wait_for_timeout(100)
-    pytest.fail(f"columns {columns}")
+    _comes(lambda: _columns(page)[: len(wanted)], wanted)
 
 
 def on_page_of(view: str) -> list[pytest.MarkDecorator]:
@@ -595,50 +601,53 @@ def marked(marks: list[pytest.MarkDecorator]) -> Any:
 
 @marked(on_page_of("results-table"))
 def test_the_table_shows_the_nine_trainings_best_first(page: Any, names: list[str]) -> None:
-    assert _run_names(page) == names
+    _comes(lambda: _run_names(page), names)
     _wait_for_columns(page)
     # Four digits of what is stored with all of them.
-    assert page.locator('[col-id="metrics.`test_auc_macro`"]').nth(1).inner_text() == "0.9001"
-    assert page.get_by_test_id("saved-views-trigger").inner_text() == "Results table"
+    best = page.locator('[col-id="metrics.`test_auc_macro`"]').nth(1)
+    _comes(best.inner_text, "0.9001")
+    _comes(page.get_by_test_id("saved-views-trigger").inner_text, "Results table")
 
 
 @marked(on_page_of("curves"))
 def test_the_curves_have_a_line_a_run_as_it_was_logged(page: Any, names: list[str]) -> None:
-    assert sorted(_run_names(page)) == sorted(names)
+    _comes(lambda: sorted(_run_names(page)), sorted(names))
     pairs = {n: f"epoch/train_{n} vs epoch/val_{n}" for n in ("loss", "accuracy", "auc_macro")}
-    legend = _card(page, pairs["loss"]).inner_text()
-    for part in ("train", "val"):
-        assert all(f"{name} (epoch/{part}_loss)" in legend for name in names)
+    lines = {f"{name} (epoch/{part}_loss)" for name in names for part in ("train", "val")}
+
+    def missing() -> set[str]:
+        legend = _card(page, pairs["loss"]).inner_text()
+        return {line for line in lines if line not in legend}
+
+    _comes(missing, set())
     alone = [f"epoch/{name}" for name in ("learning_rate", "images_per_second", "seconds")]
     for title in (*pairs.values(), *alone):
-        card = _card(page, title)
-        card.locator(".point").first.wait_for(state="attached")
-        lines = len(names) * (2 if title in pairs.values() else 1)
-        assert card.locator(".point").count() == lines * EPOCHS
+        parts = 2 if title in pairs.values() else 1
+        _comes(partial(_points, page, title), parts * len(names) * EPOCHS)
+
     # Training and validation of a run have one colour: the stroke tells them apart.
-    strokes = (
-        _card(page, pairs["loss"])
-        .locator(".js-line")
-        .evaluate_all("lines => lines.map(line => line.style.strokeDasharray)")
-    )
-    assert len(set(strokes)) == 2
+    def strokes() -> int:
+        drawn = _card(page, pairs["loss"]).locator(".js-line")
+        return len(set(drawn.evaluate_all("all => all.map(line => line.style.strokeDasharray)")))
+
+    _comes(strokes, 2)
 
 
 @marked(on_page_of("parallel-coordinates"))
 def test_settings_and_cost_are_drawn_against_results(page: Any, names: list[str]) -> None:
-    assert _run_names(page) == names
-    axes = _card(page, "Parallel Coordinates")
-    axes.locator(".parcoords canvas").first.wait_for()
-    text = axes.inner_text()
-    for axis in ("model", "batch_size", "seed", "test_accuracy", "test_auc_macro"):
-        assert axis in text
-    # The UI shortens a long name where there is little room; the pointer shows it whole.
-    ticks = axes.text_content()
-    assert all(model in ticks for model in MODELS)
+    _comes(lambda: _run_names(page), names)
+    _card(page, "Parallel Coordinates").locator(".parcoords canvas").first.wait_for()
+    axes = ("model", "batch_size", "seed", "test_accuracy", "test_auc_macro")
+
+    def missing() -> list[str]:
+        card = _card(page, "Parallel Coordinates")
+        shown, ticks = card.inner_text(), card.text_content()
+        # The UI shortens a long name where there is little room; the pointer shows it whole.
+        return [name for name in axes if name not in shown] + [m for m in MODELS if m not in ticks]
+
+    _comes(missing, [])
     for cost in ("latency_ms", "model_size_mb"):
-        card = _card(page, f"{cost} vs. test_accuracy")
-        card.locator(".point").first.wait_for(state="attached")
-        assert card.locator(".point").count() == len(names)
+        _comes(partial(_points, page, f"{cost} vs. test_accuracy"), len(names))
 
 
 @marked(on_page_of("by-model"))
@@ -649,17 +658,25 @@ def test_networks_are_compared_by_means(page: Any) -> None:
         *((name, 10) for name in ("parameters_millions", "model_size_mb", "latency_ms")),
         ("training_seconds", 10),
     ):
-        card = _card(page, metric)
-        card.locator(".point").first.wait_for(state="attached")
-        assert card.locator(".point").count() == len(MODELS)
+        _comes(partial(_points, page, metric), len(MODELS))
         # 0.9, 0.88, 0.86 and so on: the middle run of each three is their mean.
         means = [f"{factor * mean:.2f}" for mean in (0.88, 0.82, 0.76)]
-        assert sorted(card.locator(".bartext").all_text_contents(), reverse=True) == means
-        text = card.inner_text()
-        assert all(f"model: {model}" in text for model in MODELS)
+        _comes(partial(_means_and_models, page, metric), (means, list(MODELS)))
+
     # Two networks of one colour could not be told apart.
-    bars = _card(page, "test_accuracy").locator(".point path")
-    assert len({bars.nth(n).evaluate("bar => bar.style.fill") for n in range(3)}) == 3
+    def colours() -> int:
+        bars = _card(page, "test_accuracy").locator(".point path")
+        return len(set(bars.evaluate_all("bars => bars.map(bar => bar.style.fill)")))
+
+    _comes(colours, len(MODELS))
+
+
+def _means_and_models(page: Any, metric: str) -> tuple[list[str], list[str]]:
+    """The numbers on a bar chart, the greatest first, and the networks that it names."""
+    card = _card(page, metric)
+    text = card.inner_text()
+    numbers = sorted(card.locator(".bartext").all_text_contents(), reverse=True)
+    return numbers, [model for model in MODELS if f"model: {model}" in text]
 
 
 @pytest.mark.parametrize(
@@ -675,19 +692,22 @@ def test_the_grid_shows_every_runs_figure_best_last(
     page: Any, figures: list[str], names: list[str]
 ) -> None:
     for figure in figures:
-        card = _card(page, figure)
-        images = card.locator("img")
-        page.wait_for_function(
-            "([card, n]) => [...card.querySelectorAll('img')].filter(i => i.naturalWidth).length"
-            " === n",
-            arg=[card.element_handle(), len(names)],
-        )
-        sources = [images.nth(n).get_attribute("src") for n in range(len(names))]
-        assert all(f"/{figure}%2Bstep" in source or figure in source for source in sources)
-        lines = card.inner_text().splitlines()
+        _comes(partial(_loaded, page, figure), len(names))
         # Of more than ten runs the grid shows the first of the list, in reverse.
-        assert [line for line in lines if line in names] == names[::-1]
+        _comes(partial(_named, page, figure, names), names[::-1])
     assert "the-sweep" not in page.inner_text("body")
+
+
+def _loaded(page: Any, figure: str) -> int:
+    """How many pictures of a figure a grid shows, that are loaded by now."""
+    shown = "image => image.naturalWidth && image.src.includes(figure)"
+    images = _card(page, figure).locator("img")
+    return int(images.evaluate_all(f"(all, figure) => all.filter({shown}).length", figure))
+
+
+def _named(page: Any, figure: str, names: list[str]) -> list[str]:
+    """The runs that a grid names, in its order."""
+    return [line for line in _card(page, figure).inner_text().splitlines() if line in names]
 
 
 def test_the_runs_are_compared_over_http(
@@ -743,11 +763,14 @@ def fresh(browser: Any) -> Iterator[Any]:
     page.close()
 
 
-def _in_sight(page: Any, column: str) -> bool:
-    """Whether a whole column of the table is in sight."""
-    header = page.locator(f'.ag-header-cell[col-id$="`{column}`"]').bounding_box()
+def _out_of_sight(page: Any) -> list[str]:
+    """Those of the first columns that are not whole in sight."""
     table = page.locator(".ag-center-cols-viewport").bounding_box()
-    return header["x"] + header["width"] <= table["x"] + table["width"]
+    right = {}
+    for column in FIRST_COLUMNS:
+        header = page.locator(f'.ag-header-cell[col-id$="`{column}`"]').bounding_box()
+        right[column] = header["x"] + header["width"]
+    return [column for column in FIRST_COLUMNS if right[column] > table["x"] + table["width"]]
 
 
 @marked(in_a_browser)
@@ -758,8 +781,8 @@ def test_the_start_page_leads_to_the_results(fresh: Any, server: str, names: lis
     fresh.get_by_role("heading", name="Runs").wait_for()
     for _ in range(2):
         _wait_for_columns(fresh)
-        assert _run_names(fresh) == names
-        assert all(_in_sight(fresh, column) for column in FIRST_COLUMNS)
+        _comes(lambda: _run_names(fresh), names)
+        _comes(partial(_out_of_sight, fresh), [])
         fresh.reload()
 
 
@@ -799,7 +822,7 @@ def test_a_reloaded_view_is_the_view(view: str, fresh: Any, urls: dict[str, str]
             assert fresh.url.partition("&searchFilter")[0] == here.partition("&searchFilter")[0]
         if view == "results-table":
             _wait_for_columns(fresh)
-            assert all(_in_sight(fresh, column) for column in FIRST_COLUMNS)
+            _comes(partial(_out_of_sight, fresh), [])
         for section in kept.get("sections", []):
             fresh.get_by_text(section["name"], exact=True).first.wait_for(state="attached")
         fresh.get_by_role("button", name=kept["name"]).wait_for()
@@ -821,7 +844,7 @@ def test_a_runs_page_begins_with_its_whole_report(
     assert report["y"] + report["height"] <= metrics["y"]
     assert not fresh.get_by_text("Show more").is_visible()
     fresh.get_by_text("data_digest").first.wait_for()
+    # A number has all its digits here.
+    fresh.get_by_text("0.900123456").first.wait_for()
     shown = fresh.locator("body").inner_text()
     assert "skinml." not in shown and "process" not in shown
-    # A number has all its digits here.
-    assert "0.900123456" in shown
