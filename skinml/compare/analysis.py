@@ -32,18 +32,17 @@ from skinml.compare.differences import (
     pairwise_tests,
     planned_contrasts,
 )
-from skinml.compare.evidence import Evidence, Images, shares_of
+from skinml.compare.evidence import Evidence, Images, interval_over_images, shares_of
 from skinml.compare.points import find_points
 from skinml.compare.repeats import Components
 from skinml.compare.runs import CellName, RunRecord
 from skinml.compare.selection import Selection
 from skinml.compare.standing import find_verdict, highest_rows, standing_of
-from skinml.evaluation.metrics import evaluate, metrics_of, reported
-from skinml.evaluation.predictions import Predictions
+from skinml.compare.votes import find_votes
+from skinml.evaluation.metrics import evaluate, reported
 from skinml.evaluation.statistics import (
     RESAMPLES,
     bootstrap_weights,
-    interval_of,
     resampled,
 )
 
@@ -88,7 +87,7 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         points = find_points(rows, images, resamples)
     return Comparison(
         selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings,
-        points,
+        points, votes=find_votes(rows, images, resamples),
     )  # fmt: skip
 
 
@@ -178,13 +177,6 @@ def _classes(runs: Sequence[RunRecord]) -> tuple[str, ...]:
     return first.predictions.classes
 
 
-def _interval(name: str, draws: np.ndarray, table: Predictions) -> tuple[float, float]:
-    """The 95 % interval of a cell's figure over the images, from its resamples."""
-    if not metrics_of(table.classes)[name].bootstrap:
-        return np.nan, np.nan
-    return interval_of(name, draws, table)
-
-
 def _row(
     cell: CellName,
     runs: tuple[RunRecord, ...],
@@ -198,7 +190,7 @@ def _row(
         by_split: dict[str, list[float]] = {}
         for run, point in zip(runs, points, strict=True):
             by_split.setdefault(run.tags["split"], []).append(point[name])
-        low, high = _interval(name, draws[name], runs[0].predictions)
+        low, high = interval_over_images(name, draws[name], runs[0].predictions)
         values[name] = Value(
             float(np.average([point[name] for point in points], weights=shares_of(runs))),
             low,

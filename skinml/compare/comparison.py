@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skinml.compare.paired import Estimate
 from skinml.compare.repeats import Components
 from skinml.compare.runs import CellName, RunRecord
 from skinml.compare.selection import Selection
@@ -147,6 +148,26 @@ class Standing:
     winner: CellName | None
 
 
+@dataclass(frozen=True)
+class Vote:
+    """The soft vote of a cell: the mean of the scores of networks that differ in their seed alone.
+
+    Where a cell was trained on several splits it is the mean of their votes' figures; `networks`
+    are the fewest and the most of a split. `values` are its figures by metric, with intervals over
+    the images; `gains` its figures less the means of its networks', paired, over the images.
+    """
+
+    networks: tuple[int, int]
+    values: dict[str, Value]
+    gains: dict[str, Estimate]
+
+    @property
+    def times(self) -> str:
+        """How many networks it is, as it stands behind a batch size: "×3"."""
+        fewest, most = self.networks
+        return f"×{most}" if fewest == most else f"×{fewest}–{most}"
+
+
 class Rate(NamedTuple):
     """A sensitivity or specificity at a threshold, and its 95 % interval, NaN without one."""
 
@@ -199,6 +220,7 @@ class Comparison:
     standings: dict[str, Standing]
     points: Points | None = None
     pictures: tuple[SamePicture, ...] = ()
+    votes: dict[CellName, Vote] = field(default_factory=dict)
 
     @property
     def device(self) -> str:

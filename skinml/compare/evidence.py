@@ -11,6 +11,9 @@ from skinml.compare.comparison import Row
 from skinml.compare.paired import Estimate, combine, difference, estimates, mean
 from skinml.compare.repeats import Repeats, Step, repeats_of
 from skinml.compare.runs import RunRecord
+from skinml.evaluation.metrics import metrics_of
+from skinml.evaluation.predictions import Predictions
+from skinml.evaluation.statistics import interval_of
 
 
 class Images:
@@ -133,6 +136,13 @@ class Evidence:
                 steps.append(Step(step, share / len(cells), split, frozenset(marks), images))
         overlap = _overlap([run for pair in cells for row in pair for run in row.runs])
         return mean(whole), repeats_of(steps, overlap), np.mean(right, axis=0)
+
+
+def interval_over_images(name: str, draws: np.ndarray, table: Predictions) -> tuple[float, float]:
+    """The 95 % interval of a cell's figure from its resamples (R,); NaN where none is right."""
+    if not metrics_of(table.classes)[name].bootstrap:
+        return np.nan, np.nan
+    return interval_of(name, draws, table)
 
 
 def shares_of(runs: Sequence[RunRecord]) -> list[float]:

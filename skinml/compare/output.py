@@ -18,7 +18,7 @@ from skinml.base.text import csv_cell
 from skinml.data.isic2017 import NOTICE
 
 if TYPE_CHECKING:
-    from skinml.compare.comparison import Comparison, Points, Row
+    from skinml.compare.comparison import Comparison, Points, Row, Vote
     from skinml.compare.document import Document
     from skinml.compare.robust import Robustness
     from skinml.compare.runs import RunRecord
@@ -85,6 +85,20 @@ def as_dict(comparison: "Comparison") -> dict[str, Any]:
     }
 
 
+def _vote_as_dict(vote: "Vote") -> dict[str, Any]:
+    return {
+        "networks": list(vote.networks),
+        "metrics": {
+            name: {"value": value.value, "low": value.low, "high": value.high}
+            for name, value in vote.values.items()
+        },
+        "gains": {
+            name: dict(zip(("value", "low", "high"), (gain.value, *gain.interval()), strict=True))
+            for name, gain in vote.gains.items()
+        },
+    }
+
+
 def _points_as_dict(points: "Points") -> dict[str, Any]:
     return {
         "class": points.label,
@@ -110,6 +124,7 @@ def _cell_as_dict(comparison: "Comparison", row: "Row") -> dict[str, Any]:
         "latency": dataclasses.asdict(row.latency) if row.latency else None,
         "variance": {name: dataclasses.asdict(c) for name, c in row.components.items()},
         "one_class": [found._asdict() for found in row.one_class],
+        **({"vote": _vote_as_dict(vote)} if (vote := comparison.votes.get(row.cell)) else {}),
         "standing": {
             name: {
                 "probability_best": s.probability_best[row.cell],

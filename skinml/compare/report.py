@@ -41,6 +41,7 @@ from skinml.compare.tables import (
     tests_table,
 )
 from skinml.compare.uncertainty import uncertainty
+from skinml.compare.votes import gains_of_votes, how_votes
 from skinml.data.datasets import challenge_tasks, title_of
 from skinml.evaluation.metrics import metric_title
 from skinml.evaluation.statistics import LEAST_OF_A_CLASS
@@ -107,6 +108,7 @@ def make_report(
         table_iii(comparison),
         *picture("intervals"),
         Text(_how_to_read(comparison)),
+        *gains_of_votes(comparison.votes),
         *missing_cells(comparison),
         Heading("What stands behind the table"),
         Items(tuple(caveats(comparison))),
@@ -172,6 +174,8 @@ def _how_to_read(comparison: Comparison) -> str:
             "The best value of a column is in bold; whether it differs from the others is a "
             "question of the tests below."
         )
+    if comparison.votes:
+        sentences.append(how_votes(comparison.votes))
     return " ".join([*sentences, "Precision, F1 and AUC are averages weighted by class."])
 
 

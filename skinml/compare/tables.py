@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from skinml.base.names import short_id
-from skinml.compare.comparison import EXPORTED, VERDICT_METRICS, Comparison, Row, Test, Value
+from skinml.compare.comparison import (
+    EXPORTED,
+    VERDICT_METRICS,
+    Comparison,
+    Row,
+    Test,
+    Value,
+    Vote,
+)
 from skinml.compare.document import Block, Cell, Table
 from skinml.compare.paired import ALPHA, format_p
 from skinml.compare.published.table import paper_values
@@ -107,6 +115,20 @@ def _best_value(rows: Sequence[Row], metric: str) -> set[CellName]:
     return _best(rows, lambda row: row.values[metric].value, lower)
 
 
+def _with_votes(comparison: Comparison) -> list[tuple[list[Cell], CellName, Row | Vote]]:
+    """What stands in a table of figures: each cell, and below it its vote.
+
+    The cells that name it, its cell, and what has its figures.
+    """
+    lines: list[tuple[list[Cell], CellName, Row | Vote]] = []
+    for row in comparison.rows:
+        lines.append((names_of(row), row.cell, row))
+        if vote := comparison.votes.get(row.cell):
+            names = [Cell(row.cell.model), Cell(f"{row.cell.batch_size} {vote.times}")]
+            lines.append((names, row.cell, vote))
+    return lines
+
+
 def names_of(row: Row) -> list[Cell]:
     """The two cells that name a row."""
     return [Cell(row.cell.model), Cell(f"{row.cell.batch_size}{row.mark}")]
@@ -118,20 +140,23 @@ def table_iii(comparison: Comparison) -> Table:
     for metric in TABLE_III:
         columns += [metric.heading, "paper"] if published else [metric.heading]
     best = {metric.name: _best_value(comparison.rows, metric.name) for metric in TABLE_III}
+    missing = [
+        ([Cell(cell.model), Cell(str(cell.batch_size))], cell, None)
+        for cell in comparison.selection.missing
+    ]
     rows = []
-    cells = [*(row.cell for row in comparison.rows), *comparison.selection.missing]
-    by_cell = {row.cell: row for row in comparison.rows}
-    for cell in cells:
-        row = by_cell.get(cell)
-        line = names_of(row) if row else [Cell(cell.model), Cell(str(cell.batch_size))]
-        paper = published.get(cell, {})
+    for names, cell, found in [*_with_votes(comparison), *missing]:
+        line = list(names)
+        # The paper has no vote.
+        paper = {} if isinstance(found, Vote) else published.get(cell, {})
         for metric in TABLE_III:
             factor, decimals = _scale(metric)
             printed = paper.get(metric.paper)
             gap = ""
-            if row:
-                value = row.values[metric.name]
-                line.append(_value_cell(value, factor, decimals, cell in best[metric.name]))
+            if found:
+                value = found.values[metric.name]
+                bold = isinstance(found, Row) and cell in best[metric.name]
+                line.append(_value_cell(value, factor, decimals, bold))
                 if printed:
                     gap = signed(factor * value.value - printed, _fewer(factor, decimals))
             else:
@@ -166,13 +191,15 @@ def _plain_table(comparison: Comparison, title: str, metrics: dict[str, str]) ->
     best = {metric: _best_value(comparison.rows, metric) for metric in metrics}
     rows = [
         [
-            *names_of(row),
+            *names,
             *(
-                _value_cell(row.values[metric], 1, 3, row.cell in best[metric])
+                _value_cell(
+                    found.values[metric], 1, 3, isinstance(found, Row) and cell in best[metric]
+                )
                 for metric in metrics
             ),
         ]
-        for row in comparison.rows
+        for names, cell, found in _with_votes(comparison)
     ]
     return Table(title, ("model", "batch", *metrics.values()), rows, labels=2)
 

@@ -1,0 +1,129 @@
+"""The soft vote of a cell's seeds: the mean of their scores, a row of its own in a report.
+
+It is as many networks as it has seeds: it takes no part in the tests of configurations.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from skinml.compare.comparison import VERDICT_METRICS, Row, Value, Vote
+from skinml.compare.document import Block, Cell, Details, Table
+from skinml.compare.evidence import Images, interval_over_images
+from skinml.compare.paired import Estimate, difference, estimates, mean, tested
+from skinml.compare.runs import CellName, RunRecord
+from skinml.compare.tables import signed
+from skinml.evaluation.metrics import evaluate, metric_title
+from skinml.evaluation.predictions import Predictions
+from skinml.evaluation.statistics import RESAMPLES, bootstrap_weights, resampled
+
+# In which figures a vote is held against its networks, where the classes have them.
+_GAINS = (*VERDICT_METRICS, "challenge_auc")
+
+
+def find_votes(
+    rows: Sequence[Row], images: Images, resamples: int = RESAMPLES
+) -> dict[CellName, Vote]:
+    """The vote of each cell that has two networks or more on each of its splits."""
+    found = {}
+    weights = np.empty((0, 0))
+    for row in rows:
+        splits = _networks(row, images)
+        if min(map(len, splits)) < 2:
+            continue
+        if not len(weights):
+            weights = bootstrap_weights(len(images.ids), resamples)
+        found[row.cell] = _vote(tuple(row.values), splits, images, weights)
+    return found
+
+
+def _networks(row: Row, images: Images) -> list[list[RunRecord]]:
+    """The runs of a cell by split, without those that answer as another one does: its copies."""
+    by_split: dict[str, dict[bytes, RunRecord]] = {}
+    for run in row.runs:
+        by_split.setdefault(run.tags["split"], {}).setdefault(images.key(run), run)
+    return [list(networks.values()) for networks in by_split.values()]
+
+
+def _vote(
+    names: tuple[str, ...],
+    splits: Sequence[Sequence[RunRecord]],
+    images: Images,
+    weights: np.ndarray,
+) -> Vote:
+    tables = [soft_vote(runs, images) for runs in splits]
+    figures = [evaluate(table, names=names) for table in tables]
+    draws = [
+        resampled(table, weights[:, images.rows(runs[0])], names)
+        for table, runs in zip(tables, splits, strict=True)
+    ]
+    values = {}
+    for name in names:
+        value = float(np.mean([figure[name] for figure in figures]))
+        of_all = np.mean([draw[name] for draw in draws], axis=0)
+        values[name] = Value(value, *interval_over_images(name, of_all, tables[0]), None, None)
+    gains = [_gains(table, runs, images) for table, runs in zip(tables, splits, strict=True)]
+    counts = [len(runs) for runs in splits]
+    return Vote(
+        (min(counts), max(counts)),
+        values,
+        {name: mean([gain[name] for gain in gains]) for name in gains[0]},
+    )
+
+
+def _gains(table: Predictions, runs: Sequence[RunRecord], images: Images) -> dict[str, Estimate]:
+    """The figures of a vote less the means of its networks', over all images."""
+    names = [name for name in tested(table.classes) if name in _GAINS]
+    own = estimates(table, names)
+    each = [estimates(run.predictions, names) for run in runs]
+    return {
+        name: difference(
+            images.spread(runs[0], own[name]),
+            mean([images.spread(run, one[name]) for run, one in zip(runs, each, strict=True)]),
+        )
+        for name in names
+    }
+
+
+def soft_vote(runs: Sequence[RunRecord], images: Images) -> Predictions:
+    """The mean of the scores of runs on the same images, in the order of the first one's table."""
+    table = runs[0].predictions
+    total = np.zeros((len(images.ids), len(table.classes)))
+    for run in runs:
+        total[images.rows(run)] += run.predictions.scores
+    return replace(table, scores=total[images.rows(runs[0])] / len(runs))
+
+
+def how_votes(votes: Mapping[CellName, Vote]) -> str:
+    """What a row of a vote is, behind a table that has one; "" without any."""
+    if not votes:
+        return ""
+    times = max(votes.values(), key=lambda vote: vote.networks[1]).times
+    return (
+        f"A row with {times} is a soft vote: the mean of the scores of that many networks of a "
+        "cell, which differ in their seed. It has as many times the size, the time for an answer "
+        "and the training of the row above it, and is held against no other row."
+    )
+
+
+def gains_of_votes(votes: Mapping[CellName, Vote]) -> list[Block]:
+    """What each vote gains over the mean of its networks, folded; nothing without a vote."""
+    if not votes:
+        return []
+    names = list(next(iter(votes.values())).gains)
+    lines = []
+    for cell, vote in votes.items():
+        line = [Cell(cell.model), Cell(f"{cell.batch_size} {vote.times}")]
+        for name in names:
+            gain = vote.gains[name]
+            low, high = gain.interval()
+            line.append(Cell(signed(gain.value, 3), f"{signed(low, 3)} to {signed(high, 3)}"))
+        lines.append(line)
+    title = "Its figure less their mean, and the 95 % interval of that over the images"
+    columns = ("model", "batch", *map(metric_title, names))
+    return [
+        Details(
+            "What a soft vote gains over its networks", (Table(title, columns, lines, labels=2),)
+        )
+    ]
