@@ -52,7 +52,8 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
     names = reported(_classes(selection.runs))
     images = Images(selection.runs)
     evidence = Evidence(images, {})
-    rows, draws = _figures(selection, names, evidence, resamples)
+    weights = bootstrap_weights(len(images.ids), resamples)
+    rows, draws = _figures(selection, names, evidence, weights)
     of_cell = {
         metric: {row.cell: evidence.of_cell(metric, row.runs) for row in rows}
         for metric in VERDICT_METRICS
@@ -87,19 +88,19 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         points = find_points(rows, images, resamples)
     return Comparison(
         selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings,
-        points, votes=find_votes(rows, images, resamples),
+        points, votes=find_votes(rows, images, weights),
     )  # fmt: skip
 
 
 def _figures(
-    selection: Selection, names: tuple[str, ...], evidence: Evidence, resamples: int
+    selection: Selection, names: tuple[str, ...], evidence: Evidence, weights: np.ndarray
 ) -> tuple[list[Row], list[dict[str, np.ndarray]]]:
     """The figures of each cell, and their bootstrap resamples by metric: (R,) each.
 
-    What tests are made of is added to `evidence`.
+    `weights` (R, N) are how often each resample has each image. What tests are made of is added to
+    `evidence`.
     """
     images = evidence.images
-    weights = bootstrap_weights(len(images.ids), resamples)
     rows, draws = [], []
     latencies = _latencies(selection.runs)
     with progress_bar("comparing", len(selection.runs)) as advance:
@@ -108,12 +109,7 @@ def _figures(
             for run in runs:
                 point = evaluate(run.predictions, names=names)
                 points.append({name: float(value) for name, (value,) in point.items()})
-                where = images.rows(run)
-                # A copy of all weights takes as long as the figures do.
-                own = (
-                    weights if np.array_equal(where, range(len(images.ids))) else weights[:, where]
-                )
-                redrawn.append(resampled(run.predictions, own, names))
+                redrawn.append(resampled(run.predictions, images.of_run(run, weights), names))
                 evidence.add(run, VERDICT_METRICS)
                 advance(text=str(cell))
             shares = shares_of(runs)

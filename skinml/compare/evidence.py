@@ -55,6 +55,12 @@ class Images:
             self._rows[run] = np.array([self._index[str(image_id)] for image_id in ids])
         return self._rows[run]
 
+    def of_run(self, run: RunRecord, weights: np.ndarray) -> np.ndarray:
+        """Weights of all images (R, N) → those of a run's table (R, n), in its order."""
+        rows = self.rows(run)
+        # A copy of all weights takes as long as figures of them do.
+        return weights if np.array_equal(rows, range(len(self.ids))) else weights[:, rows]
+
     def spread(self, run: RunRecord, estimate: Estimate) -> Estimate:
         """A run's estimate over all images: those it was not tested on contribute nothing."""
         influence = np.zeros(len(self._index))

@@ -16,25 +16,22 @@ from skinml.compare.runs import CellName, RunRecord
 from skinml.compare.tables import signed
 from skinml.evaluation.metrics import evaluate, metric_title
 from skinml.evaluation.predictions import Predictions
-from skinml.evaluation.statistics import RESAMPLES, bootstrap_weights, resampled
+from skinml.evaluation.statistics import resampled
 
 # In which figures a vote is held against its networks, where the classes have them.
 _GAINS = (*VERDICT_METRICS, "challenge_auc")
 
 
-def find_votes(
-    rows: Sequence[Row], images: Images, resamples: int = RESAMPLES
-) -> dict[CellName, Vote]:
-    """The vote of each cell that has two networks or more on each of its splits."""
+def find_votes(rows: Sequence[Row], images: Images, weights: np.ndarray) -> dict[CellName, Vote]:
+    """The vote of each cell that has two networks or more on each of its splits.
+
+    `weights` (R, N) are how often each of R bootstrap resamples has each image.
+    """
     found = {}
-    weights = np.empty((0, 0))
     for row in rows:
         splits = _networks(row, images)
-        if min(map(len, splits)) < 2:
-            continue
-        if not len(weights):
-            weights = bootstrap_weights(len(images.ids), resamples)
-        found[row.cell] = _vote(tuple(row.values), splits, images, weights)
+        if min(map(len, splits)) > 1:
+            found[row.cell] = _vote(tuple(row.values), splits, images, weights)
     return found
 
 
@@ -55,7 +52,7 @@ def _vote(
     tables = [soft_vote(runs, images) for runs in splits]
     figures = [evaluate(table, names=names) for table in tables]
     draws = [
-        resampled(table, weights[:, images.rows(runs[0])], names)
+        resampled(table, images.of_run(runs[0], weights), names)
         for table, runs in zip(tables, splits, strict=True)
     ]
     values = {}
