@@ -161,7 +161,10 @@ spec.loader.exec_module(conftest)
 conftest.add_tiny_backbone(pytest.MonkeyPatch())
 
 from skinml.base.errors import run_command
+from skinml.run import tracked
 from skinml.run.__main__ import main
+# What a run that is stopped waits for its last records, however busy the machine is.
+tracked.STOPPED_LIMIT = 600
 sys.exit(run_command(main))
 """
 
@@ -184,6 +187,8 @@ def test_sigterm_during_training_ends_the_run_as_killed(tmp_path: Path, toy_file
         )
     try:
         wait_for(lambda: "epoch 3/" in log.read_text(), log.read_text, process, pause=0.2)
+        # On a busy machine the forwarder begins long after the training does.
+        wait_for(experiment_runs, log.read_text, process, pause=1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM, log.read_text()
     finally:

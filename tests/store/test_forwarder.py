@@ -196,6 +196,20 @@ def write(folder: RunFolder, proxy: Proxy) -> Iterator[Callable[..., Writer]]:
             forwarder.kill()
 
 
+@pytest.mark.parametrize("behind", [0, 12])
+def test_it_gives_way_to_its_training_and_no_further(behind: int) -> None:
+    """Where the training has been put behind others already, as by Ray, that is enough."""
+    own = min(os.getpriority(os.PRIO_PROCESS, 0) + behind, 19)
+    code = (
+        f"import os; os.nice({behind})\nfrom skinml.store.forwarder import give_way\ngive_way()\n"
+    )
+    code += "print(os.getpriority(os.PRIO_PROCESS, 0))"
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert int(said.stdout) == max(own, 5)
+
+
 def test_a_model_s_files_come_from_a_server_without_mlflow(server: str, tmp_path: Path) -> None:
     """What predict needs of a champion is fetched in less time than importing MLflow takes."""
     client = MlflowClient(server)

@@ -81,6 +81,9 @@ class Cluster:
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_failure_threshold": "3",
+            # Behind everything else that a machine does, which is Ray's default, a cell of a busy
+            # one takes many minutes for its imports.
+            "RAY_worker_niceness": "0",
             "SKINML_LEASE_TERM": "20",
             "SKINML_TEST_EPOCH": "0.4",
             "PYTHONPATH": str(ROOT),
