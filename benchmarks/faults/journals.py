@@ -51,6 +51,8 @@ def _kill_one(
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # What `readline` had read ahead, on a busy machine all that was told, `communicate` lacks.
+        bufsize=0,
     )
     assert process.stdout and process.stderr
     begun = time.monotonic()

@@ -135,6 +135,23 @@ def test_a_writer_that_tells_more_than_it_writes_is_found_out(tmp_path: Path) ->
     assert outcome.lost > 0 and outcome.failed
 
 
+# Tells all in one breath, as the campaign hears it on a machine that is busy with other work.
+AT_ONCE = """
+import os, sys, time
+from pathlib import Path
+from skinml.tracking.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+os.write(1, b"b 0\\na 8\\na 9\\n")
+time.sleep(600)
+"""
+
+
+def test_what_a_writer_tells_at_once_is_heard(tmp_path: Path) -> None:
+    with kill_writers(tmp_path, (sys.executable, "-c", AT_ONCE)) as run:
+        outcome = run(case_in(tmp_path))
+    assert (outcome.checked, outcome.lost) == (9, 9)
+
+
 @pytest.mark.parametrize(
     ("numbers", "told", "found"),
     [
