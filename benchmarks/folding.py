@@ -29,8 +29,8 @@ class Side:
     def __init__(self, name: str, config: Any, data: Any, execution: Any) -> None:
         import keras
 
+        from benchmarks.folded import folded
         from skinml.models.classifier import build_classifier, unfreeze
-        from skinml.models.folded import folded
         from skinml.training.inputs import finetune_inputs
         from skinml.training.loop import _Stage
 

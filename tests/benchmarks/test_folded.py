@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from skinml.models.folded import FoldedConvolution, folded
+from benchmarks.folded import FoldedConvolution, folded
 from skinml.models.saved import load_saved
 from skinml.training.backend import PLAIN
 from skinml.training.steps import Batch, Steps, Trainee
