@@ -281,6 +281,11 @@ def main() -> None:
     )
     material.add_options(options_parser, train=480, validation=16)
     options = options_parser.parse_args()
+    fewest = sum(folding.COMPARED) * options.batch_size
+    if options.sides != sides[0] and options.train < fewest:
+        options_parser.error(
+            f"--train {options.train}: {options.sides} needs {fewest} or more (eight batches)"
+        )
     around = surroundings()
     models = options.models.split(",")
     from skinml.training import backend

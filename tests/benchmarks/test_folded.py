@@ -1,5 +1,6 @@
 """Frozen batch normalisation within the convolutions: the same network, trained the same."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from benchmarks import folding
 from benchmarks.folded import FoldedConvolution, folded
+from skinml.data.prepared import PreparedSet
 from skinml.models.saved import load_saved
-from skinml.training.backend import PLAIN
+from skinml.training.backend import PLAIN, Device
 from skinml.training.steps import Batch, Steps, Trainee
 
 FOLDED = {"conv", "depthwise", "separable"}
@@ -138,3 +141,17 @@ def test_the_network_itself_is_saved_as_ever(images: np.ndarray, tmp_path: Path)
     kinds = [type(layer) for layer in model.get_layer("backbone").layers]
     assert [type(layer) for layer in again.get_layer("backbone").layers] == kinds
     np.testing.assert_array_equal(call(again, images), call(model, images))
+
+
+def test_the_benchmark_trains_both_sides_alike(tiny_backbone: str, toy_set: PreparedSet) -> None:
+    options = argparse.Namespace(
+        data="demo", data_dir=str(toy_set.folder), weights="none", train=16, validation=2,
+        batch_size=2, repeats=2, piece=3, device="cpu",
+    )  # fmt: skip
+    advances: list[None] = []
+    device = Device(keras.backend.backend(), "cpu", "", 1)
+    found = folding.measure(options, tiny_backbone, device, lambda: advances.append(None))
+    assert len(advances) == 3
+    assert found["ratio"]["low"] > 0
+    assert max(found["apart"]) < 1e-3
+    assert "| tiny " in folding.shown_table({"tiny": found})
