@@ -268,6 +268,9 @@ def main() -> None:
     sides = "skinml,bare", ",".join(folding.SIDES)
     options_parser.add_argument("--sides", choices=sides, default=sides[0], help="what is compared")
     options_parser.add_argument(
+        "--nudged", action="store_true", help="compare losses with those of weights a bit apart too"
+    )
+    options_parser.add_argument(
         "--piece",
         type=int,
         help="steps between two turns (default: 5 on a CPU, 0, whole epochs, on a GPU)",

@@ -5,7 +5,8 @@
 Both are the product's own steps with its augmentation and prefetching, on the same images in the
 same order with the same dropout, from the same weights. They take turns every few steps
 (`--piece`), each first in every other one. Beside the speed it tells how far the losses are apart:
-that of the first step, and the mean of the steps 6 to 8.
+that of the first step, and the mean of the steps 6 to 8. With `--nudged` also how far today's build
+is from itself there, from weights half of which are moved to the next number up.
 """
 
 import argparse
@@ -44,6 +45,8 @@ class Side:
         prepared = finetune_inputs(classifier, config, data, 0, 1, execution, lambda *_: None)
         if name == "folded":
             prepared = prepared._replace(network=folded(prepared.network))
+        elif name == "nudged":
+            _nudge(prepared.network)
         self._inputs = prepared.inputs
         rate = float(config.learning_rate_finetune)
         self._stage = _Stage("finetune", prepared, config, data, execution, rate, 1)
@@ -89,11 +92,13 @@ def measure(
     )
     data = material.training_data(options)
     execution = choose_execution(device, data.images.nbytes)
-    sides = {side: Side(side, config, data, execution) for side in SIDES}
+    compared = (*SIDES, "nudged") if options.nudged else SIDES
+    sides = {side: Side(side, config, data, execution) for side in compared}
     losses: dict[str, list[float]] = {}
     for side, own in sides.items():
         own.begin(1)
         losses[side] = [own.train(steps) for steps in COMPARED]
+    sides.pop("nudged", None)
     advance()
     rates: dict[str, list[float]] = {side: [] for side in SIDES}
     steps = -(-options.train // options.batch_size)
@@ -117,8 +122,25 @@ def measure(
         "images_per_second": {side: spread(own) for side, own in rates.items()},
         "ratio": ratio(rates["folded"], rates["skinml"]),
         "losses": losses,
-        "apart": [abs(a / b - 1) for a, b in zip(*(losses[side] for side in SIDES), strict=True)],
+        "apart": _apart(losses["folded"], losses["skinml"]),
+        "apart_nudged": _apart(losses["nudged"], losses["skinml"]) if options.nudged else None,
     }
+
+
+def _apart(losses: list[float], others: list[float]) -> list[float]:
+    return [abs(one / other - 1) for one, other in zip(losses, others, strict=True)]
+
+
+def _nudge(network: Any) -> None:
+    """Move about half of the trained weights by a unit in the last place."""
+    import numpy as np
+    from keras import ops
+
+    random = np.random.default_rng(6)
+    for variable in network.trainable_variables:
+        values = ops.convert_to_numpy(variable)
+        up = np.nextafter(values, np.float32(np.inf), dtype=np.float32)
+        variable.assign(np.where(random.random(values.shape) < 0.5, values, up))
 
 
 def _pieces(steps: int, piece: int) -> list[int]:
@@ -129,10 +151,12 @@ def shown_table(found: dict[str, dict[str, Any]]) -> str:
     rows = [
         [name, *(shown(own["images_per_second"][side], 1) for side in SIDES),
          shown(own["ratio"], 3), f"≥ {TARGET:.2f}", verdict(own["ratio"]["median"] >= TARGET),
-         f"{own['apart'][0]:.0e}", f"{own['apart'][-1]:.2%}"]
+         f"{own['apart'][0]:.0e}", f"{own['apart'][-1]:.2%}",
+         f"{own['apart_nudged'][-1]:.2%}" if own["apart_nudged"] else ""]
         for name, own in found.items()
     ]  # fmt: skip
     heading = [
         "images a second", *SIDES, "ratio", "target", "", "first loss apart", "steps 6 to 8",
+        "nudged",
     ]  # fmt: skip
     return table(heading, rows)

@@ -146,12 +146,13 @@ def test_the_network_itself_is_saved_as_ever(images: np.ndarray, tmp_path: Path)
 def test_the_benchmark_trains_both_sides_alike(tiny_backbone: str, toy_set: PreparedSet) -> None:
     options = argparse.Namespace(
         data="demo", data_dir=str(toy_set.folder), weights="none", train=16, validation=2,
-        batch_size=2, repeats=2, piece=3, device="cpu",
+        batch_size=2, repeats=2, piece=3, device="cpu", nudged=True,
     )  # fmt: skip
     advances: list[None] = []
     device = Device(keras.backend.backend(), "cpu", "", 1)
     found = folding.measure(options, tiny_backbone, device, lambda: advances.append(None))
     assert len(advances) == 3
     assert found["ratio"]["low"] > 0
-    assert max(found["apart"]) < 1e-3
+    assert max(found["apart"] + found["apart_nudged"]) < 1e-3
+    assert found["losses"]["nudged"] != found["losses"]["skinml"]
     assert "| tiny " in folding.shown_table({"tiny": found})
