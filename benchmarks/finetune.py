@@ -13,6 +13,9 @@ without more work has waited, for other processes as well.
 around it. They take turns in one process: on a CPU every few steps of an epoch (`--piece`), because
 a machine's speed may change by tens of per cent from one minute to the next; on a GPU, whose work
 the host runs ahead of, epoch by epoch. Target: 0.97 on a CPU, 0.90 on a GPU.
+
+`--sides folded,skinml`: the steps alone, with frozen batch normalisation folded into the
+convolutions before it, beside the product's (benchmarks/folding.py). Target: 1.10.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import material
+from benchmarks import folding, material
 from benchmarks.harness import parser, ratio, report, shown, spread, surroundings, table, verdict
 from skinml.base.progress import progress_bar
 from skinml.config import Config
@@ -262,6 +265,11 @@ def main() -> None:
     options_parser = parser(__doc__, repeats=5)
     options_parser.add_argument("--models", default="mobilenet,mobilenetv2,nasnetmobile")
     options_parser.add_argument("--batch_size", type=int, default=16)
+    sides = "skinml,bare", ",".join(folding.SIDES)
+    options_parser.add_argument("--sides", choices=sides, default=sides[0], help="what is compared")
+    options_parser.add_argument(
+        "--nudged", action="store_true", help="compare losses with those of weights a bit apart too"
+    )
     options_parser.add_argument(
         "--piece",
         type=int,
@@ -276,16 +284,41 @@ def main() -> None:
     )
     material.add_options(options_parser, train=480, validation=16)
     options = options_parser.parse_args()
+    fewest = sum(folding.COMPARED) * options.batch_size
+    if options.sides != sides[0] and options.train < fewest:
+        options_parser.error(
+            f"--train {options.train}: {options.sides} needs {fewest} or more (eight batches)"
+        )
     around = surroundings()
     models = options.models.split(",")
     from skinml.training import backend
 
     device = backend.configure(options.device)
-    target = TARGETS[device.kind]
     if options.piece is None:
         options.piece = 5 if device.kind == "cpu" else 0
     with progress_bar("fine-tuning", len(models) * (options.repeats + 1)) as advance:
-        found = {name: measure(options, name, advance) for name in models}
+        if options.sides == "skinml,bare":
+            target = TARGETS[device.kind]
+            found = {name: measure(options, name, advance) for name in models}
+            text = shown_table(found, target)
+        else:
+            target = folding.TARGET
+            found = {name: folding.measure(options, name, device, advance) for name in models}
+            text = folding.shown_table(found)
+    result = {
+        **around,
+        "device": device._asdict(),
+        "batch_size": options.batch_size,
+        "images": options.train,
+        "piece": options.piece,
+        "forwarder": HAS_MLFLOW,
+        "networks": found,
+    }
+    against = options.sides.partition(",")[2]
+    report(options, result, text, lambda path: draw(path, found, target, against))
+
+
+def shown_table(found: dict[str, dict[str, Any]], target: float) -> str:
     rows = [
         [name, *(shown(own["images_per_second"][side], 1) for side in ("skinml", "bare")),
          shown(own["ratio"], 3), f"≥ {target}", verdict(own["ratio"]["median"] >= target),
@@ -297,24 +330,16 @@ def main() -> None:
         "images a second", "skinml, all of it", "bare train_on_batch", "ratio", "target", "",
         "outside the steps", "work", "system",
     ]  # fmt: skip
-    result = {
-        **around,
-        "device": device._asdict(),
-        "batch_size": options.batch_size,
-        "images": options.train,
-        "piece": options.piece,
-        "forwarder": HAS_MLFLOW,
-        "networks": found,
-    }
-    report(options, result, table(heading, rows), lambda path: draw(path, found, target))
+    return table(heading, rows)
 
 
-def draw(path: Path, found: dict[str, dict[str, Any]], target: float) -> None:
+def draw(path: Path, found: dict[str, dict[str, Any]], target: float, against: str) -> None:
     """The ratio of each network with its spread, and the target."""
     from matplotlib.figure import Figure
 
     from skinml.evaluation.drawing import COLUMN, GREY, drawing, save
 
+    other = {"bare": "the bare loop's"}.get(against, "today's build's")
     with drawing():
         figure = Figure(figsize=(COLUMN, 0.9 + 0.4 * len(found)), layout="constrained")
         axes = figure.subplots()
@@ -329,7 +354,7 @@ def draw(path: Path, found: dict[str, dict[str, Any]], target: float) -> None:
         )
         axes.margins(x=0.15)
         axes.set_yticks(range(len(found)), list(found))
-        axes.set(ylim=(len(found) - 0.5, -1), xlabel="images a second over the bare loop's")
+        axes.set(ylim=(len(found) - 0.5, -1), xlabel=f"images a second over {other}")
         save(figure, path)
 
 
