@@ -10,11 +10,16 @@ from skinml.data.prepare import open_data
 from skinml.training.inputs import TrainingData
 
 
-def add_options(parser: argparse.ArgumentParser, train: int, validation: int) -> None:
-    """Options that say which images, and how many of them."""
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Options that say which images, and from which weights."""
     parser.add_argument("--data", choices=("demo", "isic2017"), default="demo")
     parser.add_argument("--data_dir", default="auto", help="as of `python -m skinml.run`")
     parser.add_argument("--weights", default="none", help="as of `python -m skinml.run`")
+
+
+def add_options(parser: argparse.ArgumentParser, train: int, validation: int) -> None:
+    """Options that say which images, and how many of them."""
+    add_source(parser)
     parser.add_argument("--train", type=int, default=train, help=f"images (default: {train})")
     parser.add_argument("--validation", type=int, default=validation, help="images")
 
