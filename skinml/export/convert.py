@@ -63,19 +63,15 @@ def _image() -> Any:
 
 
 def _litert(model: Any, precision: str, calibration: np.ndarray | None) -> bytes:
-    import keras
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder:
-        # By way of a SavedModel, as Keras's own export: a function of the model alone would be
-        # converted without its weights.
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        call = functools.partial(model.__call__, training=False)
-        archive.add_endpoint("serve", call, input_signature=[_image()])
-        archive.write_out(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        return _converted(converter, precision, calibration)
+    function = tf.function(functools.partial(model, training=False), input_signature=[_image()])
+    traced = function.get_concrete_function()
+    # Not by way of a SavedModel, as Keras's own export: it takes five times as long to the same
+    # network. The converter has one of its own in between, without the weights, unless told so.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], model)
+    converter.experimental_lower_to_saved_model = False
+    return _with_signature(_converted(converter, precision, calibration))
 
 
 def _converted(converter: Any, precision: str, calibration: np.ndarray | None) -> bytes:
@@ -98,6 +94,26 @@ def _converted(converter: Any, precision: str, calibration: np.ndarray | None) -
         first = _first_convolutions(ranged)
         return bytes(mlir_quantize(ranged, denylisted_ops={"SOFTMAX"}, denylisted_nodes=first))
     return bytes(converter.convert())
+
+
+def _with_signature(content: bytes) -> bytes:
+    """A LiteRT network whose input and output have the names that Keras's own export gives them."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools.flatbuffer_utils import (
+        convert_bytearray_to_object,
+        convert_object_to_bytearray,
+    )
+
+    network = convert_bytearray_to_object(content)
+    graph, signature = network.subgraphs[0], schema.SignatureDefT()
+    signature.signatureKey = b"serving_default"
+    for name, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        told = schema.TensorMapT()
+        told.name = b"image" if name == "inputs" else b"output_0"
+        (told.tensorIndex,) = map(int, tensors)
+        setattr(signature, name, [told])
+    network.signatureDefs = [signature]
+    return bytes(convert_object_to_bytearray(network))
 
 
 def _first_convolutions(content: bytes) -> set[str]:
