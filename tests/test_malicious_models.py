@@ -304,7 +304,7 @@ def test_the_command_says_so_in_one_line(
         )
     assert done.returncode == 2
     assert not marker.exists()
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("skinml: ")]
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("skinml: error: ")]
     assert "not a Keras model as skinml logs it, and so not loaded" in line
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
