@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,8 +99,7 @@ def run_arguments(options: argparse.Namespace, pictures: Path) -> list[str]:
     """The command line of the runs, of what both builds know."""
     given = {name: getattr(options, name) for name in ("data", *CONFIGURATION)}
     given |= {"data_dir": str(pictures.resolve()), "epochs_finetune": 1}
-    if given["weights"] not in ("none", "imagenet"):
-        given["weights"] = str(Path(given["weights"]).expanduser().resolve())
+    given["weights"] = material.weights_of(options)
     return [f"--{name}={value}" for name, value in given.items()]
 
 
@@ -121,12 +120,10 @@ def measure(options: argparse.Namespace) -> dict[str, list[Costs]]:
             found[name].append(one_run(build, arguments, Path(scratch, name)))
             return found[name][-1].before
 
-        builds = zip(BUILDS, (earlier, ROOT), strict=True)
-        sides: dict[str, Callable[[], float]] = {n: partial(side, n, b) for n, b in builds}
-        for prepare in sides.values():
-            prepare()  # What both find there from then on.
-        for own in found.values():
-            own.clear()
+        builds = dict(zip(BUILDS, (earlier, ROOT), strict=True))
+        for name, build in builds.items():
+            one_run(build, arguments, Path(scratch, name))  # What it finds there from then on.
+        sides = {name: partial(side, name, build) for name, build in builds.items()}
         in_turn("running a cell", sides, options.repeats)
     return found
 

@@ -297,7 +297,7 @@ def main() -> None:
     if options.piece is None:
         options.piece = 5 if device.kind == "cpu" else 0
     with progress_bar("fine-tuning", len(models) * (options.repeats + 1)) as advance:
-        if options.sides == "skinml,bare":
+        if options.sides == sides[0]:
             target = TARGETS[device.kind]
             found = {name: measure(options, name, advance) for name in models}
             text = shown_table(found, target)

@@ -33,14 +33,18 @@ def training_data(options: argparse.Namespace) -> TrainingData:
     return TrainingData(data.images, data.labels, rows[: options.train], rows[options.train :])
 
 
+def weights_of(options: argparse.Namespace) -> str:
+    """The options' initial weights, a file by its whole path: a run may begin in another folder."""
+    if options.weights in ("none", "imagenet"):
+        return str(options.weights)
+    return str(Path(options.weights).expanduser().resolve())
+
+
 def config(options: argparse.Namespace, **values: object) -> Config:
     """A resolved configuration on the options' images."""
-    weights = options.weights
-    if weights not in ("none", "imagenet"):
-        weights = str(Path(weights).expanduser().resolve())
     return Config(
         data=options.data,
         data_dir=options.data_dir,
-        weights=weights,
+        weights=weights_of(options),
         **values,  # type: ignore[arg-type]
     ).resolved()

@@ -304,7 +304,10 @@ def test_the_command_says_so_in_one_line(
         )
     assert done.returncode == 2
     assert not marker.exists()
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("skinml: error: ")]
+    # A store that is busy is waited for, with a line of its own.
+    said = [line for line in done.stderr.splitlines() if line.startswith("skinml: ")]
+    [line] = [line for line in said if not line.startswith("skinml: waiting for ")]
+    assert line.startswith("skinml: error: ")
     assert "not a Keras model as skinml logs it, and so not loaded" in line
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

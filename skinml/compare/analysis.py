@@ -38,7 +38,7 @@ from skinml.compare.repeats import Components
 from skinml.compare.runs import CellName, RunRecord
 from skinml.compare.selection import Selection
 from skinml.compare.standing import find_verdict, highest_rows, standing_of
-from skinml.compare.votes import find_votes
+from skinml.compare.votes import find_votes, gain_metrics
 from skinml.evaluation.metrics import evaluate, reported
 from skinml.evaluation.statistics import (
     RESAMPLES,
@@ -88,7 +88,7 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         points = find_points(rows, images, resamples)
     return Comparison(
         selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings,
-        points, votes=find_votes(rows, images, weights),
+        points, votes=find_votes(rows, evidence, weights),
     )  # fmt: skip
 
 
@@ -101,6 +101,7 @@ def _figures(
     `evidence`.
     """
     images = evidence.images
+    compared = gain_metrics(selection.runs[0].predictions.classes)
     rows, draws = [], []
     latencies = _latencies(selection.runs)
     with progress_bar("comparing", len(selection.runs)) as advance:
@@ -110,7 +111,7 @@ def _figures(
                 point = evaluate(run.predictions, names=names)
                 points.append({name: float(value) for name, (value,) in point.items()})
                 redrawn.append(resampled(run.predictions, images.of_run(run, weights), names))
-                evidence.add(run, VERDICT_METRICS)
+                evidence.add(run, compared)
                 advance(text=str(cell))
             shares = shares_of(runs)
             mean_draws = {

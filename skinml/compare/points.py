@@ -49,7 +49,7 @@ def find_points(rows: Sequence[Row], images: Images, resamples: int = RESAMPLES)
         lack = f"{len(runs) - len(seen)} of {len(runs)} runs have no validation table"
         return Points(label, without=f"{lack}, on which thresholds are chosen")
     weights = bootstrap_weights(len(images.ids), resamples)
-    of_test = {run: weights[:, images.rows(run)] for run in runs}
+    of_test = {run: images.of_run(run, weights) for run in runs}
     rates = {
         row.cell: {
             rule.name: _rates(rule, [(seen[run], of_test[run]) for run in row.runs], row.runs)

@@ -124,14 +124,18 @@ def _with_votes(comparison: Comparison) -> list[tuple[list[Cell], CellName, Row 
     for row in comparison.rows:
         lines.append((names_of(row), row.cell, row))
         if vote := comparison.votes.get(row.cell):
-            names = [Cell(row.cell.model), Cell(f"{row.cell.batch_size} {vote.times}")]
-            lines.append((names, row.cell, vote))
+            lines.append((names_of_vote(row.cell, vote), row.cell, vote))
     return lines
 
 
 def names_of(row: Row) -> list[Cell]:
     """The two cells that name a row."""
     return [Cell(row.cell.model), Cell(f"{row.cell.batch_size}{row.mark}")]
+
+
+def names_of_vote(cell: CellName, vote: Vote) -> list[Cell]:
+    """The same of a cell's vote, with how many networks it is."""
+    return [Cell(cell.model), Cell(f"{cell.batch_size} {vote.times}")]
 
 
 def table_iii(comparison: Comparison) -> Table:

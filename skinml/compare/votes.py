@@ -10,28 +10,33 @@ import numpy as np
 
 from skinml.compare.comparison import VERDICT_METRICS, Row, Value, Vote
 from skinml.compare.document import Block, Cell, Details, Table
-from skinml.compare.evidence import Images, interval_over_images
+from skinml.compare.evidence import Evidence, Images, interval_over_images
 from skinml.compare.paired import Estimate, difference, estimates, mean, tested
 from skinml.compare.runs import CellName, RunRecord
-from skinml.compare.tables import signed
+from skinml.compare.tables import names_of_vote, signed
 from skinml.evaluation.metrics import evaluate, metric_title
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import resampled
 
-# In which figures a vote is held against its networks, where the classes have them.
-_GAINS = (*VERDICT_METRICS, "challenge_auc")
+
+def gain_metrics(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """In which figures a vote is held against its networks, as far as the classes have them."""
+    return tuple(name for name in (*VERDICT_METRICS, "challenge_auc") if name in tested(classes))
 
 
-def find_votes(rows: Sequence[Row], images: Images, weights: np.ndarray) -> dict[CellName, Vote]:
+def find_votes(
+    rows: Sequence[Row], evidence: Evidence, weights: np.ndarray
+) -> dict[CellName, Vote]:
     """The vote of each cell that has two networks or more on each of its splits.
 
-    `weights` (R, N) are how often each of R bootstrap resamples has each image.
+    `evidence` has the estimates of each run by `gain_metrics`; `weights` (R, N) are how often each
+    of R bootstrap resamples has each image.
     """
     found = {}
     for row in rows:
-        splits = _networks(row, images)
+        splits = _networks(row, evidence.images)
         if min(map(len, splits)) > 1:
-            found[row.cell] = _vote(tuple(row.values), splits, images, weights)
+            found[row.cell] = _vote(tuple(row.values), splits, evidence, weights)
     return found
 
 
@@ -46,9 +51,10 @@ def _networks(row: Row, images: Images) -> list[list[RunRecord]]:
 def _vote(
     names: tuple[str, ...],
     splits: Sequence[Sequence[RunRecord]],
-    images: Images,
+    evidence: Evidence,
     weights: np.ndarray,
 ) -> Vote:
+    images = evidence.images
     tables = [soft_vote(runs, images) for runs in splits]
     figures = [evaluate(table, names=names) for table in tables]
     draws = [
@@ -60,7 +66,7 @@ def _vote(
         value = float(np.mean([figure[name] for figure in figures]))
         of_all = np.mean([draw[name] for draw in draws], axis=0)
         values[name] = Value(value, *interval_over_images(name, of_all, tables[0]), None, None)
-    gains = [_gains(table, runs, images) for table, runs in zip(tables, splits, strict=True)]
+    gains = [_gains(table, runs, evidence) for table, runs in zip(tables, splits, strict=True)]
     counts = [len(runs) for runs in splits]
     return Vote(
         (min(counts), max(counts)),
@@ -69,17 +75,16 @@ def _vote(
     )
 
 
-def _gains(table: Predictions, runs: Sequence[RunRecord], images: Images) -> dict[str, Estimate]:
+def _gains(
+    table: Predictions, runs: Sequence[RunRecord], evidence: Evidence
+) -> dict[str, Estimate]:
     """The figures of a vote less the means of its networks', over all images."""
-    names = [name for name in tested(table.classes) if name in _GAINS]
-    own = estimates(table, names)
-    each = [estimates(run.predictions, names) for run in runs]
     return {
         name: difference(
-            images.spread(runs[0], own[name]),
-            mean([images.spread(run, one[name]) for run, one in zip(runs, each, strict=True)]),
+            evidence.images.spread(runs[0], own),
+            mean([evidence.estimates[run][name] for run in runs]),
         )
-        for name in names
+        for name, own in estimates(table, gain_metrics(table.classes)).items()
     }
 
 
@@ -93,9 +98,7 @@ def soft_vote(runs: Sequence[RunRecord], images: Images) -> Predictions:
 
 
 def how_votes(votes: Mapping[CellName, Vote]) -> str:
-    """What a row of a vote is, behind a table that has one; "" without any."""
-    if not votes:
-        return ""
+    """What a row of a vote is, behind a table that has one."""
     times = max(votes.values(), key=lambda vote: vote.networks[1]).times
     return (
         f"A row with {times} is a soft vote: the mean of the scores of that many networks of a "
@@ -111,7 +114,7 @@ def gains_of_votes(votes: Mapping[CellName, Vote]) -> list[Block]:
     names = list(next(iter(votes.values())).gains)
     lines = []
     for cell, vote in votes.items():
-        line = [Cell(cell.model), Cell(f"{cell.batch_size} {vote.times}")]
+        line = names_of_vote(cell, vote)
         for name in names:
             gain = vote.gains[name]
             low, high = gain.interval()
