@@ -201,10 +201,21 @@ def test_resolved_from_random_weights() -> None:
     assert (resolved.learning_rate_finetune, resolved.batch_norm) == (1e-3, "trained")
 
 
+def test_random_weights_are_fine_tuned_whole_by_any_recipe_unless_asked() -> None:
+    def fine_tuning(**options: Any) -> tuple[str, int | str]:
+        resolved = Config(recipe="ours", **options).resolved()
+        return resolved.finetune_layers, resolved.epochs_finetune
+
+    assert fine_tuning() == ("last_stage", 10)
+    assert fine_tuning(weights="none") == ("all", 150)
+    asked = {"finetune_layers": "last_stage", "epochs_finetune": 3}
+    assert fine_tuning(weights="none", **asked) == ("last_stage", 3)
+
+
 def test_resolved_keeps_what_was_given_and_leaves_no_auto_that_decides() -> None:
     given = Config(epochs_frozen=3, batch_norm="trained", learning_rate_finetune=0.5)
     resolved = given.resolved()
-    assert resolved == replace(given, epochs_finetune=100, **RECIPES["paper"])
+    assert resolved == replace(given, **RECIPES["paper"])
     assert resolved.resolved() == resolved
     # Where the data lie, and where and how it is trained, are not looked up here.
     left = {name for name, value in resolved.as_dict().items() if value == AUTO}
@@ -330,7 +341,7 @@ def test_spaces_in_dense_units_make_no_other_configuration() -> None:
         ({"weights": "none"}, {"learning_rate_frozen"}),
         (
             {"epochs_finetune": 0},
-            {"learning_rate_finetune", "batch_norm", "images_on_device"},
+            {"learning_rate_finetune", "finetune_layers", "batch_norm", "images_on_device"},
         ),
         ({"optimizer": "adam"}, {"weight_decay"}),
         ({"optimizer": "sgd"}, {"weight_decay"}),

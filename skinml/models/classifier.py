@@ -190,18 +190,37 @@ def with_views(model: keras.Model, views: int) -> keras.Model:
     return keras.Model(pixels, ops.mean(by_view, axis=0), name=f"{model.name}_views")
 
 
-def unfreeze(classifier: Classifier, batch_norm: str) -> None:
-    """Make all layers trainable for fine-tuning, and settle what batch normalisation does.
+def unfreeze(classifier: Classifier, batch_norm: str, layers: str = "all") -> None:
+    """Make layers trainable for fine-tuning, and settle what batch normalisation does.
 
+    `layers` are `"all"`, or `"last_stage"`, see there; the others do not change.
     `batch_norm="frozen"` keeps the moving statistics, scale and shift of every such layer:
     `layer.trainable = False` is the only thing that does under Keras 3 (calling with
     training=False does not). `"trained"` updates them, with a momentum that follows.
     """
-    classifier.backbone.trainable = True
+    backbone = classifier.backbone
+    backbone.trainable = True
+    trained = backbone.layers if layers == "all" else last_stage(backbone)
+    # One by one: on TensorFlow a network that is trainable leaves frozen layers of it as they are.
+    for layer in backbone.layers:
+        layer.trainable = layer in trained
     for layer in batch_norm_layers(classifier):
-        layer.trainable = batch_norm == "trained"
-        if batch_norm == "trained":
+        if batch_norm == "frozen":
+            layer.trainable = False
+        elif layer.trainable:
             layer.momentum = TRAINED_BATCH_NORM_MOMENTUM
+
+
+def last_stage(backbone: keras.Model) -> list[keras.layers.Layer]:
+    """The layers behind the last one whose features are larger than the backbone's own.
+
+    With images of 224×224 those work on 7×7 features: MobileNet's last two blocks, MobileNetV2's
+    last four. They hold most of the weights and take little of the time.
+    """
+    size = backbone.output.shape[1]
+    shapes = [layer.output.shape for layer in backbone.layers]
+    larger = [n for n, shape in enumerate(shapes) if len(shape) == 4 and shape[1] > size]
+    return list(backbone.layers[larger[-1] + 1 :] if larger else backbone.layers)
 
 
 def batch_norm_layers(classifier: Classifier) -> list[keras.layers.BatchNormalization]:

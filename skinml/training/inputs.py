@@ -169,7 +169,7 @@ def finetune_inputs(
     execution: Execution,
     on_features: OnFeatures,
 ) -> Prepared:
-    """Fine-tuning: all layers train on the augmented pixels."""
+    """Fine-tuning: the network trains on the augmented pixels."""
 
     def pixels(rows: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
         return transform(data.images[data.train[rows]], symmetries)

@@ -1,4 +1,4 @@
-"""The two steps of training: the head on frozen features, then all layers.
+"""The two steps of training: the head on frozen features, then fine-tuning.
 
 Knows nothing of metrics' definitions, files or MLflow: the caller passes a scoring function and is
 told about each epoch.
@@ -112,7 +112,7 @@ def train(
             best.restore(classifier.model)
             best = _Best(config.monitor)
         if name == "finetune":
-            unfreeze(classifier, config.batch_norm)
+            unfreeze(classifier, config.batch_norm, config.finetune_layers)
         if reached < done + epochs:
             prepared = prepare(classifier, config, data, done, epochs, execution, on_features)
             result.backbone_images = prepared.backbone_images or result.backbone_images

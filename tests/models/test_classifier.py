@@ -21,6 +21,7 @@ from skinml.models.classifier import (
     batch_norm_layers,
     build_classifier,
     in_float32,
+    last_stage,
     unfreeze,
     with_views,
 )
@@ -125,6 +126,40 @@ def test_unfreeze_settles_batch_normalisation(tiny_backbone: str) -> None:
     unfreeze(classifier, "trained")
     assert (norm.trainable, norm.momentum) == (True, 0.9)
     assert len(classifier.backbone.trainable_weights) == 4
+
+
+PARTS = ("expand", "depthwise", "project")  # of a block of MobileNetV2
+
+
+@pytest.mark.parametrize(
+    ("model", "trained"),
+    [
+        ("mobilenet", ["conv_dw_12", "conv_pw_12", "conv_dw_13", "conv_pw_13"]),
+        (
+            "mobilenetv2",
+            ["block_13_depthwise", "block_13_project"]
+            + [f"block_{n}_{part}" for n in (14, 15, 16) for part in PARTS]
+            + ["Conv_1"],
+        ),
+    ],
+)
+def test_the_last_stage_is_what_works_on_seven_by_seven_features(
+    model: str, trained: list[str]
+) -> None:
+    classifier = build_classifier(Config(model=model, weights="none").resolved(), 3)
+    unfreeze(classifier, "frozen", "last_stage")
+    layers = [layer for layer in classifier.backbone.layers if layer.trainable_weights]
+    assert [layer.name for layer in layers] == trained
+    for layer in layers[1:]:
+        assert layer.output.shape[1:3] == (7, 7)
+    # Where normalisation is trained, it is that of the last stage.
+    unfreeze(classifier, "trained", "last_stage")
+    behind = last_stage(classifier.backbone)
+    norms = batch_norm_layers(classifier)
+    assert [n.trainable for n in norms] == [n in behind for n in norms]
+    unfreeze(classifier, "trained")
+    assert all(norm.trainable for norm in norms)
+    assert classifier.backbone.layers[1].trainable_weights
 
 
 def test_a_channel_s_factor_follows_the_normalisation(

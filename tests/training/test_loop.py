@@ -14,6 +14,7 @@ from skinml.base.errors import UserError
 from skinml.config import Config
 from skinml.data.prepared import PreparedSet
 from skinml.evaluation.metrics import epoch_metrics
+from skinml.models import classifier as classifiers
 from skinml.models.classifier import Classifier, batch_norm_layers, build_classifier
 from skinml.training import backend
 from skinml.training import loop as training
@@ -136,6 +137,16 @@ def test_trained_batch_norm_changes_statistics_scale_and_shift(fit: Fit) -> None
     changed = of_backbone(trained.changed())
     # The bias before a normalisation has no gradient but rounding: it may move or stay.
     assert changed | {"bias"} == {"kernel", "bias", "gamma", "beta", *STATISTICS}
+
+
+def test_fine_tuning_the_last_stage_alone_leaves_the_layers_before_it(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The normalisation and the activation behind it.
+    monkeypatch.setattr(classifiers, "last_stage", lambda backbone: backbone.layers[-2:])
+    trained = fit(finetune_layers="last_stage", batch_norm="trained", learning_rate_finetune=0.01)
+    assert of_backbone(trained.changed()) == {"gamma", "beta", *STATISTICS}
+    assert any(name.startswith("head/") for name in trained.changed())
 
 
 def test_the_frozen_step_trains_the_head_and_nothing_else(fit: Fit) -> None:
@@ -274,7 +285,7 @@ def test_fine_tuning_starts_from_the_best_frozen_epoch(
 ) -> None:
     at_start = []
 
-    def spy(classifier: Classifier, batch_norm: str) -> None:
+    def spy(classifier: Classifier, batch_norm: str, layers: str) -> None:
         at_start.append(weights_of(classifier))
 
     monkeypatch.setattr(training, "unfreeze", spy)
