@@ -35,7 +35,7 @@ from skinml.base.cache import cached_array
 from skinml.base.progress import progress_bar
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
-from skinml.data.pipeline import SYMMETRIES, prefetch, slices, transform
+from skinml.data.pipeline import SYMMETRIES, EpochPlan, prefetch, slices, transform, vary
 from skinml.data.prepare import open_data
 from skinml.data.prepared import PreparedSet
 from skinml.models.inference import INFERENCE_BATCH, answer
@@ -55,7 +55,7 @@ Inputs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Trial:
     """A way to fine-tune: layers behind `after` (all of them: "all"); no epoch is the head alone.
 
-    `augmentation` is "dihedral", or with random crops and colours beside it "crops+colour".
+    The other fields are those of `Config`.
     """
 
     after: str = ALL
@@ -64,6 +64,8 @@ class Trial:
     batch_norm: str = "frozen"
     label_smoothing: float = 0.0
     ema: float = 0.0
+    mixup: float = 0.0
+    focal: float = 0.0
     augmentation: str = "dihedral"
 
     def __str__(self) -> str:
@@ -104,6 +106,9 @@ def config_of(trial: Trial, config: Config) -> Config:
         batch_norm=trial.batch_norm,
         label_smoothing=trial.label_smoothing,
         ema=trial.ema,
+        mixup=trial.mixup,
+        focal=trial.focal,
+        augmentation=trial.augmentation,
     ).resolved()
 
 
@@ -160,27 +165,6 @@ def network_of(config: Config, after: str, head: tuple[np.ndarray, ...]) -> Any:
     return whole
 
 
-def augmented(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random crops of at least three fifths of each picture, scaled back, in another light."""
-    from PIL import Image
-
-    size = pixels.shape[1]
-    made = np.empty_like(pixels)
-    for number, picture in enumerate(pixels):
-        area, aspect = rng.uniform(0.6, 1), np.exp(rng.uniform(-0.2, 0.2))
-        width, height = (min(size * np.sqrt(area) * f, size) for f in (aspect, 1 / aspect))
-        left, top = rng.uniform(0, size - width), rng.uniform(0, size - height)
-        box = (left, top, left + width, top + height)
-        crop = Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR, box=box)
-        x = np.asarray(crop, np.float32)
-        grey = x.mean(axis=2, keepdims=True)
-        x = grey + (x - grey) * rng.uniform(0.8, 1.2)  # saturation
-        x = (x - x.mean()) * rng.uniform(0.8, 1.2) + x.mean() * rng.uniform(0.8, 1.2)
-        x = x * rng.uniform(0.95, 1.05, 3).astype(np.float32)  # the colour of the light
-        made[number] = np.clip(np.rint(x), 0, 255)
-    return made
-
-
 def fine_tune(task: Task) -> list[dict[str, str]]:
     """The rows of a trial on a fold, one a share of `BLENDS`."""
     trial, fold, head, config = task
@@ -227,11 +211,12 @@ def trained(
     from skinml.training.loop import _Stage
 
     train, validation = split
-    rng = np.random.default_rng(config.seed)
 
-    def shown(places: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
-        given = inputs(train[places], symmetries)
-        return given if trial.augmentation == "dihedral" else augmented(given, rng)
+    def shown(places: np.ndarray, plan: EpochPlan) -> np.ndarray:
+        given = inputs(train[places], plan.symmetries[places])
+        if plan.crops is None or plan.lights is None:
+            return given
+        return vary(given, plan.crops[places], plan.lights[places])
 
     # The last epoch's are taken, whatever validation says: it is not asked in between.
     unknown = np.full((len(validation), len(CLASSES)), 1 / len(CLASSES))

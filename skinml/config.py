@@ -39,6 +39,8 @@ BEFORE: dict[str, Any] = {
     "finetune_layers": "all",
     "test_views": 1,
     "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "focal": 0.0,
     "ema": 0.0,
 }
 """What every run did until these were parameters: it is not in the digest of a configuration."""
@@ -169,7 +171,7 @@ class Config:
         AUTO,
         "layers of the backbone that fine-tuning trains: all of them, or last_stage, those behind "
         "the last one whose features are larger than the network's own (7×7); auto is all "
-        "(recipe paper, or from random weights) or last_stage (ours), in an eighth of the time "
+        "(recipe paper, or from random weights) or last_stage (ours), in half the time "
         "as good as all layers in the cross-validation",
         choices=(AUTO, "all", "last_stage"),
     )
@@ -201,9 +203,10 @@ class Config:
     )
     augmentation: str = _option(
         "dihedral",
-        "the eight rotations and reflections of the square: dermoscopy has no up or left; the "
-        "paper does not say what it used",
-        choices=("none", "dihedral"),
+        "dihedral: the eight rotations and reflections of the square, as dermoscopy has no up or "
+        "left; the paper does not say what it used; crops: in fine-tuning a part of the image in "
+        "another light beside them, which took longer than ten epochs to pay",
+        choices=("none", "dihedral", "crops"),
     )
     class_weights: str = _option(
         "none",
@@ -216,6 +219,20 @@ class Config:
         "in the cross-validation of heads",
         low=0,
         high=0.9,
+    )
+    mixup: float = _option(
+        0.0,
+        "parameter of the beta distribution by which two images of a batch are mixed "
+        "(arXiv 1710.09412), 0 for none; 0.2 changed nothing in the cross-validation of heads",
+        low=0,
+        high=10,
+    )
+    focal: float = _option(
+        0.0,
+        "exponent of the focal loss (arXiv 1708.02002), 0 for cross-entropy; 2 changed nothing in "
+        "the cross-validation of heads",
+        low=0,
+        high=10,
     )
     ema: float = _option(
         0.0,
@@ -357,6 +374,11 @@ class Config:
             raise UserError(
                 "epochs_frozen=0 and epochs_finetune=0: expected at least one epoch in one of the "
                 "two steps"
+            )
+        if chosen.images_on_device == "true" and (chosen.augmentation == "crops" or chosen.mixup):
+            raise UserError(
+                "images_on_device=true: a device makes the symmetries alone, and neither crops nor "
+                "mixtures; expected auto or false with augmentation=crops or mixup"
             )
         return chosen
 

@@ -249,6 +249,14 @@ def test_runs_of_before_there_were_recipes_are_repetitions_of_the_papers() -> No
     assert Config(model="mobilenet", protocol="challenge").digest() == "38a87e77dbc115eb"
 
 
+@pytest.mark.parametrize("given", [{"augmentation": "crops"}, {"mixup": 0.2}], ids=str)
+def test_images_on_the_device_are_neither_cropped_nor_mixed(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"images_on_device=true: .*expected auto or false"):
+        Config(images_on_device="true", **given).resolved()
+    Config(images_on_device="auto", **given).resolved()
+    Config(images_on_device="true").resolved()
+
+
 def test_no_epoch_at_all_is_refused() -> None:
     for config in (
         Config(epochs_frozen=0, epochs_finetune=0),

@@ -14,7 +14,15 @@ from skinml.backbones import BACKBONES
 from skinml.base.cache import cached_array
 from skinml.base.progress import progress_bar
 from skinml.config import Config
-from skinml.data.pipeline import SYMMETRIES, EpochPlan, plan_epoch, prefetch, slices, transform
+from skinml.data.pipeline import (
+    SYMMETRIES,
+    EpochPlan,
+    plan_epoch,
+    prefetch,
+    slices,
+    transform,
+    vary,
+)
 from skinml.models.classifier import Classifier
 from skinml.models.inference import INFERENCE_BATCH, answer, infer
 from skinml.training.backend import Execution
@@ -43,8 +51,8 @@ class TrainingData:
     digest: str = ""
 
 
-# (rows of the training images (n,), their symmetries (n,)) → the network's inputs (n, …).
-Inputs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (rows of the training images (n,), the plan of the epoch) → the network's inputs (n, …).
+Inputs = Callable[[np.ndarray, EpochPlan], np.ndarray]
 
 
 class Prepared(NamedTuple):
@@ -102,7 +110,7 @@ def frozen_inputs(
     validation = np.array(features[len(views) :])
     return Prepared(
         classifier.head,
-        lambda rows, symmetries: features[place[rows, symmetries]],
+        lambda rows, plan: features[place[rows, plan.symmetries[rows]]],
         lambda: classifier.head.predict_on_batch(validation),
         backbone_images=filling.total if filling.begun else 0,
     )
@@ -171,16 +179,20 @@ def finetune_inputs(
 ) -> Prepared:
     """Fine-tuning: the network trains on the augmented pixels."""
 
-    def pixels(rows: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
-        return transform(data.images[data.train[rows]], symmetries)
+    def pixels(rows: np.ndarray, plan: EpochPlan) -> np.ndarray:
+        images = transform(data.images[data.train[rows]], plan.symmetries[rows])
+        if plan.crops is None or plan.lights is None:
+            return images
+        return vary(images, plan.crops[rows], plan.lights[rows])
 
-    def views(rows: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
-        return np.stack([rows, symmetries], axis=1).astype(np.int32)
+    def views(rows: np.ndarray, plan: EpochPlan) -> np.ndarray:
+        return np.stack([rows, plan.symmetries[rows]], axis=1).astype(np.int32)
 
     def validation() -> np.ndarray:
         return infer(classifier.model, data.images, data.validation)
 
-    if execution.images_on_device:
+    # What a device does with images that lie there is the symmetries alone.
+    if execution.images_on_device and config.augmentation != "crops" and not config.mixup:
         return Prepared(classifier.model, views, validation, data.images[data.train])
     return Prepared(classifier.model, pixels, validation)
 
@@ -222,7 +234,25 @@ def batches_of(
     for part in slices(len(data.train), config.batch_size):
         rows = plan.order[part]
         labels = data.labels[data.train[rows]]
-        yield Batch(inputs(rows, plan.symmetries[rows]), labels, weights[labels])
+        batch = Batch(inputs(rows, plan), labels, weights[labels])
+        if plan.shares is not None:
+            batch = mixed(batch, plan.shares[rows], len(weights))
+        yield batch
+
+
+def mixed(batch: Batch, shares: np.ndarray, classes: int) -> Batch:
+    """Each input of a batch mixed with another one's, its labels as shares of the classes (n, K).
+
+    `shares` (n,) are those of the inputs themselves; the other is that of the mirrored position.
+    """
+
+    def mix(own: np.ndarray) -> np.ndarray:
+        share = shares.reshape(-1, *(1,) * (own.ndim - 1)).astype(np.float32)
+        mixture = share * own + (1 - share) * own[::-1]
+        return (np.rint(mixture) if own.dtype == np.uint8 else mixture).astype(own.dtype)
+
+    targets = np.eye(classes, dtype=np.float32)[batch.labels]
+    return Batch(mix(batch.inputs), mix(targets), mix(batch.weights))
 
 
 def class_weights(config: Config, data: TrainingData) -> np.ndarray:

@@ -192,7 +192,7 @@ class _Stage:
         loss in the progress bar.
         """
         config, data = self._config, self._data
-        plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation)
+        plan = plan_epoch(len(data.train), config.seed, epoch, config.augmentation, config.mixup)
         scores = []
         started = time.perf_counter()
         _seed_dropout(self.model, config.seed, epoch)
@@ -266,17 +266,22 @@ def _checkpoint(
 
 
 def _loss(config: Config) -> Any:
-    """The cross-entropy of a batch, its labels smoothed as a configuration says."""
-    if not config.label_smoothing:
+    """The loss of a batch: cross-entropy, or what a configuration makes of it."""
+    if not (config.label_smoothing or config.mixup or config.focal):
         return "sparse_categorical_crossentropy"
 
-    def smoothed(labels: Any, scores: Any) -> Any:
-        targets = ops.one_hot(ops.reshape(labels, (-1,)), scores.shape[-1])
-        return keras.losses.categorical_crossentropy(
-            targets, scores, label_smoothing=config.label_smoothing
+    def of_shares(labels: Any, scores: Any) -> Any:
+        targets = labels
+        if not config.mixup:
+            targets = ops.one_hot(ops.reshape(labels, (-1,)), scores.shape[-1])
+        smoothing = {"label_smoothing": config.label_smoothing}
+        if not config.focal:
+            return keras.losses.categorical_crossentropy(targets, scores, **smoothing)
+        return keras.losses.categorical_focal_crossentropy(
+            targets, scores, alpha=1.0, gamma=config.focal, **smoothing
         )
 
-    return smoothed
+    return of_shares
 
 
 @contextmanager

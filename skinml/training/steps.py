@@ -20,7 +20,8 @@ class Batch(NamedTuple):
     """What one training step gets.
 
     `inputs` (n, …): what the network takes; with images on the device (n, 2) int32 instead, the row
-    of each and its symmetry. `labels` (n,) int64, `weights` (n,) float32 of the loss.
+    of each and its symmetry. `labels` (n,) int64, of mixtures the shares of the classes (n, K)
+    float32; `weights` (n,) float32 of the loss.
     """
 
     inputs: np.ndarray

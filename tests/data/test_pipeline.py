@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from skinml.data.pipeline import SYMMETRIES, plan_epoch, prefetch, slices, transform
+from skinml.data.pipeline import SYMMETRIES, plan_epoch, prefetch, slices, transform, vary
 from tests.waiting import PATIENCE
 
 
@@ -78,6 +78,43 @@ def test_no_augmentation_is_the_identity_in_the_same_order() -> None:
     assert plain.symmetries.shape == (50,)
     assert not plain.symmetries.any()
     np.testing.assert_array_equal(plain.order, plan_epoch(50, 2, 1, "dihedral").order)
+
+
+def test_crops_mixtures_and_light_are_drawn_beside_the_same_order_and_symmetries() -> None:
+    plain, plan = plan_epoch(500, 2, 1, "dihedral"), plan_epoch(500, 2, 1, "crops", mixup=0.4)
+    np.testing.assert_array_equal(plain.order, plan.order)
+    np.testing.assert_array_equal(plain.symmetries, plan.symmetries)
+    assert (plain.crops, plain.lights, plain.shares) == (None, None, None)
+    assert plan.crops is not None and plan.lights is not None and plan.shares is not None
+    start, sides = plan.crops[:, :2], plan.crops[:, 2:]
+    assert start.min() >= 0 and (start + sides).max() <= 1 + 1e-12
+    area, aspect = sides.prod(axis=1), sides[:, 0] / sides[:, 1]
+    # A side is no longer than the image: the widest are cut.
+    assert 0.5 < area.min() < 0.65 < 0.95 < area.max() <= 1
+    assert 0.66 < aspect.min() < 0.75 < 1.35 < aspect.max() < 1.5
+    assert 0.8 <= plan.lights.min() < 0.81 < 1.19 < plan.lights.max() <= 1.2
+    assert 0.5 <= plan.shares.min() < 0.55 < 0.99 < plan.shares.max() <= 1
+    again = plan_epoch(500, 2, 1, "crops", mixup=0.4)
+    for one, other in zip(plan, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_crop_shows_a_part_of_the_image_scaled_back_in_the_light_that_is_asked_for() -> None:
+    whole, plain = np.array([[0.0, 0.0, 1.0, 1.0]]), np.ones((1, 6))
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[:, :, 4:] = (200, 100, 60)
+    np.testing.assert_array_equal(vary(image, whole, plain), image)
+    right = vary(image, np.array([[0.75, 0.0, 0.25, 1.0]]), plain)
+    assert right.shape == image.shape and (right == (200, 100, 60)).all()
+    for column, factor, expected in (
+        (0, 0.5, (160, 110, 90)),  # towards its grey, 120
+        (1, 0.5, (160, 110, 90)),  # towards the mean of the picture
+        (2, 1.1, (212, 112, 72)),  # that mean, 120, a tenth brighter
+        (3, 0.9, (180, 100, 60)),
+    ):
+        light = plain.copy()
+        light[0, column] = factor
+        assert vary(right, whole, light)[0, 0, 0].tolist() == list(expected)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 4), (1, 4), (8, 4), (9, 4), (3, 1)])

@@ -21,8 +21,9 @@ from skinml.training import loop as training
 from skinml.training.backend import Execution
 from skinml.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from skinml.training.history import Row
-from skinml.training.inputs import TrainingData, class_weights
+from skinml.training.inputs import TrainingData, class_weights, mixed
 from skinml.training.loop import TrainingResult, train
+from skinml.training.steps import Batch
 
 MEASURED = ("seconds", "images_per_second", "time")
 
@@ -328,23 +329,25 @@ def test_the_same_seed_gives_the_same_bits(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "ema", "policy", "after"),
+    ("given", "policy", "after"),
     [
-        ("adamw", 0.0, "float32", [1, 2, 3, 4]),
-        ("sgd", 0.9, "float32", [3]),
+        ({"optimizer": "adamw"}, "float32", [1, 2, 3, 4]),
+        ({"optimizer": "sgd", "ema": 0.9}, "float32", [3]),
+        ({"augmentation": "crops", "mixup": 0.4, "focal": 2.0}, "float32", [1, 3]),
         # Scales the loss, by variables of its own.
-        ("adam", 0.0, "mixed_float16", [1, 3]),
+        ({"optimizer": "adam"}, "mixed_float16", [1, 3]),
     ],
+    ids=str,
 )
 def test_a_training_goes_on_after_any_epoch_as_if_it_had_never_stopped(
-    fit: Fit, optimizer: str, ema: float, policy: str, after: list[int], tmp_path: Path
+    fit: Fit, given: dict[str, Any], policy: str, after: list[int], tmp_path: Path
 ) -> None:
     """On a network of other initial weights, by what its checkpoint's file holds alone."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(policy)
     try:
         saved: list[Checkpoint] = []
-        how = {"optimizer": optimizer, "ema": ema, **BOTH_STEPS}
+        how = {**given, **BOTH_STEPS}
         whole = fit(save=saved.append, **how)
         assert [checkpoint.epoch for checkpoint in saved] == [1, 2, 3, 4]
         assert [len(checkpoint.history) for checkpoint in saved] == [1, 2, 3, 4]
@@ -474,6 +477,40 @@ def test_labels_are_smoothed_as_published() -> None:
         np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-6)
     plain = training._loss(Config())
     assert plain == "sparse_categorical_crossentropy"
+
+
+def test_the_focal_loss_weighs_an_image_by_how_little_it_is_known() -> None:
+    """(1 − p)^γ · −log p (arXiv 1708.02002), of labels and of mixtures of them."""
+    scores = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
+    each = (1 - scores) ** 2 * -np.log(scores)
+    labels = training._loss(Config(focal=2.0))(keras.ops.array([0, 2]), scores)
+    np.testing.assert_allclose(labels, [each[0, 0], each[1, 2]], rtol=1e-5)
+    shares = np.array([[1, 0, 0], [0.25, 0, 0.75]], np.float32)
+    mixtures = training._loss(Config(focal=2.0, mixup=0.2))(keras.ops.array(shares), scores)
+    np.testing.assert_allclose(mixtures, (shares * each).sum(axis=1), rtol=1e-5)
+    plain = training._loss(Config(mixup=0.2))(keras.ops.array(shares), scores)
+    np.testing.assert_allclose(plain, -(shares * np.log(scores)).sum(axis=1), rtol=1e-5)
+
+
+def test_a_mixture_has_the_shares_of_its_images_in_pixels_labels_and_weights() -> None:
+    pixels = np.array([0, 100, 200], np.uint8).reshape(3, 1, 1, 1)
+    batch = Batch(pixels, np.array([0, 1, 2]), np.array([1.0, 2.0, 4.0], np.float32))
+    found = mixed(batch, np.array([1.0, 0.5, 0.75]), 3)
+    assert found.inputs.dtype == np.uint8 and found.inputs.ravel().tolist() == [0, 100, 150]
+    assert found.labels.tolist() == [[1, 0, 0], [0, 1, 0], [0.25, 0, 0.75]]
+    assert found.weights.tolist() == [1, 2, 3.25]
+    assert mixed(batch._replace(inputs=pixels / 8), np.full(3, 0.5), 3).inputs[0] == 12.5
+
+
+def test_crops_are_of_the_images_and_the_frozen_step_has_none(fit: Fit) -> None:
+    told = {
+        augmentation: fit(epochs_frozen=2, epochs_finetune=1, augmentation=augmentation).column(
+            "train_loss"
+        )
+        for augmentation in ("dihedral", "crops")
+    }
+    assert told["crops"][:2] == told["dihedral"][:2]
+    assert told["crops"][2] != told["dihedral"][2]
 
 
 def test_the_average_of_the_weights_is_exponential_and_leaves_the_weights_alone() -> None:
