@@ -215,7 +215,7 @@ def test_random_weights_are_fine_tuned_whole_by_any_recipe_unless_asked() -> Non
 def test_resolved_keeps_what_was_given_and_leaves_no_auto_that_decides() -> None:
     given = Config(epochs_frozen=3, batch_norm="trained", learning_rate_finetune=0.5)
     resolved = given.resolved()
-    assert resolved == replace(given, **RECIPES["paper"])
+    assert resolved == replace(given, **RECIPES["paper"] | {"learning_rate_finetune": 0.5})
     assert resolved.resolved() == resolved
     # Where the data lie, and where and how it is trained, are not looked up here.
     left = {name for name, value in resolved.as_dict().items() if value == AUTO}
