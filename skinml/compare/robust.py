@@ -16,7 +16,7 @@ from skinml.compare.document import Block, Cell, Heading, Items, Table, Text
 from skinml.compare.paired import tested
 from skinml.compare.runs import RunRecord
 from skinml.compare.selection import Selection, select_readable
-from skinml.config import Config
+from skinml.config import AUTO, Config
 from skinml.data.duplicates import NEAR_DUPLICATES
 from skinml.evaluation.metrics import metric_title
 from skinml.evaluation.predictions import Predictions
@@ -30,9 +30,11 @@ METRICS = {
     "challenge_auc": "auc_weighted",
 }
 
-# The rules by which a run may keep an epoch: validation metrics.
+# The rules by which a run may keep an epoch: the best by a validation metric, or the last.
 RULES: tuple[str, ...] = next(
-    option.metadata["choices"] for option in fields(Config) if option.name == "monitor"
+    tuple(choice for choice in option.metadata["choices"] if choice != AUTO)
+    for option in fields(Config)
+    if option.name == "monitor"
 )
 
 HOLDS, DIFFERS, REVERSED = "holds", "does not hold", "reversed"
@@ -97,8 +99,8 @@ def _by_rule(selection: Selection) -> tuple[dict[str, Selection], list[str]]:
             found[rule] = other
         else:
             left_out.append(
-                f"kept epoch by validation {_rule(rule)}: no such runs of every configuration; a "
-                f"predictions table holds the epoch that its run kept, here by {_rule(own)}"
+                f"{_kept(rule)}: no such runs of every configuration; a predictions table holds "
+                f"the epoch that its run kept, here {_rule(own)}"
             )
     return found, left_out
 
@@ -136,7 +138,15 @@ def _without(run: RunRecord, images: set[str]) -> RunRecord:
 
 
 def _rule(name: str) -> str:
-    return {"auc_macro": "macro AUC", "accuracy": "accuracy", "loss": "loss"}.get(name, name)
+    named = {"auc_macro": "by macro AUC", "accuracy": "by accuracy", "loss": "by loss"}
+    return named.get(name, name)
+
+
+def _kept(rule: str) -> str:
+    """Such as "kept epoch by validation loss"."""
+    if rule == "last":
+        return "kept epoch the last"
+    return f"kept epoch {_rule(rule).replace('by', 'by validation')}"
 
 
 def robustness(comparison: Comparison, found: Robustness) -> list[Block]:
@@ -152,7 +162,7 @@ def robustness(comparison: Comparison, found: Robustness) -> list[Block]:
         ]
         for each in found.analyses
     ]
-    columns = ("metric", "test images", "epoch kept by", "highest", "verdict", "report's verdict")
+    columns = ("metric", "test images", "epoch kept", "highest", "verdict", "report's verdict")
     blocks: list[Block] = [
         Heading("Does the verdict hold?"),
         *(Text(text, strong=True) for text in summaries(comparison, found)),

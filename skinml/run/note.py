@@ -113,13 +113,14 @@ def _circumstances(
     config: Config, description: Description, metrics: Mapping[str, float], test: Predictions
 ) -> str:
     views = f" in {config.test_views} views" if config.test_views != 1 else ""
+    kept = "the last" if config.monitor == "last" else f"best validation {config.monitor}"
     challenge = ""
     if challenge_tasks(test.classes):
         challenge = f"The AUCs of the challenge are {description.tags['challenge_score']} here. "
     return (
         f"{challenge}The intervals are over test images alone (bootstrap, 2,000 resamples); other "
         "seeds move the figures too. Kept epoch: "
-        f"{metrics['best_epoch']:.0f} (best validation {config.monitor}). "
+        f"{metrics['best_epoch']:.0f} ({kept}). "
         f"{metrics['parameters_millions']:.2f} M parameters, {metrics['latency_ms']:.0f} ms an "
         f"image{views} on {description.params['device_name']} "
         f"({description.params['device_threads']} threads)."

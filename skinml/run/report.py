@@ -305,7 +305,7 @@ _SHOWN = (
     "model", "weights", "batch_size", "seed", "data", "protocol", "test_fraction",
     "near_duplicates", "split_seed", "recipe", "epochs_frozen", "epochs_finetune", "optimizer",
     "learning_rate_frozen", "effective_learning_rate_finetune", "augmentation",
-    "effective_finetune_layers", "effective_batch_norm", "monitor",
+    "effective_finetune_layers", "effective_batch_norm", "effective_monitor",
 )  # fmt: skip
 _DIGESTS = (
     "data_digest", "weights_digest", "training_digest", "evaluation_digest", "git_commit",

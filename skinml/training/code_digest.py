@@ -78,16 +78,16 @@ class SameTrainings(NamedTuple):
 
 
 SAME_TRAININGS = SameTrainings(
-    "c866a737770f",
+    "2101cfb9038d",
     # EfficientNetB0's row has changed since the first: its trainings are others.
     {
-        "07d54b37061c": "since then crops, mixtures and the focal loss are parameters, and recipe "
-        "ours has another learning rate; a MobileNet and a MobileNetV3Small trained by both "
-        "without them are the same to the last bit",
-        "feb1372ab3bc": "since then fine-tuning may train the last stage alone, and crops, "
-        "mixtures and the focal loss are parameters; a MobileNet from ImageNet weights and a "
-        "MobileNetV3Small from random ones, trained by both without them, are the same to the last "
-        "bit",
+        "07d54b37061c": "since then there are more parameters, and recipe ours has other values; "
+        "a MobileNet trained by both with the same values is the same to the last bit",
+        "c866a737770f": "since then the last epoch of a step may be kept; a MobileNet trained by "
+        "both that keeps the best is the same to the last bit",
+        "feb1372ab3bc": "since then fine-tuning may train the last stage alone and keep the last "
+        "epoch, and crops, mixtures and the focal loss are parameters; a MobileNet trained by both "
+        "without them is the same to the last bit",
         "c4c5b0843991": "since then features are kept in blocks, weights loaded and AUCs computed "
         "otherwise; a MobileNetV2 trained by both is the same to the last bit; then the loop came "
         "in pieces, recipes are parameters and classes a data set's: so is a MobileNetV3Small; "

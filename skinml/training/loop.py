@@ -52,9 +52,13 @@ class TrainingResult:
 
 
 class _Best:
-    """The weights of the best epoch so far by one validation metric; the earlier one in a tie."""
+    """The weights of the best epoch so far by one validation metric; the earlier one in a tie.
+
+    With "last" in place of a metric each epoch is better than those before it.
+    """
 
     def __init__(self, monitor: str, before: Checkpoint | None = None) -> None:
+        self._last = monitor == "last"
         self._key = f"val_{monitor}"
         self._sign = -1 if monitor == "loss" else 1
         self.score = before.best_score if before else -math.inf
@@ -62,7 +66,7 @@ class _Best:
         self.epoch = before.best_epoch if before else 0
 
     def offer(self, row: Row, weights: list[np.ndarray]) -> None:
-        score = self._sign * float(row[self._key])
+        score = float(row["epoch"]) if self._last else self._sign * float(row[self._key])
         if score > self.score or not self.weights:
             self.score = score if math.isfinite(score) else -math.inf
             self.epoch, self.weights = int(row["epoch"]), weights
@@ -84,8 +88,9 @@ def train(
 ) -> TrainingResult:
     """Train a network as a resolved configuration says; it ends with its best epoch's weights.
 
-    The best by validation of the last step: what two steps of training make is a fine-tuned
-    network, and among many noisy epochs of the frozen step one would now and then look better.
+    The best by validation of the last step, or its last: what two steps of training make is a
+    fine-tuned network, and among many noisy epochs of the frozen step one would now and then look
+    better.
     `on_epoch` is told the row of each epoch as it ends. The test part is not in `data`.
     `save` is given each epoch's checkpoint, and only then `on_epoch` its row: what is told is
     never trained again. With such a checkpoint as `before` the training goes on after it, on a

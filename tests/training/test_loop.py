@@ -251,7 +251,7 @@ def test_the_history_is_complete_and_numbered_through_both_steps(fit: Fit) -> No
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("monitor", ["auc_macro", "accuracy", "loss"])
+@pytest.mark.parametrize("monitor", ["auc_macro", "accuracy", "loss", "last"])
 @pytest.mark.parametrize(
     ("steps", "ema"), [((0, 5), 0.0), ((5, 0), 0.0), ((3, 3), 0.0), ((3, 3), 0.8)]
 )
@@ -271,7 +271,7 @@ def test_the_network_ends_as_it_was_in_its_best_epoch(
     )
     # Of the last step alone, whatever an epoch of the frozen one has seen.
     before = frozen if finetune else 0
-    values = trained.column(f"val_{monitor}")[before:]
+    values = trained.column("epoch" if monitor == "last" else f"val_{monitor}")[before:]
     best = min(values) if monitor == "loss" else max(values)
     assert trained.result.best_epoch == before + 1 + values.index(best)  # the earlier in a tie
     data = trained.data
