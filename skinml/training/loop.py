@@ -88,9 +88,8 @@ def train(
 ) -> TrainingResult:
     """Train a network as a resolved configuration says; it ends with its best epoch's weights.
 
-    The best by validation of the last step, or its last: what two steps of training make is a
-    fine-tuned network, and among many noisy epochs of the frozen step one would now and then look
-    better.
+    That is one of the last step: what two steps of training make is a fine-tuned network, and
+    among many noisy epochs of the frozen step one would now and then look better.
     `on_epoch` is told the row of each epoch as it ends. The test part is not in `data`.
     `save` is given each epoch's checkpoint, and only then `on_epoch` its row: what is told is
     never trained again. With such a checkpoint as `before` the training goes on after it, on a
