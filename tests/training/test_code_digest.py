@@ -128,8 +128,8 @@ def test_a_definition_may_move_to_another_file(package: Path) -> None:
         old = "from skinml.data.pipeline import prefetch, slices"
         new = "from skinml.data.parts import slices\nfrom skinml.data.pipeline import prefetch"
         path.write_text(path.read_text().replace(old, new))
-    edit(package, "training/inputs.py", "plan_epoch, prefetch, slices, transform",
-         "plan_epoch, prefetch, transform\nfrom skinml.data.parts import slices")  # fmt: skip
+    edit(package, "training/inputs.py", "    slices,\n    transform,\n    vary,\n)",
+         "    transform,\n    vary,\n)\nfrom skinml.data.parts import slices")  # fmt: skip
     assert digests(package) == before
 
 
