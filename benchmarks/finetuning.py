@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -30,8 +30,16 @@ import numpy as np
 from benchmarks.harness import surroundings, table
 from benchmarks.heads import Split, train_heads
 from benchmarks.heads import Trial as Head
-from benchmarks.recipe import FIGURES, figures, frozen_features, half_width, known_rows, make_splits
-from skinml.base.cache import cached_array
+from benchmarks.recipe import (
+    FIGURES,
+    answers_of_views,
+    figures,
+    frozen_features,
+    half_width,
+    known_rows,
+    make_splits,
+    write_rows,
+)
 from skinml.base.progress import progress_bar
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
@@ -39,7 +47,6 @@ from skinml.data.pipeline import SYMMETRIES, EpochPlan, prefetch, slices, transf
 from skinml.data.prepare import open_data
 from skinml.data.prepared import PreparedSet
 from skinml.models.inference import INFERENCE_BATCH, answer
-from skinml.models.weights import weights_digest
 from skinml.training import backend
 
 FOLDS = 5
@@ -87,7 +94,10 @@ class Trial:
 
 
 class Task(NamedTuple):
-    """A trial on one fold, and what it begins with: the weights of the head of that fold."""
+    """A trial on one fold, and what it begins with: the weights of the head of that fold.
+
+    `config` says the network, its weights and the data, the same for all trials.
+    """
 
     trial: Trial
     fold: int
@@ -131,21 +141,7 @@ def kept_maps(config: Config, after: str) -> np.ndarray:
     part = keras.Model(whole.backbone.input, whole.backbone.get_layer(after).output)
     pixels = keras.Input(whole.model.input_shape[1:], dtype="uint8")
     lower = keras.Model(pixels, part(whole.model.get_layer("preprocessing")(pixels)))
-    views = [(row, symmetry) for row in rows for symmetry in range(SYMMETRIES)]
-
-    def fill(maps: np.ndarray, done: int) -> Generator[int]:
-        with progress_bar(f"computing {after}", len(views)) as advance:
-            advance(done)
-            for part in slices(len(views), INFERENCE_BATCH):
-                if part.stop <= done:
-                    continue
-                chosen, symmetries = np.array(views[part]).T
-                maps[part] = answer(lower, transform(data.images[chosen], symmetries))
-                advance(part.stop - part.start)
-                yield part.stop
-
-    key = f"maps {after} {config.model} {weights_digest(config.weights)} {data.digest} {len(rows)}"
-    return cached_array(key, (len(views), *lower.output_shape[1:]), np.float16, fill)
+    return answers_of_views(f"maps {after}", lower, config, data, rows, np.float16)
 
 
 def network_of(config: Config, after: str, head: tuple[np.ndarray, ...]) -> Any:
@@ -167,10 +163,11 @@ def network_of(config: Config, after: str, head: tuple[np.ndarray, ...]) -> Any:
 
 def fine_tune(task: Task) -> list[dict[str, str]]:
     """The rows of a trial on a fold, one a share of `BLENDS`."""
-    trial, fold, head, config = task
-    data = open_data(config.data, config.data_dir)
+    trial, fold, head, plain = task
+    data = open_data(plain.data, plain.data_dir)
     rows = known_rows(data)
-    maps = None if trial.after == ALL else kept_maps(config, trial.after)
+    config = config_of(trial, plain)
+    maps = None if trial.after == ALL else kept_maps(plain, trial.after)
 
     def inputs(places: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
         if maps is None:
@@ -255,10 +252,9 @@ def rows_of(
     features = frozen_features(config, data, rows)[:, :, 0]
     one_layer = Head(widths=(), epochs=50)
     heads = train_heads(one_layer, features, data.labels[rows], folds_of(data))
-    tasks = [Task(t, f, heads[f][0], config_of(t, config)) for t, f in wanted]
-    for task in tasks:
-        if task.trial.after != ALL:
-            kept_maps(task.config, task.trial.after)
+    tasks = [Task(t, f, heads[f][0], config) for t, f in wanted]
+    for after in sorted({t.after for t, _ in wanted} - {ALL}):
+        kept_maps(config, after)
     context = get_context("spawn")  # TensorFlow does not survive a fork.
     cores, usable = context.Queue(), sorted(os.sched_getaffinity(0))
     for job in range(jobs):
@@ -325,10 +321,7 @@ def main() -> int:
     trials = [Trial(epochs=0), *options.trial]
     for row in rows_of(trials, config, options.jobs, there, options.folds):
         known.append(row)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(known[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(known)
+        write_rows(path, known)
     (options.out / "surroundings.json").write_text(json.dumps(surroundings(), indent=2) + "\n")
     print(summary(known))
     return 0

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,22 +60,32 @@ def frozen_features(config: Config, data: PreparedSet, rows: np.ndarray) -> np.n
     halved = keras.layers.MaxPooling2D(2, padding="same")(maps)
     pooled = [keras.layers.GlobalAveragePooling2D()(features) for features in (maps, halved)]
     both = keras.Model(network.input, keras.layers.Concatenate()(pooled))
+    features = answers_of_views("recipe", both, config, data, rows, np.float32)
+    return np.array(features).reshape(len(rows), SYMMETRIES, len(POOLINGS), -1)
+
+
+def answers_of_views(
+    name: str, network: Any, config: Config, data: PreparedSet, rows: np.ndarray, dtype: Any
+) -> np.ndarray:
+    """A network's answers to some images in eight views, image by image: (n · 8, …), kept.
+
+    `name` tells it from other networks that are built of the same `config` and data.
+    """
     views = [(row, symmetry) for row in rows for symmetry in range(SYMMETRIES)]
 
-    def fill(features: np.ndarray, done: int) -> Generator[int]:
+    def fill(answers: np.ndarray, done: int) -> Generator[int]:
         with progress_bar("computing features", len(views)) as advance:
             advance(done)
             for part in slices(len(views), INFERENCE_BATCH):
                 if part.stop <= done:
                     continue
                 chosen, symmetries = np.array(views[part]).T
-                features[part] = answer(both, transform(data.images[chosen], symmetries))
+                answers[part] = answer(network, transform(data.images[chosen], symmetries))
                 advance(part.stop - part.start)
                 yield part.stop
 
-    key = f"recipe {config.model} {weights_digest(config.weights)} {data.digest} {len(rows)}"
-    features = cached_array(key, (len(views), both.output_shape[-1]), np.float32, fill)
-    return np.array(features).reshape(len(rows), SYMMETRIES, len(POOLINGS), -1)
+    key = f"{name} {config.model} {weights_digest(config.weights)} {data.digest} {len(rows)}"
+    return cached_array(key, (len(views), *network.output_shape[1:]), dtype, fill)
 
 
 PAPER = Trial()

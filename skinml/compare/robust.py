@@ -137,16 +137,16 @@ def _without(run: RunRecord, images: set[str]) -> RunRecord:
     return replace(run, load=load)
 
 
+_BY = {"auc_macro": "macro AUC", "accuracy": "accuracy", "loss": "loss"}
+
+
 def _rule(name: str) -> str:
-    named = {"auc_macro": "by macro AUC", "accuracy": "by accuracy", "loss": "by loss"}
-    return named.get(name, name)
+    return f"by {_BY[name]}" if name in _BY else name
 
 
 def _kept(rule: str) -> str:
     """Such as "kept epoch by validation loss"."""
-    if rule == "last":
-        return "kept epoch the last"
-    return f"kept epoch {_rule(rule).replace('by', 'by validation')}"
+    return f"kept epoch by validation {_BY[rule]}" if rule in _BY else f"kept epoch the {rule}"
 
 
 def robustness(comparison: Comparison, found: Robustness) -> list[Block]:

@@ -75,7 +75,7 @@ def test_a_trial_begins_with_the_head_and_moves_on(
     head = a_head(rng)
 
     def rows(trial: Trial) -> list[dict[str, str]]:
-        return fine_tune(Task(trial, 1, head, config_of(trial, config)))
+        return fine_tune(Task(trial, 1, head, config))
 
     [alone] = rows(Trial(epochs=0))
     still, _ = rows(Trial(after=after, epochs=1, learning_rate=1e-12))
