@@ -384,12 +384,14 @@ class Config:
                 "epochs_frozen=0 and epochs_finetune=0: expected at least one epoch in one of the "
                 "two steps"
             )
-        if chosen.images_on_device == "true" and (chosen.augmentation == "crops" or chosen.mixup):
+        if chosen.augmentation != "crops" and not chosen.mixup:
+            return chosen
+        if chosen.images_on_device == "true":
             raise UserError(
                 "images_on_device=true: a device makes the symmetries alone, and neither crops nor "
                 "mixtures; expected auto or false with augmentation=crops or mixup"
             )
-        return chosen
+        return replace(chosen, images_on_device="false")
 
     def without_effect(self) -> dict[str, str]:
         """The parameters that are not at their default and change nothing, as another is as it is.

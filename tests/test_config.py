@@ -253,8 +253,9 @@ def test_runs_of_before_there_were_recipes_are_repetitions_of_the_papers() -> No
 def test_images_on_the_device_are_neither_cropped_nor_mixed(given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"images_on_device=true: .*expected auto or false"):
         Config(images_on_device="true", **given).resolved()
-    Config(images_on_device="auto", **given).resolved()
-    Config(images_on_device="true").resolved()
+    assert Config(images_on_device="auto", **given).resolved().images_on_device == "false"
+    assert Config(images_on_device="true").resolved().images_on_device == "true"
+    assert Config().resolved().images_on_device == "auto"
 
 
 def test_no_epoch_at_all_is_refused() -> None:

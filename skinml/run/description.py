@@ -167,7 +167,7 @@ def set_up(config: Config, yes: bool) -> Setup:
         config.precision,
         config.xla,
         config.steps_per_execution,
-        config.images_on_device,
+        config.resolved().images_on_device,
     )
     surroundings = {
         "data_digest": data.digest,

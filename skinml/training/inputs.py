@@ -191,8 +191,7 @@ def finetune_inputs(
     def validation() -> np.ndarray:
         return infer(classifier.model, data.images, data.validation)
 
-    # What a device does with images that lie there is the symmetries alone.
-    if execution.images_on_device and config.augmentation != "crops" and not config.mixup:
+    if execution.images_on_device:
         return Prepared(classifier.model, views, validation, data.images[data.train])
     return Prepared(classifier.model, pixels, validation)
 
