@@ -39,10 +39,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped in CI, where nothing may be: {report.longrepr}"
 
 
+# Files of many tests that are not slow one by one: as many slow ones as they last.
+LONG_FILES = {"test_loop.py": 10, "test_figures.py": 3, "test_sync.py": 3, "test_code_digest.py": 3}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with most slow tests come first: at the end no worker is left alone with one."""
+    """The files that last longest come first: at the end no worker is left alone with one."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: -slow[item.path] - LONG_FILES.get(item.path.name, 0))
 
 
 @pytest.fixture(autouse=True)

@@ -181,9 +181,18 @@ def test_nothing_of_the_cluster_listens_beyond_loopback(cluster: Cluster) -> Non
 
 
 def test_cells_are_trained_on_the_cluster_and_their_logs_are_here(
-    cluster: Cluster, start: Start, tmp_path: Path
+    cluster: Cluster, start: Start, go: Path, tmp_path: Path
 ) -> None:
-    sweep = start("--engine=ray", f"--address={cluster.address}", **cluster.variables)
+    """The store's password goes to each machine by Ray's own channel, not by a log or argument."""
+    secret = "a-pass-word-that-no-log-may-hold"
+    variables = cluster.variables | {"MLFLOW_TRACKING_PASSWORD": secret}
+    sweep = start(
+        "--engine=ray", f"--address={cluster.address}", **variables, SKINML_TEST_GO=str(go)
+    )
+    _, _, pid, _ = sweep.until(sweep.epochs)[0]
+    assert psutil.Process(pid).environ()["MLFLOW_TRACKING_PASSWORD"] == secret
+    seen = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    go.touch()
     assert sweep.wait() == 0, sweep.log.read_text()
     assert_each_finished_once()
     assert sorted(row[:2] for row in sweep.epochs()) == [
@@ -191,8 +200,16 @@ def test_cells_are_trained_on_the_cluster_and_their_logs_are_here(
     ]
     assert len(list(tmp_path.glob("runs/sweep-*/*/log-*.txt"))) == 2
     assert "2 of 2 done" in sweep.log.read_text()
+
+    assert not any(secret in words for words in seen)
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert len(files) > 10, "Ray's logs lie elsewhere"
+    files += [path for path in sweep.log.parent.rglob("*") if path.is_file()]
+    telling = [str(path) for path in files if secret.encode() in path.read_bytes()]
+    assert not telling
+
     # Given again, it finds them done.
-    again = start("--engine=ray", f"--address={cluster.address}", **cluster.variables)
+    again = start("--engine=ray", f"--address={cluster.address}", **variables)
     assert again.wait() == 0
     assert len(again.epochs()) == 6
     assert "2 of 2 done (2 before)" in again.log.read_text()
@@ -240,26 +257,6 @@ def test_a_sweep_that_is_stopped_stops_its_cells_on_the_cluster(
     again = start("--engine=ray", f"--address={cluster.address}", **variables)
     assert again.wait() == 0, again.log.read_text()
     assert_each_finished_once()
-
-
-def test_a_password_reaches_the_training_and_no_file_of_the_cluster(
-    cluster: Cluster, start: Start, go: Path
-) -> None:
-    """The store's password goes to each machine by Ray's own channel, not by a log or argument."""
-    secret = "a-pass-word-that-no-log-may-hold"
-    variables = cluster.variables | {"MLFLOW_TRACKING_PASSWORD": secret, "SKINML_TEST_GO": str(go)}
-    sweep = start("--engine=ray", f"--address={cluster.address}", **variables)
-    _, _, pid, _ = sweep.until(sweep.epochs)[0]
-    assert psutil.Process(pid).environ()["MLFLOW_TRACKING_PASSWORD"] == secret
-    seen = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
-    go.touch()
-    assert sweep.wait() == 0, sweep.log.read_text()
-    assert not any(secret in words for words in seen)
-    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
-    assert len(files) > 10, "Ray's logs lie elsewhere"
-    files += [path for path in sweep.log.parent.rglob("*") if path.is_file()]
-    telling = [str(path) for path in files if secret.encode() in path.read_bytes()]
-    assert not telling
 
 
 def test_a_mistake_is_one_line(cluster: Cluster, start: Start) -> None:
