@@ -1,6 +1,7 @@
 """The files around the package agree with it and with each other."""
 
 import ast
+import csv
 import dataclasses
 import json
 import os
@@ -239,6 +240,15 @@ def test_published_figures_follow_from_the_committed_predictions(folder: Path) -
         for name, told in cell["metrics"].items():
             found = [float(evaluate(table, names=(name,))[name][0]) for table in tables]
             assert told["value"] == pytest.approx(sum(found) / len(found), abs=1e-12), name
+
+
+def test_a_published_run_has_each_epoch_once_however_often_it_was_stopped() -> None:
+    paths = sorted((ROOT / "results").rglob("history.csv"))
+    assert len(paths) > 10
+    for path in paths:
+        with path.open(newline="") as file:
+            epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+        assert epochs == list(range(1, len(epochs) + 1)), path
 
 
 def test_files_and_functions_are_short_or_say_why() -> None:
