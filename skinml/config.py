@@ -181,7 +181,7 @@ class Config:
         "layers of the backbone that fine-tuning trains: all of them, or last_stage, those behind "
         "the last one whose features are larger than the network's own (7×7); auto is all "
         "(recipe paper, or from random weights) or last_stage (ours), in half the time "
-        "as good as all layers in the cross-validation",
+        "as good as all layers on two folds of the cross-validation",
         choices=(AUTO, "all", "last_stage"),
     )
     optimizer: str = _option(
@@ -307,7 +307,7 @@ class Config:
     images_on_device: str = _option(
         AUTO,
         "keep the images in the device's memory and augment them there; auto does so on a GPU "
-        "where they take at most a quarter of what is free",
+        "where they take at most a quarter of what is free, with neither crops nor mixup",
         choices=(AUTO, "true", "false"),
         decides=False,
     )
