@@ -38,8 +38,10 @@ from benchmarks.recipe import (
     half_width,
     known_rows,
     make_splits,
+    refuse_another,
     write_rows,
 )
+from skinml.base.errors import UserError, run_command
 from skinml.base.progress import progress_bar
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
@@ -311,7 +313,7 @@ def main() -> int:
     config = Config(
         model=options.model, weights=options.weights, data=options.data, data_dir=options.data_dir
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    refuse_another(options.out, config, open_data(config.data, config.data_dir))
     path = options.out / "folds.csv"
     known: list[dict[str, str]] = []
     if path.exists():
@@ -319,6 +321,8 @@ def main() -> int:
             known = list(csv.DictReader(file))
     there = {(row["trial"], row["fold"]) for row in known}
     trials = [Trial(epochs=0), *options.trial]
+    if odd := [str(t) for t in trials if t.after != ALL and t.augmentation == "crops"]:
+        raise UserError(f"--trial {odd[0]}: crops are of pixels; expected after=all")
     for row in rows_of(trials, config, options.jobs, there, options.folds):
         known.append(row)
         write_rows(path, known)
@@ -328,4 +332,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

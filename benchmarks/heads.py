@@ -144,10 +144,12 @@ def _batch(trial: Trial, material: Any, rows: Any, symmetries: Any, key: Any) ->
     targets = jax.nn.one_hot(codes, len(CLASSES)) * (1 - smoothed) + smoothed / len(CLASSES)
     if trial.mixup:
         share = jax.random.beta(key, trial.mixup, trial.mixup, (len(rows), 1))
-        factors = share * factors + (1 - share) * factors[:, ::-1]
-        share = share[..., None]
+        mixed = share * factors + (1 - share) * factors[:, ::-1]
+        # Each of the two labels keeps the weight of its own class.
+        told = (share * factors / mixed)[..., None]
+        share, factors = share[..., None], mixed
         x = share * x + (1 - share) * x[:, ::-1]
-        targets = share * targets + (1 - share) * targets[:, ::-1]
+        targets = told * targets + (1 - told) * targets[:, ::-1]
     return x, targets, factors
 
 

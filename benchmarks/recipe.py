@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.harness import surroundings, table
 from benchmarks.heads import Split, Trial, scores_of, train_heads
 from skinml.base.cache import cached_array
+from skinml.base.errors import UserError, run_command
 from skinml.base.progress import progress_bar
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
@@ -84,8 +85,26 @@ def answers_of_views(
                 advance(part.stop - part.start)
                 yield part.stop
 
-    key = f"{name} {config.model} {weights_digest(config.weights)} {data.digest} {len(rows)}"
+    key = f"{name} {' '.join(material(config, data).values())} {len(rows)}"
     return cached_array(key, (len(views), *network.output_shape[1:]), dtype, fill)
+
+
+def material(config: Config, data: PreparedSet) -> dict[str, str]:
+    """What the rows of one table have in common."""
+    weights = weights_digest(config.weights) or config.weights
+    return {"model": config.model, "weights": weights, "data": data.digest}
+
+
+def refuse_another(folder: Path, config: Config, data: PreparedSet) -> None:
+    """A folder with rows of another network, other weights or data is a `UserError`; else begun."""
+    path, wanted = folder / "material.json", material(config, data)
+    if path.exists() and (there := json.loads(path.read_text())) != wanted:
+        raise UserError(
+            f"--out {folder.name}: its rows are of {' '.join(there.values())}; expected a folder "
+            f"of {' '.join(wanted.values())}, or a new one"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=2) + "\n")
 
 
 PAPER = Trial()
@@ -254,6 +273,7 @@ def main() -> int:
     data = open_data(options.data, options.data_dir)
     rows = known_rows(data)
     config = Config(model=options.model, weights=options.weights, data=options.data)
+    refuse_another(options.out, config, data)
     features = frozen_features(config, data, rows)
     path = options.out / "table.csv"
     known, found = read_rows(path), {}
@@ -266,4 +286,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -38,10 +38,16 @@ class Cell(NamedTuple):
 
 
 def by_key(folder: Path) -> dict[Key, RunRecord]:
-    return {
-        (run.cell.model, run.cell.batch_size, run.params["seed"]): run
-        for run in runs_in_folder(folder)
-    }
+    found: dict[Key, RunRecord] = {}
+    for run in runs_in_folder(folder):
+        key = (run.cell.model, run.cell.batch_size, run.params["seed"])
+        if key in found:
+            raise UserError(
+                f"{folder}: {found[key].run_id} and {run.run_id} are both {run.cell} with seed "
+                f"{key[2]}; expected one run of each, by one recipe"
+            )
+        found[key] = run
+    return found
 
 
 def cells_of(first: Path, second: Path) -> list[Cell]:

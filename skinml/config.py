@@ -245,7 +245,8 @@ class Config:
     )
     ema: float = _option(
         0.0,
-        "momentum of a moving average of the weights, which is validated and kept in their place; "
+        "momentum of a moving average of the weights, which is validated and kept in their place "
+        "(not of the statistics of batch normalisation that is trained: Keras averages none); "
         "0 for none, as 0.99 changed nothing in the cross-validation of heads",
         low=0,
         high=0.9999,
@@ -519,6 +520,15 @@ def config_from_params(params: Mapping[str, object]) -> Config:
     """The `Config` of a run's parameters, among which others may stand."""
     names = {option.name for option in fields(Config)} & params.keys()
     return config_from_strings({name: str(params[name]) for name in names})
+
+
+def options_given(params: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of a run that are not at their default, as they are logged: name → value."""
+    return {
+        option.name: params[option.name]
+        for option in fields(Config)
+        if params.get(option.name) not in (None, str(option.default))
+    }
 
 
 def test_views_of(params: Mapping[str, str]) -> int:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import yaml
 from PIL import Image
 
 from skinml.base.errors import UserError
+from skinml.compare.document import Code, Table
 from skinml.compare.formats.html import to_html
+from skinml.config import config_from_params, config_from_strings
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation.calibration import brier
 from skinml.evaluation.operating_point import RULES, Rule, Scored, operating_points
@@ -22,9 +25,12 @@ from skinml.evaluation.predictions import Predictions, read_predictions, write_p
 from skinml.evaluation.results import evaluate_tables
 from skinml.evaluation.subgroups import figures_of_run
 from skinml.report import main
+from skinml.run import report
 from skinml.run.card import make_card
 from skinml.run.report import make_report
 from skinml.tracking.folder import Description, RunFolder
+
+ROOT = Path(__file__).parents[1]
 
 
 def table(seed: int, count: int) -> Predictions:
@@ -143,6 +149,24 @@ def described(folder: Path, **params: str) -> tuple[Description, dict[str, Predi
     parts = ("validation", "test")
     tables = {part: read_predictions(folder / f"predictions_{part}.csv") for part in parts}
     return Description(said["name"], said["params"] | params, tags, said["dataset"]), tables
+
+
+def test_its_command_and_settings_are_those_of_the_run() -> None:
+    """Of a run by another recipe, on another split: the command asks for the same."""
+    run = ROOT / "results" / "real-table-ours" / "mobilenet-16-seed1"
+    description = Description(**json.loads((run / "run.json").read_text()))
+    found = list(report._trained(description, CLASSES))
+    [command] = [block.lines[0] for block in found if isinstance(block, Code)]
+    given = dict(word.removeprefix("--").split("=") for word in shlex.split(command)[3:])
+    assert given.pop("weights") == "mobilenet_imagenet_notop.weights.h5"
+    asked = config_from_strings(given)
+    then = description.params | {"weights": "imagenet"}
+    assert asked.digest() == config_from_params(then).digest()
+    assert (asked.recipe, asked.test_fraction, asked.threads) == ("ours", 0.2, 2)
+    [settings] = [b for b in found if isinstance(b, Table) and b.title == "Settings"]
+    told = {name.text: value.text for name, value in settings.rows}
+    assert told["epochs finetune"] == "10" and told["head"] == "one" and told["test views"] == "8"
+    assert "auto" not in told.values() and "mixup" not in told
 
 
 def test_it_leads_to_the_pictures_that_lie_beside_it(

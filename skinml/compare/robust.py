@@ -14,7 +14,7 @@ from skinml.compare.analysis import Finding, find_verdicts
 from skinml.compare.comparison import Comparison
 from skinml.compare.document import Block, Cell, Heading, Items, Table, Text
 from skinml.compare.paired import tested
-from skinml.compare.runs import RunRecord
+from skinml.compare.runs import RECIPE, RunRecord
 from skinml.compare.selection import Selection, select_readable
 from skinml.config import AUTO, Config
 from skinml.data.duplicates import NEAR_DUPLICATES
@@ -86,11 +86,16 @@ def check_robustness(comparison: Comparison) -> Robustness:
 def _by_rule(selection: Selection) -> tuple[dict[str, Selection], list[str]]:
     """The runs of each rule of the kept epoch, by which there are any; what is said of the rest."""
     own = "/".join(sorted({run.setting("monitor") for run in selection.runs}))
+    alike = {(run.cell, _but_for_the_rule(run)) for run in selection.runs}
     found, left_out = {own: selection}, []
     for rule in RULES:
         if rule == own:
             continue
-        runs = [run for run in selection.same_test_set if run.setting("monitor") == rule]
+        runs = [
+            run
+            for run in selection.same_test_set
+            if run.setting("monitor") == rule and (run.cell, _but_for_the_rule(run)) in alike
+        ]
         try:
             other = select_readable(runs, list(selection.cells)) if runs else None
         except UserError:
@@ -103,6 +108,11 @@ def _by_rule(selection: Selection) -> tuple[dict[str, Selection], list[str]]:
                 f"the epoch that its run kept, here {_rule(own)}"
             )
     return found, left_out
+
+
+def _but_for_the_rule(run: RunRecord) -> tuple[str, ...]:
+    """All that decides a run's result beside its cell, seed, split and rule of the kept epoch."""
+    return tuple(run.setting(name) for name in RECIPE if name != "monitor")
 
 
 def _test_parts(selection: Selection) -> list[tuple[str, Selection | None, list[str]]]:

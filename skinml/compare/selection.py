@@ -1,16 +1,15 @@
 """Which runs are compared: finished runs → the cells of one comparable set."""
 
-import dataclasses
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from skinml.base.errors import NoAnswer, UserError
 from skinml.compare.runs import _BEFORE, CELL, RECIPE, REPEATED, CellName, RunRecord, paper_grid
-from skinml.config import Config
+from skinml.config import options_given
 from skinml.training.code_digest import common_part, trained_by, why_same
 
 if TYPE_CHECKING:
@@ -45,24 +44,36 @@ class Selection:
 def newest_of_each(runs: Iterable[RunRecord]) -> dict[CellName, list[RunRecord]]:
     """The newest run of each cell, seed and split, in one recipe a cell.
 
-    Of several recipes that of most of the network's cells is taken, the newest of equals: a later
-    trial of one cell does not take the place of a sweep.
+    Of several recipes that of most of the network's cells is taken, of equals that of most cells of
+    all networks, of these the newest: a later trial of one cell does not take the place of a sweep,
+    nor what was trained of one network alone that of a table of all.
     """
     newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
     trained: dict[str, dict[tuple[str, ...], set[CellName]]] = {}
+    of_all: dict[tuple[str, ...], set[CellName]] = {}
     for run in newest_first:
         recipes = trained.setdefault(run.cell.model, {})
         recipes.setdefault(run.recipe, set()).add(run.cell)
+        of_all.setdefault(_alike(run.recipe), set()).add(run.cell)
     cells: dict[CellName, list[RunRecord]] = {}
     for run in newest_first:
         recipes = trained[run.cell.model]
         # `max` takes the first of equals, which is the newest.
-        recipe = max((r for r in recipes if run.cell in recipes[r]), key=lambda r: len(recipes[r]))
+        recipe = max(
+            (recipe for recipe in recipes if run.cell in recipes[recipe]),
+            key=lambda recipe: (len(recipes[recipe]), len(of_all[_alike(recipe)])),
+        )
         chosen = cells.setdefault(run.cell, [])
         known = {other.repetition for other in chosen}
         if run.recipe == recipe and run.repetition not in known:
             chosen.append(run)
     return cells
+
+
+def _alike(recipe: tuple[str, ...]) -> tuple[str, ...]:
+    """A recipe without its weights: a file holds those of one network."""
+    named = zip(RECIPE, recipe, strict=True)
+    return tuple(value for name, value in named if name != "weights")
 
 
 def choose_test_set(runs: Sequence[RunRecord], grid: Sequence[CellName]) -> tuple[str, ...]:
@@ -209,15 +220,12 @@ def command_for(model: str, batch_sizes: Sequence[int], patterns: Sequence[RunRe
         values = sorted({int(run.params.get(axis, 0)) for run in patterns})
         if values != [0]:
             options[f"{axis}s"] = ",".join(map(str, values))
-    defaults = {option.name: str(option.default) for option in fields(Config)}
-    for option in dataclasses.fields(Config):
-        value = pattern.params.get(option.name)
-        if option.name == "near_duplicates" and pattern.tags["protocol"] == "paper":
-            value = value or _BEFORE[option.name]
-        if option.name in (*CELL, *REPEATED, "output_dir"):
-            continue
-        if value not in (None, defaults[option.name]):
-            options[option.name] = str(value)
+    params = pattern.params
+    if pattern.tags["protocol"] == "paper":
+        params = {"near_duplicates": _BEFORE["near_duplicates"]} | params
+    for name, value in options_given(params).items():
+        if name not in (*CELL, *REPEATED, "output_dir"):
+            options[name] = value
     if pattern.tags["model"] != model and pattern.weights_kind == "file":
         # A file holds the weights of one network.
         options["weights"] = f"WEIGHTS_OF_{model}.h5"

@@ -91,8 +91,8 @@ def _converted(converter: Any, precision: str, calibration: np.ndarray | None) -
         # The float network with the ranges in it, so that what stays in float can be said of it.
         converter._experimental_calibrate_only = True
         ranged = converter.convert()
-        first = _first_convolutions(ranged)
-        return bytes(mlir_quantize(ranged, denylisted_ops={"SOFTMAX"}, denylisted_nodes=first))
+        kept = _first_convolutions(ranged) | _behind_the_softmax(ranged)
+        return bytes(mlir_quantize(ranged, denylisted_ops={"SOFTMAX"}, denylisted_nodes=kept))
     return bytes(converter.convert())
 
 
@@ -119,17 +119,33 @@ def _with_signature(content: bytes) -> bytes:
 def _first_convolutions(content: bytes) -> set[str]:
     """The names of what the first convolutions of a LiteRT network give."""
     from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+
+    kinds = {BuiltinOperator.CONV_2D, BuiltinOperator.DEPTHWISE_CONV_2D}
+    found = [name for name, kind in _steps(content) if kind in kinds]
+    return set(found[:_FLOAT_CONVOLUTIONS])
+
+
+def _behind_the_softmax(content: bytes) -> set[str]:
+    """The names of what is made of the scores: the mean over views, if there are several.
+
+    In 8 bits it would have steps of 1/256 again, and nothing between 0 and the first.
+    """
+    from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+
+    steps = list(_steps(content))
+    kinds = [kind for _, kind in steps]
+    return {name for name, _ in steps[kinds.index(BuiltinOperator.SOFTMAX) + 1 :]}
+
+
+def _steps(content: bytes) -> Iterator[tuple[str, int]]:
+    """The operations of a LiteRT network in their order: the name of what each gives, its kind."""
     from tensorflow.lite.tools.flatbuffer_utils import convert_bytearray_to_object
 
     network = convert_bytearray_to_object(content)
     graph = network.subgraphs[0]
-    kinds = {BuiltinOperator.CONV_2D, BuiltinOperator.DEPTHWISE_CONV_2D}
-    found = [
-        graph.tensors[step.outputs[0]].name.decode()
-        for step in graph.operators
-        if network.operatorCodes[step.opcodeIndex].builtinCode in kinds
-    ]
-    return set(found[:_FLOAT_CONVOLUTIONS])
+    for step in graph.operators:
+        name = graph.tensors[step.outputs[0]].name.decode()
+        yield name, network.operatorCodes[step.opcodeIndex].builtinCode
 
 
 def _onnx(model: Any, precision: str, calibration: np.ndarray | None) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 from skinml import __version__
 from skinml.base.errors import UserError, first_line
 from skinml.base.progress import progress_bar, status_line
+from skinml.config import test_views_of
 from skinml.evaluation.answering import Chosen
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.scoring import measure_latency, predict_part
@@ -62,7 +63,8 @@ def make(
     with status_line(f"loading {source.uri}"):
         model = load_saved(source.file)
     rows = pictures.rows(part)
-    expected = predict_part(model, pictures.data, rows, part)
+    views = test_views_of(source.params)
+    expected = predict_part(model, pictures.data, rows, part, views)
     calibration = pictures.calibration() if precision == "int8" else None
     with status_line(f"converting {source.uri} to {to}, {precision}"):
         content = convert(model, to, precision, calibration)

@@ -33,6 +33,7 @@ from skinml.run.resumption import (
     RESUMED_WITH,
     config_of,
     differences,
+    refuse_another_meaning,
     refuse_other_values,
     started_with,
     with_todays_digest,
@@ -120,6 +121,7 @@ def resume(
             _note_results(tracked, config)
         tell_results(folder, tracked)
         return folder
+    refuse_another_meaning(name, config, description)
     if checkpoint is None:
         check_weights(config.weights)
     setup = set_up(config, yes)

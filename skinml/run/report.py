@@ -20,6 +20,7 @@ from skinml.compare.document import (
     Text,
 )
 from skinml.compare.formats.html import to_html
+from skinml.config import options_given
 from skinml.data.datasets import title_of
 from skinml.evaluation.calibration import Temperature, brier, fit_temperature, scaled
 from skinml.evaluation.classes import against_the_rest, of_class, sought
@@ -303,10 +304,17 @@ def _where_sure(test: Predictions, figures: frozenset[str]) -> Iterator[Block]:
 
 _SHOWN = (
     "model", "weights", "batch_size", "seed", "data", "protocol", "test_fraction",
-    "near_duplicates", "split_seed", "recipe", "epochs_frozen", "epochs_finetune", "optimizer",
-    "learning_rate_frozen", "effective_learning_rate_finetune", "augmentation",
-    "effective_finetune_layers", "effective_batch_norm", "effective_monitor",
+    "near_duplicates", "split_seed", "recipe", "head", "epochs_frozen", "epochs_finetune",
+    "finetune_layers", "optimizer", "learning_rate_frozen", "learning_rate_finetune",
+    "augmentation", "batch_norm", "monitor", "test_views",
+    # Where they are not at their defaults, which is off.
+    "class_weights", "label_smoothing", "mixup", "focal", "ema",
 )  # fmt: skip
+_OFF = ("none", "0.0")
+# What a command names even at its default: it is what the run is.
+_NAMED = ("model", "batch_size", "seed", "data", "protocol", "split_seed")
+# Where things lie on the machine that trained, which the reader's has elsewhere.
+_FOLDERS = ("data_dir", "output_dir")
 _DIGESTS = (
     "data_digest", "weights_digest", "training_digest", "evaluation_digest", "git_commit",
     "keras_backend", "device_name", "version_python", "version_keras", "version_numpy",
@@ -324,12 +332,13 @@ def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Blo
         heads = ("part", *(spaced(label) for label in classes))
         yield Table("Images", heads, rows)
     known = {**description.tags, **params}
-    yield _facts("Settings", known, _SHOWN)
+    used = {name: params.get(f"effective_{name}", value) for name, value in known.items()}
+    off = {name for name in _SHOWN[-5:] if used.get(name) in _OFF}
+    yield _facts("Settings", used, tuple(name for name in _SHOWN if name not in off))
     yield _facts("By which it can be told again", known, _DIGESTS)
+    given = {name: params[name] for name in _NAMED if name in params} | options_given(params)
     options = " ".join(
-        shlex.quote(f"--{name}={params[name]}")
-        for name in ("model", "batch_size", "seed", "data", "protocol", "split_seed", "weights")
-        if name in params
+        shlex.quote(f"--{name}={value}") for name, value in given.items() if name not in _FOLDERS
     )
     yield Code((f"python -m skinml.run {options}",))
 

@@ -1,9 +1,10 @@
 """What a run that goes on must share with its beginning, and what differs."""
 
 import sys
+from dataclasses import fields
 
 from skinml.base.errors import UserError
-from skinml.config import Config, config_from_params
+from skinml.config import AUTO, BEFORE, Config, config_from_params
 from skinml.tracking.folder import Description
 from skinml.training.checkpoint import Checkpoint
 from skinml.training.code_digest import trained_by, training_digest, why_same
@@ -33,6 +34,28 @@ def refuse_other_values(name: str, config: Config, given: dict[str, object]) -> 
     ]
     if problems:
         raise UserError(f"{'; '.join(problems)}; leave it out to go on, or start a new run")
+
+
+def refuse_another_meaning(name: str, config: Config, description: Description) -> None:
+    """Refuse a run whose `auto` stood for other values when it was started than it does today.
+
+    A recipe's values may change from one version to the next; the run has noted its own.
+    """
+    resolved, noted = config.resolved(), description.params
+    problems = []
+    for option in fields(config):
+        today, before = getattr(resolved, option.name), BEFORE.get(option.name)
+        then = noted.get(f"effective_{option.name}", noted.get(option.name, before))
+        # What stays `auto` depends on the device, which is compared by itself.
+        if getattr(config, option.name) != AUTO or today == AUTO or not option.metadata["decides"]:
+            continue
+        if then not in (None, AUTO) and str(then) != str(today):
+            problems.append(f"{option.name}={AUTO}: it was {then} then, and is {today} now")
+    if problems:
+        raise UserError(
+            f"run {name} was started by another version: {'; '.join(problems)}; expected the same: "
+            "go on with that version (its parameter git_commit), or start a new run"
+        )
 
 
 def started_with(description: Description, checkpoint: Checkpoint | None) -> dict[str, str]:

@@ -243,15 +243,18 @@ def mixed(batch: Batch, shares: np.ndarray, classes: int) -> Batch:
     """Each input of a batch mixed with another one's, its labels as shares of the classes (n, K).
 
     `shares` (n,) are those of the inputs themselves; the other is that of the mirrored position.
+    Each of the two labels keeps the weight of its own class: the loss is the sum of both losses, as
+    they are weighted, each times its share.
     """
 
-    def mix(own: np.ndarray) -> np.ndarray:
+    def mix(own: np.ndarray, shares: np.ndarray = shares) -> np.ndarray:
         share = shares.reshape(-1, *(1,) * (own.ndim - 1)).astype(np.float32)
         mixture = share * own + (1 - share) * own[::-1]
         return (np.rint(mixture) if own.dtype == np.uint8 else mixture).astype(own.dtype)
 
     targets = np.eye(classes, dtype=np.float32)[batch.labels]
-    return Batch(mix(batch.inputs), mix(targets), mix(batch.weights))
+    weights = mix(batch.weights)
+    return Batch(mix(batch.inputs), mix(targets, shares * batch.weights / weights), weights)
 
 
 def class_weights(config: Config, data: TrainingData) -> np.ndarray:

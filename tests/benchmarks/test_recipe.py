@@ -1,10 +1,15 @@
 """The search for a recipe: its heads learn, its splits are clean, its intervals wide enough."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.heads import Trial, scores_of, train_heads
-from benchmarks.recipe import half_width, make_splits
+from benchmarks.recipe import half_width, make_splits, refuse_another
+from skinml.base.errors import UserError
+from skinml.config import Config
+from skinml.data.prepared import PreparedSet
 
 
 def test_a_head_tells_classes_apart_that_its_features_tell_apart(
@@ -38,3 +43,13 @@ def test_the_interval_of_a_cross_validation_counts_what_its_trainings_share() ->
     values = np.array([0.1, 0.3, 0.2, 0.4, 0.0, 0.2, 0.1, 0.3, 0.2, 0.2])
     expected = 2.262 * np.sqrt(values.var(ddof=1) * (1 / 10 + 1 / 4))
     assert half_width(values) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_table_has_the_rows_of_one_network(tmp_path: Path, toy_set: PreparedSet) -> None:
+    """Else what is there of another one would count as done, and stand beside it."""
+    random, known = Config(model="mobilenet", weights="none"), Config(model="mobilenet")
+    refuse_another(tmp_path / "new", random, toy_set)
+    refuse_another(tmp_path / "new", random, toy_set)
+    for other in (known, Config(model="mobilenetv2", weights="none")):
+        with pytest.raises(UserError, match=r"rows are of mobilenet none [0-9a-f]+; expected a"):
+            refuse_another(tmp_path / "new", other, toy_set)

@@ -81,7 +81,7 @@ def test_what_the_tables_cannot_tell_is_said(tmp_path: Path) -> None:
 def test_runs_that_kept_another_epoch_are_asked_too(tmp_path: Path) -> None:
     """The report is of those by macro AUC, where the first wins; by accuracy the other one does."""
     write_two(tmp_path / "loss", (0.5, 5), monitor="accuracy")
-    write_two(tmp_path / "auc", (5, 0.5), monitor="auc_macro", device="cpu")
+    write_two(tmp_path / "auc", (5, 0.5), monitor="auc_macro", register=False)
     comparison = compared(tmp_path)
     assert {run.setting("monitor") for run in comparison.selection.runs} == {"auc_macro"}
     found = check_robustness(comparison)
@@ -90,6 +90,18 @@ def test_runs_that_kept_another_epoch_are_asked_too(tmp_path: Path) -> None:
     assert by_rule == {"auc_macro": {HOLDS}, "accuracy": {REVERSED}}
     assert any("by Accuracy, test images all 165 (mobilenetv2-16 wins)" in text
                for text in summaries(comparison, found))  # fmt: skip
+
+
+def test_runs_of_another_recipe_are_none_of_another_kept_epoch(tmp_path: Path) -> None:
+    """Their head, epochs and views differ too: what they say is not of the rule."""
+    write_two(tmp_path / "ours", (0.5, 5), recipe="ours")
+    write_two(tmp_path / "paper", (5, 0.5), recipe="paper", register=False)
+    comparison = compared(tmp_path)
+    assert {run.setting("monitor") for run in comparison.selection.runs} == {"auc_macro"}
+    assert {run.setting("monitor") for run in comparison.selection.same_test_set} > {"auc_macro"}
+    found = check_robustness(comparison)
+    assert {each.rule for each in found.analyses} == {"auc_macro"}
+    assert any(text.startswith("kept epoch the last: no such runs") for text in found.left_out)
 
 
 def test_a_winner_that_other_metrics_do_not_show_is_told(tmp_path: Path) -> None:

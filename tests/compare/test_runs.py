@@ -235,6 +235,26 @@ def test_a_later_trial_of_one_cell_does_not_replace_a_sweep(tmp_path: Path) -> N
     assert any("settings that fewer cells have" in words for words in found.left_out)
 
 
+def test_a_recipe_that_all_networks_have_comes_before_that_of_one(tmp_path: Path) -> None:
+    """Else one network by the newer recipe stands against another by the older one."""
+    sizes, number = (16, 32), 0
+    for model in ("mobilenet", "mobilenetv2"):
+        for size in sizes:
+            write_run(tmp_path, made_up(1, [size]), number, model=model, batch_size=size)
+            number += 1
+    cells = [CellName(model, size) for model in ("mobilenet", "mobilenetv2") for size in sizes]
+    for cell in cells[:3]:
+        number += 1
+        given = {"model": cell.model, "batch_size": cell.batch_size, "recipe": "ours"}
+        write_run(tmp_path, made_up(1, [number]), number, **given)
+    runs = select(runs_in_folder(tmp_path), cells).runs
+    assert {run.params["recipe"] for run in runs} == {"paper"}
+    # Complete, the newer one is taken for both.
+    write_run(tmp_path, made_up(1, [9]), 9, model="mobilenetv2", batch_size=32, recipe="ours")
+    runs = select(runs_in_folder(tmp_path), cells).runs
+    assert {run.params["recipe"] for run in runs} == {"ours"}
+
+
 def test_a_cell_beyond_the_grid_has_no_say_in_the_splits(tmp_path: Path) -> None:
     write_grid(tmp_path)
     write_run(tmp_path, made_up(1, [9], 5), started=99, model="efficientnetb0", split_seed=5,

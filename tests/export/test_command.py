@@ -16,6 +16,7 @@ from skinml.export import made
 from skinml.export.__main__ import main
 from skinml.export.convert import convert
 from skinml.export.source import open_pictures, open_source
+from skinml.models.classifier import with_views
 from skinml.models.exported import FILES, open_exported, read_about
 from skinml.models.saved import load_saved
 
@@ -100,6 +101,19 @@ def test_eight_bits_are_found_on_training_pictures_alone(
     assert 0 < off.max() < 0.2
     steps = 256 * answers[0]
     assert np.abs(steps - steps.round()).max() > 0.01, "the softmax is none of 8 bits"
+
+
+def test_of_eight_views_the_mean_is_none_of_8_bits(
+    run_folder: Path, toy_set: PreparedSet, tmp_path: Path
+) -> None:
+    """In steps of 1/256 pictures tie, and what is rare is exactly 0."""
+    network = with_views(load_saved(run_folder / "model.keras"), 8)
+    path = tmp_path / FILES["litert"]
+    path.write_bytes(convert(network, "litert", "int8", toy_set.images[:]))
+    found = scores(path, toy_set.images)
+    assert np.abs(found - network.predict(toy_set.images[:], verbose=0)).max() < 0.2
+    steps = 256 * found
+    assert np.abs(steps - steps.round()).max() > 0.01
 
 
 def test_a_loss_is_refused_with_its_figures_and_nothing_is_written(

@@ -97,6 +97,8 @@ EDITS = {
                                    "training"),
     "what a split draws": ("data/protocols.py", "if (needed <= quota).all()",
                            "if (needed < quota).all()", "training"),
+    "how the views are averaged": ("models/classifier.py", "ops.mean(by_view, axis=0)",
+                                   "ops.max(by_view, axis=0)", "training"),
     "near-duplicates": ("data/duplicates.py", "NEAR_BITS = 2", "NEAR_BITS = 3", "training"),
     "the AUC, which chooses the kept epoch too": ("evaluation/metrics.py",
                                                   "below[:, low] + below[:, high]",

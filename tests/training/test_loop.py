@@ -497,8 +497,14 @@ def test_a_mixture_has_the_shares_of_its_images_in_pixels_labels_and_weights() -
     batch = Batch(pixels, np.array([0, 1, 2]), np.array([1.0, 2.0, 4.0], np.float32))
     found = mixed(batch, np.array([1.0, 0.5, 0.75]), 3)
     assert found.inputs.dtype == np.uint8 and found.inputs.ravel().tolist() == [0, 100, 150]
-    assert found.labels.tolist() == [[1, 0, 0], [0, 1, 0], [0.25, 0, 0.75]]
-    assert found.weights.tolist() == [1, 2, 3.25]
+    # Times its weight each label has what its own image would give it: 0.25 · 1 and 0.75 · 4.
+    np.testing.assert_allclose(
+        found.labels * found.weights[:, None], [[1, 0, 0], [0, 2, 0], [0.25, 0, 3]], rtol=1e-6
+    )
+    np.testing.assert_allclose(found.labels.sum(axis=1), 1, rtol=1e-6)
+    even = mixed(batch._replace(weights=np.ones(3, np.float32)), np.array([1.0, 0.5, 0.75]), 3)
+    assert even.labels.tolist() == [[1, 0, 0], [0, 1, 0], [0.25, 0, 0.75]]
+    assert even.weights.tolist() == [1, 1, 1]
     assert mixed(batch._replace(inputs=pixels / 8), np.full(3, 0.5), 3).inputs[0] == 12.5
 
 
