@@ -83,7 +83,7 @@ SAME_TRAININGS = SameTrainings(
     {
         "2101cfb9038d": "since then a GPU's run with crops or mixtures tells that its images do "
         "not lie there, mixtures keep the weight of each class, and how views are averaged counts "
-        "as training code; a MobileNet trained by both without mixtures is the same to the last bit",
+        "as training code; a MobileNet trained by both is the same to the last bit without these",
         "07d54b37061c": "since then there are more parameters, and recipe ours has other values; "
         "a MobileNet trained by both with the same values is the same to the last bit",
         "c866a737770f": "since then the last epoch of a step may be kept; a MobileNet trained by "
