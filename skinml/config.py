@@ -245,9 +245,9 @@ class Config:
     )
     ema: float = _option(
         0.0,
-        "momentum of a moving average of the weights, which is validated and kept in their place "
-        "(not of the statistics of batch normalisation that is trained: Keras averages none); "
-        "0 for none, as 0.99 changed nothing in the cross-validation of heads",
+        "momentum of a moving average of the weights, which is validated and kept in their place; "
+        "it goes with batch_norm=frozen alone (findings/keras-ema-batch-norm). 0 for none, as 0.99 "
+        "changed nothing in the cross-validation of heads",
         low=0,
         high=0.9999,
     )
@@ -384,6 +384,12 @@ class Config:
             raise UserError(
                 "epochs_frozen=0 and epochs_finetune=0: expected at least one epoch in one of the "
                 "two steps"
+            )
+        if chosen.ema and chosen.epochs_finetune and chosen.batch_norm == "trained":
+            raise UserError(
+                f"ema={chosen.ema:g}: with batch_norm=trained the averaged weights answer by the "
+                "statistics of others, little better than by chance; expected batch_norm=frozen, "
+                "or ema=0"
             )
         if chosen.augmentation != "crops" and not chosen.mixup:
             return chosen

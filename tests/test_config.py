@@ -258,6 +258,15 @@ def test_images_on_the_device_are_neither_cropped_nor_mixed(given: dict[str, Any
     assert Config().resolved().images_on_device == "auto"
 
 
+def test_an_average_of_weights_needs_statistics_that_stay() -> None:
+    """Those of batch normalisation that is trained are not averaged with them."""
+    with pytest.raises(UserError, match=r"ema=0.99: with batch_norm=trained .*expected batch_norm"):
+        Config(ema=0.99, weights="none").resolved()
+    assert Config(ema=0.99).resolved().batch_norm == "frozen"
+    head_alone = Config(ema=0.99, weights="none", epochs_frozen=5, epochs_finetune=0)
+    assert head_alone.resolved().ema == 0.99
+
+
 def test_no_epoch_at_all_is_refused() -> None:
     for config in (
         Config(epochs_frozen=0, epochs_finetune=0),
@@ -369,6 +378,10 @@ def test_a_parameter_that_changes_nothing_is_named_where_it_is_set(
     assert config.without_effect() == {}
     if name not in condition:
         changed = replace(config, **{name: another(name)})
+        if name == "ema":
+            changed = replace(changed, batch_norm="frozen")  # No other goes with it.
+            idle = idle & {"batch_norm"}
+            name = "batch_norm"
         assert set(changed.without_effect()) == {name} & idle
 
 
