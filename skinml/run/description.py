@@ -106,6 +106,7 @@ def describe_run(
         "seed": str(config.seed),
         "data": find_dataset(config.data).name,
         "protocol": config.protocol,
+        "recipe": config.recipe,
         "split": split_name(config),
         "weights_kind": weights_kind(config.weights),
         **digests,
