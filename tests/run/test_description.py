@@ -46,6 +46,7 @@ def test_where_the_images_lay_is_told_as_it_was(
     finally:
         keras.mixed_precision.set_global_policy("float32")
     told = describe_run(config, setup.data, setup.parts, setup.device, setup.execution)
+    assert told.tags["recipe"] == "paper"  # `compare --tag recipe=paper`
     assert (
         told.params["effective_images_on_device"] == there == str(setup.execution.images_on_device)
     )
