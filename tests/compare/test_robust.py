@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from tests.compare.conftest import made_up, write_run
 FIRST, SECOND = CellName("mobilenet", 16), CellName("mobilenetv2", 16)
 
 
-def write_two(folder: Path, skills: tuple[float, float], near: int = 0, **options: str) -> Path:
+def write_two(folder: Path, skills: tuple[float, float], near: int = 0, **options: Any) -> Path:
     """Three seeds of each of two networks; so many test images have a near-duplicate."""
     for model, skill in zip(("mobilenet", "mobilenetv2"), skills, strict=True):
         for seed in range(3):

@@ -499,9 +499,8 @@ def test_a_mixture_has_the_shares_of_its_images_in_pixels_labels_and_weights() -
     found = mixed(batch, np.array([1.0, 0.5, 0.75]), 3)
     assert found.inputs.dtype == np.uint8 and found.inputs.ravel().tolist() == [0, 100, 150]
     # Times its weight each label has what its own image would give it: 0.25 · 1 and 0.75 · 4.
-    np.testing.assert_allclose(
-        found.labels * found.weights[:, None], [[1, 0, 0], [0, 2, 0], [0.25, 0, 3]], rtol=1e-6
-    )
+    expected = np.array([[1, 0, 0], [0, 2, 0], [0.25, 0, 3]])
+    np.testing.assert_allclose(found.labels * found.weights[:, None], expected, rtol=1e-6)
     np.testing.assert_allclose(found.labels.sum(axis=1), 1, rtol=1e-6)
     even = mixed(batch._replace(weights=np.ones(3, np.float32)), np.array([1.0, 0.5, 0.75]), 3)
     assert even.labels.tolist() == [[1, 0, 0], [0, 1, 0], [0.25, 0, 0.75]]
