@@ -310,6 +310,9 @@ def main() -> int:
     made.add_argument("--jobs", type=int, default=2, help="at once, each on a share of the cores")
     made.add_argument("--out", type=Path, required=True, help="folder of folds.csv")
     options = made.parse_args()
+    trials = [Trial(epochs=0), *options.trial]
+    if odd := [str(t) for t in trials if t.after != ALL and t.augmentation == "crops"]:
+        raise UserError(f"--trial {odd[0]}: crops are of pixels; expected after=all")
     config = Config(
         model=options.model, weights=options.weights, data=options.data, data_dir=options.data_dir
     )
@@ -320,9 +323,6 @@ def main() -> int:
         with path.open(newline="") as file:
             known = list(csv.DictReader(file))
     there = {(row["trial"], row["fold"]) for row in known}
-    trials = [Trial(epochs=0), *options.trial]
-    if odd := [str(t) for t in trials if t.after != ALL and t.augmentation == "crops"]:
-        raise UserError(f"--trial {odd[0]}: crops are of pixels; expected after=all")
     for row in rows_of(trials, config, options.jobs, there, options.folds):
         known.append(row)
         write_rows(path, known)

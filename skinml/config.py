@@ -537,9 +537,15 @@ def options_given(params: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def value_used(params: Mapping[str, str], name: str) -> str | None:
+    """The value of a parameter as a run used it: what `auto` became, or what was done before it."""
+    before = str(BEFORE[name]) if name in BEFORE else None
+    return params.get(f"effective_{name}", params.get(name, before))
+
+
 def test_views_of(params: Mapping[str, str]) -> int:
     """In how many views a run's network looks at an image, by its parameters; 1 of older runs."""
-    return int(params.get("effective_test_views", params.get("test_views", "1")))
+    return int(value_used(params, "test_views") or 1)
 
 
 def config_from_strings(values: dict[str, str]) -> Config:

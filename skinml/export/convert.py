@@ -9,7 +9,7 @@ import functools
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def _converted(converter: Any, precision: str, calibration: np.ndarray | None) -
         # The float network with the ranges in it, so that what stays in float can be said of it.
         converter._experimental_calibrate_only = True
         ranged = converter.convert()
-        kept = _first_convolutions(ranged) | _behind_the_softmax(ranged)
+        steps = _steps(ranged)
+        kept = _first_convolutions(steps) | _behind_the_softmax(steps)
         return bytes(mlir_quantize(ranged, denylisted_ops={"SOFTMAX"}, denylisted_nodes=kept))
     return bytes(converter.convert())
 
@@ -116,36 +117,39 @@ def _with_signature(content: bytes) -> bytes:
     return bytes(convert_object_to_bytearray(network))
 
 
-def _first_convolutions(content: bytes) -> set[str]:
+def _first_convolutions(steps: Sequence[tuple[str, int]]) -> set[str]:
     """The names of what the first convolutions of a LiteRT network give."""
     from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 
     kinds = {BuiltinOperator.CONV_2D, BuiltinOperator.DEPTHWISE_CONV_2D}
-    found = [name for name, kind in _steps(content) if kind in kinds]
+    found = [name for name, kind in steps if kind in kinds]
     return set(found[:_FLOAT_CONVOLUTIONS])
 
 
-def _behind_the_softmax(content: bytes) -> set[str]:
+def _behind_the_softmax(steps: Sequence[tuple[str, int]]) -> set[str]:
     """The names of what is made of the scores: the mean over views, if there are several.
 
     In 8 bits it would have steps of 1/256 again, and nothing between 0 and the first.
     """
     from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 
-    steps = list(_steps(content))
     kinds = [kind for _, kind in steps]
     return {name for name, _ in steps[kinds.index(BuiltinOperator.SOFTMAX) + 1 :]}
 
 
-def _steps(content: bytes) -> Iterator[tuple[str, int]]:
+def _steps(content: bytes) -> list[tuple[str, int]]:
     """The operations of a LiteRT network in their order: the name of what each gives, its kind."""
     from tensorflow.lite.tools.flatbuffer_utils import convert_bytearray_to_object
 
     network = convert_bytearray_to_object(content)
     graph = network.subgraphs[0]
-    for step in graph.operators:
-        name = graph.tensors[step.outputs[0]].name.decode()
-        yield name, network.operatorCodes[step.opcodeIndex].builtinCode
+    return [
+        (
+            graph.tensors[step.outputs[0]].name.decode(),
+            network.operatorCodes[step.opcodeIndex].builtinCode,
+        )
+        for step in graph.operators
+    ]
 
 
 def _onnx(model: Any, precision: str, calibration: np.ndarray | None) -> bytes:

@@ -307,10 +307,9 @@ _SHOWN = (
     "near_duplicates", "split_seed", "recipe", "head", "epochs_frozen", "epochs_finetune",
     "finetune_layers", "optimizer", "learning_rate_frozen", "learning_rate_finetune",
     "augmentation", "batch_norm", "monitor", "test_views",
-    # Where they are not at their defaults, which is off.
-    "class_weights", "label_smoothing", "mixup", "focal", "ema",
 )  # fmt: skip
-_OFF = ("none", "0.0")
+# Shown where they are not at their defaults, which is off.
+_SWITCHED_ON = ("class_weights", "label_smoothing", "mixup", "focal", "ema")
 # What a command names even at its default: it is what the run is.
 _NAMED = ("model", "batch_size", "seed", "data", "protocol", "split_seed")
 # Where things lie on the machine that trained, which the reader's has elsewhere.
@@ -333,12 +332,13 @@ def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Blo
         yield Table("Images", heads, rows)
     known = {**description.tags, **params}
     used = {name: params.get(f"effective_{name}", value) for name, value in known.items()}
-    off = {name for name in _SHOWN[-5:] if used.get(name) in _OFF}
-    yield _facts("Settings", used, tuple(name for name in _SHOWN if name not in off))
+    given = options_given(params)
+    switched_on = tuple(name for name in _SWITCHED_ON if name in given)
+    yield _facts("Settings", used, (*_SHOWN, *switched_on))
     yield _facts("By which it can be told again", known, _DIGESTS)
-    given = {name: params[name] for name in _NAMED if name in params} | options_given(params)
+    asked = {name: params[name] for name in _NAMED if name in params} | given
     options = " ".join(
-        shlex.quote(f"--{name}={value}") for name, value in given.items() if name not in _FOLDERS
+        shlex.quote(f"--{name}={value}") for name, value in asked.items() if name not in _FOLDERS
     )
     yield Code((f"python -m skinml.run {options}",))
 

@@ -4,7 +4,7 @@ import sys
 from dataclasses import fields
 
 from skinml.base.errors import UserError
-from skinml.config import AUTO, BEFORE, Config, config_from_params
+from skinml.config import AUTO, Config, config_from_params, value_used
 from skinml.tracking.folder import Description
 from skinml.training.checkpoint import Checkpoint
 from skinml.training.code_digest import trained_by, training_digest, why_same
@@ -44,12 +44,11 @@ def refuse_another_meaning(name: str, config: Config, description: Description) 
     resolved, noted = config.resolved(), description.params
     problems = []
     for option in fields(config):
-        today, before = getattr(resolved, option.name), BEFORE.get(option.name)
-        then = noted.get(f"effective_{option.name}", noted.get(option.name, before))
+        today, then = getattr(resolved, option.name), value_used(noted, option.name)
         # What stays `auto` depends on the device, which is compared by itself.
         if getattr(config, option.name) != AUTO or today == AUTO or not option.metadata["decides"]:
             continue
-        if then not in (None, AUTO) and str(then) != str(today):
+        if then not in (None, AUTO, str(today)):
             problems.append(f"{option.name}={AUTO}: it was {then} then, and is {today} now")
     if problems:
         raise UserError(
