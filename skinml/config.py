@@ -54,6 +54,9 @@ BEFORE: dict[str, Any] = {
 }
 """What every run did until these were parameters: it is not in the digest of a configuration."""
 
+FOLDERS = ("data_dir", "output_dir")
+"""Where things lie on the machine that trained, which a reader's has elsewhere."""
+
 # A field, its value, and the fields that then change nothing.
 _WITHOUT_EFFECT: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("protocol", "challenge", _SPLIT),

@@ -9,7 +9,7 @@ from typing import Any
 
 from skinml.backbones import BACKBONES, PAPER_BACKBONES
 from skinml.base.errors import excerpt
-from skinml.config import BEFORE, Config
+from skinml.config import FOLDERS, Config, value_used
 from skinml.evaluation.predictions import Predictions
 from skinml.training.code_digest import common_part, trained_by, training_digest, why_same
 
@@ -27,14 +27,8 @@ REPEATED = ("seed", "split_seed")
 CELL = ("model", "batch_size")
 
 
-_FOLDERS = ("data_dir", "output_dir")
-
-
-# What runs did before a parameter was one.
-_BEFORE = {
-    "near_duplicates": "identical",
-    **{name: str(value) for name, value in BEFORE.items()},
-}
+# What runs did before this was a parameter; of the others `value_used` says it.
+_BEFORE = {"near_duplicates": "identical"}
 
 
 _SPLIT = ("protocol", "test_fraction", "validation_fraction", "near_duplicates")
@@ -125,8 +119,8 @@ class RunRecord:
             return self.tags["data"]
         if name in _SPLIT[1:] and self.tags["protocol"] == "challenge":
             return "official"
-        missing = _BEFORE.get(name, "?")
-        return self.params.get(f"effective_{name}", self.params.get(name, missing))
+        used = value_used(self.params, name)
+        return _BEFORE.get(name, "?") if used is None else used
 
     @property
     def recipe(self) -> tuple[str, ...]:
@@ -205,7 +199,7 @@ def paper_grid() -> list[CellName]:
 
 def portable_params(params: dict[str, str]) -> dict[str, str]:
     """Parameters as they may be published: without the folders of the machine that trained."""
-    kept = {name: value for name, value in sorted(params.items()) if name not in _FOLDERS}
+    kept = {name: value for name, value in sorted(params.items()) if name not in FOLDERS}
     for name in ("weights", "data"):
         if name in kept:
             kept[name] = Path(kept[name]).name

@@ -20,7 +20,7 @@ from skinml.compare.document import (
     Text,
 )
 from skinml.compare.formats.html import to_html
-from skinml.config import options_given
+from skinml.config import FOLDERS, options_given
 from skinml.data.datasets import title_of
 from skinml.evaluation.calibration import Temperature, brier, fit_temperature, scaled
 from skinml.evaluation.classes import against_the_rest, of_class, sought
@@ -312,8 +312,6 @@ _SHOWN = (
 _SWITCHED_ON = ("class_weights", "label_smoothing", "mixup", "focal", "ema")
 # What a command names even at its default: it is what the run is.
 _NAMED = ("model", "batch_size", "seed", "data", "protocol", "split_seed")
-# Where things lie on the machine that trained, which the reader's has elsewhere.
-_FOLDERS = ("data_dir", "output_dir")
 _DIGESTS = (
     "data_digest", "weights_digest", "training_digest", "evaluation_digest", "git_commit",
     "keras_backend", "device_name", "version_python", "version_keras", "version_numpy",
@@ -338,7 +336,7 @@ def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Blo
     yield _facts("By which it can be told again", known, _DIGESTS)
     asked = {name: params[name] for name in _NAMED if name in params} | given
     options = " ".join(
-        shlex.quote(f"--{name}={value}") for name, value in asked.items() if name not in _FOLDERS
+        shlex.quote(f"--{name}={value}") for name, value in asked.items() if name not in FOLDERS
     )
     yield Code((f"python -m skinml.run {options}",))
 
