@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skinml.base.files import file_name
+from skinml.base.files import file_name, read_json
 from skinml.base.text import csv_cell
 from skinml.data.isic2017 import NOTICE
+from skinml.tracking.folder import HISTORY, RUN
 
 if TYPE_CHECKING:
     from skinml.compare.comparison import Comparison, Points, Row, Vote
@@ -227,8 +228,8 @@ def write_folder(
     """Write everything into a folder, runs included, from which `--from` rebuilds it.
 
     report.md, .tex, .html, .txt, table.csv, comparison.json, figures/, and runs/ with run.json,
-    metrics.json, predictions_test.csv and predictions_validation.csv of each run. Where the runs
-    came from this very folder, the `source`, those that were left out stay in it.
+    metrics.json, history.csv, predictions_test.csv and predictions_validation.csv of each run.
+    Where the runs came from this very folder, the `source`, those that were left out stay in it.
     """
     from skinml.compare.figures import draw_figures
     from skinml.compare.report import make_report
@@ -267,7 +268,7 @@ def write_reports(
 
 
 _RUN_FILES = {
-    *("run.json", "metrics.json"),
+    *("run.json", "metrics.json", HISTORY),
     *("predictions_test.csv", "predictions_validation.csv"),
 }
 
@@ -304,6 +305,7 @@ def _write_run(run: "RunRecord", folder: Path) -> None:
         "started": run.started,
         "params": portable_params(run.params),
         "tags": {k: v for k, v in sorted(run.tags.items()) if not k.startswith("mlflow.")},
+        **_name_and_data(run),
     }
     (own / "run.json").write_text(json.dumps(description, indent=2) + "\n")
     metrics = {k: v for k, v in sorted(run.metrics.items()) if "/" not in k}
@@ -311,6 +313,22 @@ def _write_run(run: "RunRecord", folder: Path) -> None:
     for part, table in (("test", run.predictions), ("validation", run.validation)):
         if table:
             write_predictions(table, own / f"predictions_{part}.csv")
+    if history := run.find_file(HISTORY):
+        shutil.copyfile(history, own / HISTORY)
+
+
+def _name_and_data(run: "RunRecord") -> dict[str, Any]:
+    """What a report of the run needs beside that, and its own run.json says; else nothing.
+
+    Without the dataset's source, which may be a folder of the machine that trained.
+    """
+    path = run.find_file(RUN)
+    try:
+        told = read_json(path) if path else {}
+        name, dataset = told["name"], dict(told["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"name": str(name), "dataset": {k: v for k, v in dataset.items() if k != "source"}}
 
 
 def log_comparison(

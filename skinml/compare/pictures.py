@@ -6,6 +6,7 @@ from skinml.base.errors import UserError
 from skinml.compare.comparison import Answer, Comparison, SamePicture
 from skinml.compare.runs import CellName
 from skinml.explain.reading import Page, Shown, read_page
+from skinml.tracking.folder import PICTURES
 
 
 def same_pictures(comparison: Comparison, count: int) -> tuple[SamePicture, ...]:
@@ -19,7 +20,7 @@ def same_pictures(comparison: Comparison, count: int) -> tuple[SamePicture, ...]
     pages = {
         row.cell: read_page(path)
         for row in comparison.rows
-        if (path := row.runs[0].load_pictures()) is not None
+        if (path := row.runs[0].find_file(PICTURES)) is not None
     }
     if len(pages) < 2:
         raise UserError(

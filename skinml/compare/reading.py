@@ -13,7 +13,6 @@ from skinml.base.files import file_name, read_json
 from skinml.compare.runs import IDENTITY, CellName, RunRecord, make_record, paper_grid
 from skinml.compare.selection import Selection, select_readable
 from skinml.evaluation.predictions import Predictions, read_predictions
-from skinml.tracking.folder import PICTURES
 
 if TYPE_CHECKING:
     from skinml.store.read import Run
@@ -144,7 +143,7 @@ def _record(run: "Run", folder: Path) -> RunRecord:
         run.data.metrics,
         partial(load, "test"),
         partial(_if_there, partial(load, "validation")),
-        partial(_if_there, partial(bring, PICTURES)),
+        lambda name: _if_there(partial(bring, name)),
     )
 
 
@@ -158,8 +157,8 @@ def _if_there(load: Callable[[], Found]) -> Found | None:
         return None
 
 
-def _page_in(folder: Path) -> Path | None:
-    path = folder / PICTURES
+def _file_in(folder: Path, name: str) -> Path | None:
+    path = folder / name
     return path if path.is_file() else None
 
 
@@ -198,7 +197,7 @@ def runs_in_folder(folder: Path) -> list[RunRecord]:
                     partial(
                         _if_there, partial(read_predictions, own / "predictions_validation.csv")
                     ),
-                    partial(_page_in, own),
+                    partial(_file_in, own),
                 )
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

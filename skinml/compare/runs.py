@@ -51,8 +51,8 @@ class RunRecord:
 
     `params` and `tags` are texts, `metrics` the final figures, `started` milliseconds since 1970;
     `load` reads the predictions table of its test part, which is done once, `load_validation` that
-    of its validation part, None where a run has none; `load_pictures` says where the page of its
-    pictures lies, None without one.
+    of its validation part, None where a run has none; `find_file` says where another file of its
+    lies, None without one.
     """
 
     run_id: str
@@ -62,7 +62,7 @@ class RunRecord:
     metrics: dict[str, float]
     load: Callable[[], Predictions]
     load_validation: Callable[[], Predictions | None] = lambda: None
-    load_pictures: Callable[[], Path | None] = lambda: None
+    find_file: Callable[[str], Path | None] = lambda name: None
 
     @property
     def cell(self) -> CellName:
@@ -158,7 +158,7 @@ def make_record(
     metrics: Any,
     load: Callable[[], Predictions],
     load_validation: Callable[[], Predictions | None],
-    load_pictures: Callable[[], Path | None],
+    find_file: Callable[[str], Path | None],
 ) -> RunRecord:
     """A run from what a file or a server of somebody else says of it; odd values: `ValueError`."""
     if not isinstance(run_id, str) or not isinstance(started, int):
@@ -189,7 +189,7 @@ def make_record(
         figures = {name: float(value) for name, value in metrics.items() if value is not None}
     except OverflowError:
         raise ValueError("metrics: a whole number that no float holds") from None
-    return RunRecord(run_id, started, params, texts, figures, load, load_validation, load_pictures)
+    return RunRecord(run_id, started, params, texts, figures, load, load_validation, find_file)
 
 
 def paper_grid() -> list[CellName]:
