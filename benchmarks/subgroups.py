@@ -34,10 +34,10 @@ from skinml.run.subgroups import subgroup_blocks
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-# Committed runs with a validation table, which a threshold is chosen on. Of the official test part
-# no age is known; the paper's protocol pools all images.
+# Committed runs that have a table by groups each, with the threshold that their validation table
+# gave. Of the official test part no age is known; the paper's protocol pools all images.
 RUNS = (
-    "real-table/mobilenet-16-seed1",
+    "nine-runs/runs/mobilenet-16-seed1-split0",
     *(f"challenge-mobilenetv2-16/seed{seed}" for seed in (1, 2, 3)),
 )
 
@@ -271,13 +271,14 @@ def main(argv: list[str] | None = None) -> int:
         "shortcuts": shortcuts(data, shown), "of_age": [],
         "errors": errors(data, shown, RESULTS / "subgroups" / "judged.csv"),
     }  # fmt: skip
-    cells = sorted((RESULTS / "nine-runs" / "runs").glob("*/predictions_test.csv"))
-    for path in (*(RESULTS / name / "predictions_test.csv" for name in RUNS), *cells):
+    cells = sorted((RESULTS / "nine-runs").glob("runs/*/predictions_test.csv"))
+    all_runs = (*RUNS, *(path.parent.relative_to(RESULTS).as_posix() for path in cells))
+    for run in dict.fromkeys(all_runs):
+        path, name = RESULTS / run / "predictions_test.csv", run.replace("/runs/", "/")
         test = committed(data, shown, path)
-        name = path.parent.relative_to(RESULTS).as_posix().replace("/runs/", "/")
         if "age_approximate" in test.subgroups:
             result["of_age"].append(of_age(name, test))
-        if options.out and (path.parent / "predictions_validation.csv").exists():
+        if options.out and run in RUNS:
             tables = {
                 "validation": read_predictions(path.parent / "predictions_validation.csv"),
                 "test": test,

@@ -1,6 +1,6 @@
 """What another recipe changes: the same cells and seeds, trained by both, on the same test images.
 
-    python -m benchmarks.two_recipes results/real-table results/real-table-ours
+    python -m benchmarks.two_recipes results/nine-runs results/real-table-ours
 
 Two folders of runs as `skinml.compare --from` reads them. A row a cell that both have, and their
 mean: each figure by the first and by the second, and the second minus the first with its 95 %

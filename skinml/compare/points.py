@@ -186,7 +186,10 @@ def _rates_table(rows: Sequence[Row], points: Points, index: int, title: str) ->
             ends = f"{number(rate.low, 2)}–{number(rate.high, 2)}"
             line.append(Cell(number(rate.value, 3), ends if math.isfinite(rate.low) else ""))
         lines.append(line)
-    columns = ("model", "batch", *(rule.title for rule in RULES))
+    # As in the tables by class, and short enough for one line of a terminal.
+    heads = [rule.title.replace("sensitivity", "sens.").replace("specificity", "spec.")
+             for rule in RULES]  # fmt: skip
+    columns = ("model", "batch", *heads)
     return Table(f"{title}, at the threshold chosen for", columns, lines, labels=2)
 
 

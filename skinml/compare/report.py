@@ -29,6 +29,7 @@ from skinml.compare.runs import CellName
 from skinml.compare.tables import (
     averages_table,
     class_columns,
+    common_device,
     cost_table,
     further_columns,
     is_papers,
@@ -132,7 +133,8 @@ def make_report(
         *_external(comparison),
         Heading("Runs"),
         Details(
-            "Initial weights, epochs (frozen + fine-tuning) and the one kept, figures of each run",
+            "Initial weights, epochs (frozen + fine-tuning) and the one kept, figures of each run"
+            + (f"; all trained on a {kind.upper()}" if (kind := common_device(comparison)) else ""),
             (runs_table(comparison),),
         ),
         Details("Glossary", (Items(_glossary(classes)),), instead="--format html has it"),

@@ -330,7 +330,19 @@ def standings_table(comparison: Comparison) -> Table:
     )
 
 
+def common_device(comparison: Comparison) -> str:
+    """What kind of device all runs were trained on; empty where they differ, or do not say."""
+    kinds = {run.params.get("device_kind", "") for row in comparison.rows for run in row.runs}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
 def runs_table(comparison: Comparison) -> Table:
+    """A row a run; without its cell where its name begins with that, or a device that all share."""
+    runs = [run for row in comparison.rows for run in row.runs]
+    named = all(run.run_id.startswith(f"{run.cell}-") for run in runs)
+    left_out = {"cell"} if named else set()
+    if common_device(comparison):
+        left_out.add("device")
     rows = []
     shown = {name: t for name, t in _OF_A_RUN.items() if name in comparison.rows[0].values}
     for row in comparison.rows:
@@ -353,4 +365,10 @@ def runs_table(comparison: Comparison) -> Table:
     columns = (
         "cell", "run", "seed", "weights", "epochs", "kept", *shown.values(), "device", "commit",
     )  # fmt: skip
-    return Table("The runs", columns, rows, labels=2)
+    kept_columns = [number for number, name in enumerate(columns) if name not in left_out]
+    return Table(
+        "The runs",
+        tuple(columns[number] for number in kept_columns),
+        [[row[number] for number in kept_columns] for row in rows],
+        labels=1 if named else 2,
+    )

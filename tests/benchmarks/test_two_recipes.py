@@ -12,15 +12,18 @@ from skinml.compare import paired
 from skinml.evaluation.predictions import read_predictions
 
 RESULTS = Path(__file__).parents[2] / "results"
-FIRST, SECOND = RESULTS / "real-table", RESULTS / "real-table-ours"
+FIRST, SECOND = RESULTS / "nine-runs", RESULTS / "real-table-ours"
 
 
 def test_a_row_has_the_figures_of_both_and_their_paired_difference() -> None:
     cells = {cell.name: cell for cell in cells_of(FIRST, SECOND)}
     cell = cells["mobilenet-16"]
     tables = [
-        read_predictions(side / "mobilenet-16-seed1" / "predictions_test.csv")
-        for side in (FIRST, SECOND)
+        read_predictions(run / "predictions_test.csv")
+        for run in (
+            FIRST / "runs" / "mobilenet-16-seed1-split0",
+            SECOND / "mobilenet-16-seed1",
+        )
     ]
     for k, table in enumerate(tables):
         right = accuracy_score(table.labels, table.predicted)

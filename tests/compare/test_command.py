@@ -8,11 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from skinml import report
 from skinml.base.errors import UserError
 from skinml.compare.__main__ import main
 from skinml.compare.analysis import analyse
@@ -25,6 +27,8 @@ from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -267,13 +271,30 @@ def test_a_folder_holds_everything_and_rebuilds_itself(
     assert "![" in (first / "report.md").read_text()
 
 
+def test_a_run_of_such_a_folder_has_its_report_with_curves(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    main(["--from", str(RESULTS / "real-table-ours"), "--grid", "none", "--out", str(out)])
+    own = out / "runs" / "mobilenet-16-seed1-split0"
+    report.main([str(own), "--out", str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text()
+    assert "1,179" in page, "nevi of the training part"
+    assert "learning curves" in page.lower()
+    # Where that data lay is nobody's business.
+    assert "source" not in json.loads((own / "run.json").read_text())["dataset"]
+
+
 def test_a_folder_that_is_rebuilt_in_place_loses_nothing(
     nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The tables come from the runs that the new ones take the place of, and some are left out."""
-    out = tmp_path / "out"
-    main(["--from", str(nine), "--out", str(out)])
+    runs, out = shutil.copytree(nine, tmp_path / "runs"), tmp_path / "out"
+    curves = b"epoch,loss\n1,0.9\n2,0.5\n"
+    for folder in sorted(runs.iterdir())[2:]:
+        (folder / "history.csv").write_bytes(curves)
+    main(["--from", str(runs), "--out", str(out)])
     broken, *others = sorted((out / "runs").iterdir())
+    found = [path.read_bytes() for path in (out / "runs").glob("*/history.csv")]
+    assert found == [curves] * 7
     (broken / "predictions_test.csv").write_text("not a table")
     (others[0] / "predictions_validation.csv").write_bytes(
         (others[0] / "predictions_test.csv").read_bytes()
@@ -492,9 +513,29 @@ def test_a_comparison_in_a_project_run_is_logged_in_that_run(
     assert "comparison.json" in names
 
 
-# Of the nine runs: five are right on the same images, and tested once. By accuracy 7 of 10 pairs
-# differ, by AUC 18 of 36.
-SHOWN, PAIRS, NOT_SHOWN = 7 + 18, 10 + 36, ((3, 10), (18, 36))
+NINE_RUNS = ["--from", str(RESULTS / "nine-runs")]
+
+
+class Pairs(NamedTuple):
+    """Of the published runs: by metric whether each pair is shown to differ, and pooled tests."""
+
+    pairs: dict[str, list[bool]]
+    pooled: int
+
+    @property
+    def shown(self) -> int:
+        return sum(map(sum, self.pairs.values()))
+
+
+@pytest.fixture
+def tests(capsys: pytest.CaptureFixture[str], few_resamples: None) -> Pairs:
+    main([*NINE_RUNS, "--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    pairs: dict[str, list[bool]] = {}
+    for test in (*found["pairs"], *found["operating_points"]["tests"]):
+        pairs.setdefault(test["metric"], []).append(test["p_images_holm"] < 0.05)
+    assert len(pairs) == 3 and any(any(differ) for differ in pairs.values())
+    return Pairs(pairs, sum(map(len, found["planned"].values())))
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -510,57 +551,66 @@ def test_a_terminal_table_never_breaks_a_figure(
         assert figure in words
 
 
-RESULTS = Path(__file__).parents[2] / "results"
-
-
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_nine_runs_are_read_in_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+    tests: Pairs,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
 ) -> None:
     """At 100 columns each table is whole; at no width an interval goes over two lines."""
     monkeypatch.setenv("COLUMNS", str(width))
-    assert main(["--from", str(RESULTS / "nine-runs")]) == 0
+    assert main([*NINE_RUNS, "--format", "markdown"]) == 0
+    unfolded = re.sub(r"(?s)<details>.*?</details>", "", capsys.readouterr().out)
+    assert main(NINE_RUNS) == 0
     shown = capsys.readouterr().out
     lines = shown.splitlines()
-    assert max(map(len, lines)) <= width
+    assert max(len(line) for line in lines if "skinml.sweep" not in line) <= width
     # With a full stop it is the end of a sentence.
     assert not [line for line in lines if re.fullmatch(r"\s*(to|[+−]?\d*\.?\d+(–| to)?)\s*", line)]
-    # Beside the pairs that differ, twelve tests of the paper's own questions; the sentences at the
+    # Beside the pairs that differ, the tests of the paper's own questions; the sentences at the
     # top, and at the end once more, have intervals of their own.
     tables_of = shown.partition("Test part:")[2].partition(NOTICE)[0]
-    assert len(re.findall(r"[+−][\d.]+ to [+−][\d.]+", tables_of)) == SHOWN + 12
+    assert len(re.findall(r"[+−][\d.]+ to [+−][\d.]+", tables_of)) == tests.shown + tests.pooled
     tables = [line for line in lines if set(line.strip()) == {"─"}]
-    titles = 10 + 2  # Those that always stand there, and the differences shown of two metrics.
+    # Folded there, and open in a terminal: the differences shown, and the runs.
+    titles = unfolded.count("\n| --- ") + sum(map(any, tests.pairs.values())) + 1
     assert len(tables) == titles if width == 100 else len(tables) > titles
     text = " ".join(shown.split())
-    for shown_not, of in NOT_SHOWN:
-        assert f"{shown_not} of {of} differences are not shown at 5 % (--all-pairs" in text
+    for differ in tests.pairs.values():
+        not_shown = f"{differ.count(False)} of {len(differ)} differences are not shown at 5 %"
+        assert f"{not_shown} (--all-pairs" in text
 
 
 def test_all_pairs_are_listed_on_request(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tests: Pairs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")  # narrower tables are split, and say it twice
-    runs = ["--from", str(RESULTS / "nine-runs")]
     counts = []
     for options in ([], ["--all-pairs"]):
-        assert main([*runs, *options]) == 0
+        assert main([*NINE_RUNS, *options]) == 0
         shown = capsys.readouterr().out
         counts.append(shown.count("minus "))
         # First what differs.
-        assert shown.index("the differences shown") < shown.index("not shown at 5 %")
-    assert counts == [SHOWN + 12, PAIRS + 12]
+        accuracy = shown.partition("Accuracy: the differences shown")[2]
+        assert re.search(r"Accuracy: \d+ of \d+ differences are not shown at 5 %", accuracy)
+    assert counts == [
+        tests.shown + tests.pooled,
+        tests.pooled + sum(map(len, tests.pairs.values())),
+    ]
 
 
-def test_a_folded_format_has_all_pairs_anyway(tmp_path: Path) -> None:
-    main(["--from", str(RESULTS / "nine-runs"), "--out", str(tmp_path / "report.html")])
+def test_a_folded_format_has_all_pairs_anyway(tests: Pairs, tmp_path: Path) -> None:
+    main([*NINE_RUNS, "--out", str(tmp_path / "report.html")])
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<small>minus ") == PAIRS + 12 and page.count("<details>") == 7
+    assert page.count("<small>minus ") == sum(map(len, tests.pairs.values())) + tests.pooled
+    folded = page.partition("<details>")[2].rpartition("</details>")[0]
+    assert "<small>minus " in folded
 
 
 def test_networks_of_one_answer_are_named_in_the_data(capsys: pytest.CaptureFixture[str]) -> None:
-    """Six of the nine; one of them names another class for 27 of the 550 images."""
-    runs = ["--from", str(RESULTS / "nine-runs")]
+    """Two of three, of random weights and hardly trained."""
+    runs = ["--from", str(RESULTS / "challenge-each-network"), "--grid", "none"]
     main([*runs, "--format", "json"])
     cells = json.loads(capsys.readouterr().out)["cells"]
     found = {
@@ -568,15 +618,21 @@ def test_networks_of_one_answer_are_named_in_the_data(capsys: pytest.CaptureFixt
         for cell in cells
         for one in cell["one_class"]
     }
-    sizes = (16, 32, 64)
-    expected = {f"{model}-{size}": 1.0 for model in ("mobilenet", "nasnetmobile") for size in sizes}
-    assert found == expected | {"nasnetmobile-32": 523 / 550}
+    assert len(cells) == 3 and found == {"mobilenet-32": 1.0, "nasnetmobile-32": 1.0}
     main([*runs, "--format", "csv"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     told = {f"{row['model']}-{row['batch_size']}": row["one_class"] for row in rows}
     assert {cell for cell, label in told.items() if label == "nevus"} == set(found)
-    assert [cell["latency"]["runs"] for cell in cells] == [3] * 9
-    assert len({row["latency_ms"] for row in rows}) == 3
+
+
+def test_a_network_has_one_latency_of_all_its_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*NINE_RUNS, "--format", "json"])
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    networks = Counter(cell["model"] for cell in cells)
+    assert [cell["latency"]["runs"] for cell in cells] == [networks[c["model"]] for c in cells]
+    main([*NINE_RUNS, "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len({row["latency_ms"] for row in rows}) == len(networks) > 1
 
 
 def test_a_sweeps_cells_are_those_below_it_and_those_it_found_done(

@@ -18,11 +18,15 @@ from tests.compare.conftest import made_up, write_run
 SEX = np.resize(["female", "male"], 165)
 
 
-def tables_of(folder: Path) -> dict[str, Table]:
+def sections_of(folder: Path) -> list[Details]:
     runs = runs_in_folder(folder)
     cells = sorted({run.cell for run in runs})
     rows = [Row(c, tuple(r for r in runs if r.cell == c), (), {}, {}, None, {}) for c in cells]
-    blocks = [block for block in groups_section(rows) if isinstance(block, Details)]
+    return [block for block in groups_section(rows) if isinstance(block, Details)]
+
+
+def tables_of(folder: Path) -> dict[str, Table]:
+    blocks = sections_of(folder)
     return {t.title: t for block in blocks for t in block.blocks if isinstance(t, Table)}
 
 
@@ -54,6 +58,21 @@ def test_several_runs_are_a_mean_with_the_lowest_and_highest(tmp_path: Path) -> 
     cell = table.rows[0][2]
     assert cell.text == f"{np.mean(values):.2f}"
     assert cell.note == f"{min(values):.2f}–{max(values):.2f}"
+
+
+def test_a_folded_table_says_which_groups_differ(tmp_path: Path) -> None:
+    """One network tells the melanomas of women apart, and not those of men; another tells both."""
+    table = of_seed(0)
+    scores = np.where((SEX == "male")[:, None], made_up(0, [9]).scores, made_up(2, [0]).scores)
+    write_run(tmp_path / "blind", replace(table, scores=scores))
+    [section] = sections_of(tmp_path / "blind")
+    assert section.summary == (
+        "By group, melanoma: AUC: shown to differ from the rest: sex: female (mobilenetv2-16); "
+        "sex: male (mobilenetv2-16)"
+    )
+    write_run(tmp_path / "even", table)
+    [section] = sections_of(tmp_path / "even")
+    assert section.summary.endswith("AUC: no group is shown to differ from the rest")
 
 
 def test_without_anything_known_there_is_no_section(tmp_path: Path) -> None:

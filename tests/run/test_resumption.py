@@ -19,7 +19,7 @@ def description(run: str) -> Description:
 
 
 @pytest.mark.parametrize(
-    "run", ["real-table-ours/mobilenet-16-seed1", "real-table/mobilenet-16-seed1"]
+    "run", ["real-table-ours/mobilenet-16-seed1", "nine-runs/runs/mobilenet-16-seed1-split0"]
 )
 def test_a_run_of_today_s_recipe_and_one_of_before_there_were_any_go_on(run: str) -> None:
     told = description(run)
