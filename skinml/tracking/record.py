@@ -246,11 +246,19 @@ def author() -> dict[str, str]:
     return {"mlflow.user": user}
 
 
+def _program() -> str:
+    """The program as one starts it: `skinml.run` of `python -m skinml.run`, which is a path here."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        path = path.parent
+    return f"skinml.{path.stem}" if path.parent.name == "skinml" else path.name
+
+
 def _source(description: Description) -> dict[str, str]:
     """The tags by which MLflow tells who made a run, and with what."""
     tags = {
         **author(),
-        "mlflow.source.name": sys.argv[0],
+        "mlflow.source.name": _program(),
         "mlflow.source.type": "LOCAL",
     }
     commit = description.params.get("git_commit", "unknown")

@@ -46,7 +46,7 @@ def test_nine_cells_are_read_in_a_few_screens(browser: Any, report: Path) -> Non
     page, asked = opened(browser, report, 1280)
     assert asked == [report.as_uri()], "nothing from elsewhere"
     height = page.evaluate("document.documentElement.scrollHeight")
-    assert height < 6 * 900
+    assert height < 7 * 900
     # The pairs are folded, and there.
     page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollHeight") > height + 3 * 600

@@ -1,6 +1,5 @@
 """What a run that goes on is refused for, by what it has noted of itself."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +8,13 @@ import pytest
 from skinml.base.errors import UserError
 from skinml.config import config_from_params
 from skinml.run.resumption import refuse_another_meaning
-from skinml.tracking.folder import Description
+from skinml.tracking.folder import Description, RunFolder
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
 def description(run: str) -> Description:
-    return Description(**json.loads((RESULTS / run / "run.json").read_text()))
+    return RunFolder.open(RESULTS / run).read_description()
 
 
 @pytest.mark.parametrize(
