@@ -247,7 +247,7 @@ def author() -> dict[str, str]:
 
 
 def _program() -> str:
-    """The program as one starts it: `skinml.run` of `python -m skinml.run`, which is a path here."""
+    """The program as one starts it: `skinml.run`, of which only a path is known here."""
     path = Path(sys.argv[0])
     if path.name == "__main__.py":
         path = path.parent
