@@ -51,9 +51,9 @@ def groups_section(rows: Sequence[Row]) -> Iterator[Block]:
             [*names_of(row), *(_cell(of_cell.get(key, [])) for key in known)]
             for row, of_cell in zip(rows, found, strict=True)
         ]
-        told = _differing(columns, lines) or "no group is shown to differ from the rest"
+        summary = f"By group, {title}: {_differing(columns, lines)}"
         table = Table(title, columns, lines, labels=2)
-        yield Details(f"By group, {title}: {told}", (table,), instead="--format html has them all")
+        yield Details(summary, (table,), instead="--format html has them all")
 
 
 def _differing(columns: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
@@ -62,7 +62,9 @@ def _differing(columns: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
     for number, name in enumerate(columns[2:], 2):
         if cells := [f"{line[0].text}-{line[1].text}" for line in lines if line[number].bold]:
             found.append(f"{name} ({', '.join(cells)})")
-    return "shown to differ from the rest: " + "; ".join(found) if found else ""
+    if not found:
+        return "no group is shown to differ from the rest"
+    return "shown to differ from the rest: " + "; ".join(found)
 
 
 def _of_cell(row: Row) -> _Found:

@@ -268,7 +268,7 @@ def write_reports(
 
 
 _RUN_FILES = {
-    *("run.json", "metrics.json", HISTORY),
+    *(RUN, "metrics.json", HISTORY),
     *("predictions_test.csv", "predictions_validation.csv"),
 }
 
@@ -307,7 +307,7 @@ def _write_run(run: "RunRecord", folder: Path) -> None:
         "tags": {k: v for k, v in sorted(run.tags.items()) if not k.startswith("mlflow.")},
         **_name_and_data(run),
     }
-    (own / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+    (own / RUN).write_text(json.dumps(description, indent=2) + "\n")
     metrics = {k: v for k, v in sorted(run.metrics.items()) if "/" not in k}
     (own / "metrics.json").write_text(json.dumps(_finite(metrics), indent=2) + "\n")
     for part, table in (("test", run.predictions), ("validation", run.validation)):
