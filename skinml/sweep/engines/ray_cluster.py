@@ -182,7 +182,10 @@ class RayJob:
             if self._head.is_lost:
                 self._outcome = AttemptOutcome("lost", "the head of its cluster is gone")
         while self._outcome is None:
-            ready, _ = ray.wait([self._task], timeout=0)
+            # A task that is cancelled is called ready at once, and what comes next of it is then
+            # waited for until it has ended: one that does not hear would never be killed.
+            awaited = self._task.completed() if self._stopped else self._task
+            ready, _ = ray.wait([awaited], timeout=0)
             if not ready:
                 break
             try:

@@ -46,6 +46,35 @@ sys.argv[0] = "ray"
 main()
 """
 
+# A driver whose one task does not hear that it is to end.
+DEAF = """
+import sys, time
+from pathlib import Path
+from skinml.config import Config
+from skinml.sweep import stopping
+from skinml.sweep.cells import Cell, CellState
+from skinml.sweep.engines.attempt import Progress
+from skinml.sweep.engines.ray_cluster import Head, RayJob, connect
+ray = connect(sys.argv[1])
+
+@ray.remote(max_retries=0)
+def deaf():
+    yield Progress(begun=True)
+    while True:
+        try:
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            pass
+
+cell = Cell(Config(output_dir=sys.argv[2]), {})
+job = RayJob(CellState(cell, "running"), deaf.remote, print, Head(sys.argv[1]))
+while not job.state.begun:
+    job.poll()
+stopping.PATIENCE = 2.0
+stopping.Stop([job]).end_jobs()
+print(job.state.status, job.poll().reason)
+"""
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -257,6 +286,19 @@ def test_a_sweep_that_is_stopped_stops_its_cells_on_the_cluster(
     again = start("--engine=ray", f"--address={cluster.address}", **variables)
     assert again.wait() == 0, again.log.read_text()
     assert_each_finished_once()
+
+
+def test_a_task_that_does_not_hear_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    """Ray would wait for its end first, and the driver with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEAF, cluster.address, str(tmp_path)],
+        env=environment(tmp_path) | cluster.variables,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["stopped stopped"], done.stdout + done.stderr
 
 
 def test_a_mistake_is_one_line(cluster: Cluster, start: Start) -> None:
