@@ -1,5 +1,6 @@
 """Find the folder of a run by its MLflow id, without the server: the folders know it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from skinml.base.errors import UserError
@@ -17,12 +18,16 @@ def run_ids(folder: RunFolder) -> list[str]:
 
 
 def find_run(run_id: str, root: Path) -> RunFolder | None:
-    """The folder of a run somewhere below `root`; several are a `UserError`."""
-    found = [
-        folder
-        for path in sorted(root.expanduser().rglob(RUN))
-        if run_id in run_ids(folder := RunFolder.open(path.parent))
-    ]
+    """The folder of a run somewhere below `root`; several are a `UserError`.
+
+    A folder that cannot be read is left out: it is not to keep every other run from going on.
+    """
+    found = []
+    for path in sorted(root.expanduser().rglob(RUN)):
+        with suppress(UserError, OSError, ValueError, KeyError):
+            folder = RunFolder.open(path.parent)
+            if run_id in run_ids(folder):
+                found.append(folder)
     if len(found) > 1:
         raise UserError(
             f"run {run_id} has {len(found)} folders: {', '.join(str(f.path) for f in found)}; "
@@ -39,6 +44,7 @@ def folder_to_resume(name: str, root: Path) -> RunFolder:
     if folder is None:
         raise UserError(
             f"resume={name!r}: no folder of such a run below {root} (output_dir), nor a run's "
-            "folder by itself; expected the id of a run that was made there, or its folder"
+            "folder by itself; expected the id of a run that was made there, or its folder (of one "
+            "that cannot be read, that says why)"
         )
     return folder

@@ -503,6 +503,11 @@ def test_a_folder_is_found_by_its_runs_id_without_a_server(
     assert folder_to_resume("a" * 32, root) == made
     assert folder_to_resume("b" * 32, root) == sent
     assert folder_to_resume(str(sent.path), tmp_path / "elsewhere") == sent
+    # One that cannot be read keeps no other from being found.
+    odd = folder_of(root / "another", "d" * 32, monkeypatch)
+    odd.journal.unlink()
+    Journal(odd.journal).append("run", written_by="something else")
+    assert folder_to_resume("a" * 32, root) == made
     assert find_run("c" * 32, root) is None
     with pytest.raises(UserError, match=f"resume='{'c' * 32}': no folder of such a run below"):
         folder_to_resume("c" * 32, root)
