@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from skinml.base.errors import UserError, run_command
+from skinml.base.errors import UserError, excerpt, run_command
 from skinml.base.files import file_sha256
 from skinml.config import Parser
 from skinml.service.backup_folder import (
@@ -42,14 +42,12 @@ from skinml.service.backup_folder import (
     walk_files,
     whole_backups,
 )
-from skinml.service.database import count_rows, dump, sync_path
+from skinml.service.database import count_rows, dump, sync_path, told_in_one_line
 from skinml.service.restore import check_restore, restore, restore_note
 
 
 def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
     """Write a backup, and remove the oldest beyond `keep`; returns its folder."""
-    import psycopg
-
     backups.mkdir(parents=True, exist_ok=True)
     with _lock(backups):
         if restore_note(artifacts).exists():
@@ -63,20 +61,14 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
         name = free_name(backups)
         partial = backups / f".{name}.partial"
         partial.mkdir(mode=0o700)
-        with psycopg.connect() as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            row = connection.execute("SELECT pg_export_snapshot(), version()").fetchone()
-            assert row
-            dump(partial / DUMP, snapshot=row[0])
-            rows = count_rows(connection=connection)
-            promised = _promised(connection)
+        server, rows, promised = _save_database(partial / DUMP)
         files = _copy_artifacts(artifacts, partial / ARTIFACTS, previous)
         folders = {str(parent) for path in files for parent in Path(path).parents}
         manifest = {
             "name": name,
             "began": began,
             "seconds": round(time.time() - began, 2),
-            "server": row[1],
+            "server": server,
             "rows": rows,
             "missing": sorted(promised - folders - files.keys()),
             "database": {"sha256": file_sha256(partial / DUMP)},
@@ -92,6 +84,18 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
         for old in whole_backups(backups)[:-keep]:
             remove_backup(old)
     return final
+
+
+def _save_database(path: Path) -> tuple[str, dict[str, int], set[str]]:
+    """Dump the database; returns its server, and rows and promised folders of the same moment."""
+    import psycopg
+
+    with told_in_one_line(), psycopg.connect() as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        row = connection.execute("SELECT pg_export_snapshot(), version()").fetchone()
+        assert row
+        dump(path, snapshot=row[0])
+        return row[1], count_rows(connection=connection), _promised(connection)
 
 
 def _promised(connection: Any) -> set[str]:
@@ -267,6 +271,20 @@ def main(argv: list[str] | None = None) -> int:
     return _main(parser.parse_args(argv))
 
 
+def _kept() -> int:
+    """How many backups stay, from BACKUP_KEEP."""
+    text = os.environ.get("BACKUP_KEEP") or "14"
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(
+            f"BACKUP_KEEP={excerpt(text)}: expected how many backups stay, 1 or more; write 14"
+        )
+    return number
+
+
 def _main(options: argparse.Namespace) -> int:
     # A copy of a backup is verified anywhere, where no service is.
     if options.command == "verify":
@@ -280,26 +298,24 @@ def _main(options: argparse.Namespace) -> int:
         )
     backups = Path(os.environ["SKINML_BACKUPS"])
     artifacts = Path(os.environ["SKINML_ARTIFACTS"])
-    keep = int(os.environ.get("BACKUP_KEEP") or 14)
-    if keep < 1:
-        raise UserError(f"BACKUP_KEEP={keep}: at least one is kept")
     if options.command == "list":
         print(
             "\n".join(_told(folder) for folder in whole_backups(backups))
             or f"no backup in {backups}"
         )
     elif options.command == "create":
-        print(_told(create(backups, artifacts, keep)))
+        print(_told(create(backups, artifacts, _kept())))
     elif options.command == "schedule":
         listen = os.environ["SKINML_METRICS_LISTEN"]
-        schedule(backups, artifacts, keep, os.environ["BACKUP_AT"], listen)
+        schedule(backups, artifacts, _kept(), os.environ["BACKUP_AT"], listen)
     else:
         folder = find(options.backup, backups)
-        if options.check:
-            check_restore(folder, artifacts, options.replace)
-            print(f"{folder.name} can be restored")
-            return 0
-        kept = restore(folder, artifacts, options.replace)
+        with told_in_one_line():
+            if options.check:
+                check_restore(folder, artifacts, options.replace)
+                print(f"{folder.name} can be restored")
+                return 0
+            kept = restore(folder, artifacts, options.replace)
         what = f"the database of {folder.name}" if folder.is_file() else _told(folder)
         print(f"restored {what}; {kept}")
     return 0
