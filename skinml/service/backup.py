@@ -32,9 +32,10 @@ from skinml.service.backup_folder import (
     MANIFEST,
     Entry,
     copy_file,
-    entries_of,
     find,
     free_name,
+    known_entries,
+    link_same,
     newest_backup,
     read_manifest,
     remove_backup,
@@ -63,7 +64,7 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
         partial = backups / f".{name}.partial"
         partial.mkdir(mode=0o700)
         server, rows, promised = _save_database(partial / DUMP)
-        files = _copy_artifacts(artifacts, partial / ARTIFACTS, previous)
+        files, linked = _copy_artifacts(artifacts, partial / ARTIFACTS, previous)
         folders = {str(parent) for path in files for parent in Path(path).parents}
         manifest = {
             "name": name,
@@ -76,7 +77,7 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
             "artifacts": {path: vars(entry) for path, entry in sorted(files.items())},
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        verify(partial)
+        verify(partial, linked)
         sync_path(partial / MANIFEST)
         sync_path(partial)
         final = backups / name
@@ -117,33 +118,54 @@ def _promised(connection: Any) -> set[str]:
     return found
 
 
-def _copy_artifacts(source: Path, target: Path, previous: Path | None) -> dict[str, Entry]:
-    known: dict[str, Entry] = {}
-    if previous is not None:
-        known = entries_of(read_manifest(previous))
+def _copy_artifacts(
+    source: Path, target: Path, previous: Path | None
+) -> tuple[dict[str, Entry], set[str]]:
+    """Bring every file of the service into a new backup, as a link where the last one has it.
+
+    Returns what they are, and the names of the links: those were read, and are what they were.
+    """
+    known = known_entries(previous)
     target.mkdir(parents=True, mode=0o700)
     files: dict[str, Entry] = {}
+    linked = set()
+    damaged = []
     for path in walk_files(source):
         name = path.relative_to(source).as_posix()
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             status = path.stat()
             old = known.get(name)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             if (
                 old
                 and previous
                 and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns)
             ):
-                os.link(previous / ARTIFACTS / name, copy)
-                files[name] = old
-                continue
-            digest = copy_file(path, copy)
-        except FileNotFoundError:
-            continue  # deleted meanwhile
-        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
-        files[name] = Entry(digest, copy.stat().st_size, status.st_mtime_ns)
-    return files
+                same = link_same(previous / ARTIFACTS / name, target / name, old.sha256)
+                if same:
+                    files[name] = old
+                    linked.add(name)
+                    continue
+                if same is False:
+                    damaged.append(name)
+            files[name] = _copy_anew(path, target / name, status)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and str(error.filename) == str(path):
+                continue  # deleted meanwhile in the service; any other file that is gone is not
+            raise UserError(
+                f"{path}: not copied into the backup ({error.strerror}: {error.filename}); mend "
+                "the disk, its space or the permissions, then repeat"
+            ) from None
+    if damaged:
+        told = f"{len(damaged)} damaged or lost, {damaged[0]} among them"
+        print(f"skinml: {previous}: {told}; copied anew", file=sys.stderr, flush=True)
+    return files, linked
+
+
+def _copy_anew(path: Path, copy: Path, status: os.stat_result) -> Entry:
+    digest = copy_file(path, copy)
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return Entry(digest, copy.stat().st_size, status.st_mtime_ns)
 
 
 @contextmanager
