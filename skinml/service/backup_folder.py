@@ -40,6 +40,9 @@ _CHUNK = 1 << 20
 _NAME = re.compile(r"\d{8}T\d{6}Z")
 
 
+_FORMAT = "%Y%m%dT%H%M%SZ"
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file of a backup, by what tells that it has not changed."""
@@ -164,8 +167,22 @@ def newest_backup(backups: Path) -> Path | None:
 
 
 def free_name(backups: Path) -> str:
+    """The time in UTC, or else the second after the newest backup, as a name that is free.
+
+    The names are the order in which the oldest are removed. After a clock that ran ahead was set
+    right, one by the time alone would be the oldest, and the newest backup removed.
+    """
     moment = datetime.now(UTC)
-    while (backups / (name := moment.strftime("%Y%m%dT%H%M%SZ"))).exists():
+    newest = newest_backup(backups)
+    if newest is not None:
+        try:
+            last = datetime.strptime(newest.name, _FORMAT).replace(tzinfo=UTC)
+            moment = max(moment, last + timedelta(seconds=1))
+        except (ValueError, OverflowError):
+            raise UserError(
+                f"{newest}: its name is no time, expected one like 20270102T023000Z; rename it"
+            ) from None
+    while (backups / (name := moment.strftime(_FORMAT))).exists():
         moment += timedelta(seconds=1)
     return name
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,38 @@ def test_a_backup_and_a_restore_do_not_meet(files: Files, monkeypatch: pytest.Mo
 def test_artifacts_of_a_mistyped_folder_are_told_in_one_line(files: Files) -> None:
     with pytest.raises(UserError, match=r"No such file or directory: .*nowhere, expected the fold"):
         backup.create(files.backups, files.artifacts.parent / "nowhere" / "artifacts")
+
+
+def test_after_a_clock_that_ran_ahead_the_new_backup_stays(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name it was the oldest, and removed as soon as it was written."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, zone: tzinfo | None = None) -> Any:
+            return datetime.now(zone) + timedelta(days=300)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup_folder, "datetime", Ahead)
+        ahead = [files.back_up(keep=2), files.back_up(keep=2)]
+    files.write("three/new.txt", "made since")
+    new = files.back_up(keep=2)
+    assert backup_folder.whole_backups(files.backups) == [ahead[1], new]
+    assert content(new / "artifacts") == files.content()
+    last = datetime.strptime(ahead[1].name, "%Y%m%dT%H%M%SZ")
+    assert new.name == f"{last + timedelta(seconds=1):%Y%m%dT%H%M%SZ}"
+
+
+def test_a_backup_has_the_time_as_its_name(files: Files) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    old = files.back_up().rename(files.backups / "20200229T235959Z")
+    new = files.back_up()
+    named = datetime.strptime(new.name, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    assert before <= named <= datetime.now(UTC)
+    old.rename(files.backups / "20271399T000000Z")
+    with pytest.raises(UserError, match=r"its name is no time, expected one like .*; rename it"):
+        files.back_up()
 
 
 def run(words: list[str]) -> int:
