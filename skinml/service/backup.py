@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from skinml.base.errors import UserError, run_command
+from skinml.base.errors import UserError, excerpt, run_command
 from skinml.base.files import file_sha256
 from skinml.config import Parser
 from skinml.service.backup_folder import (
@@ -32,9 +32,10 @@ from skinml.service.backup_folder import (
     MANIFEST,
     Entry,
     copy_file,
-    entries_of,
     find,
     free_name,
+    known_entries,
+    link_same,
     newest_backup,
     read_manifest,
     remove_backup,
@@ -42,16 +43,15 @@ from skinml.service.backup_folder import (
     walk_files,
     whole_backups,
 )
-from skinml.service.database import count_rows, dump, sync_path
-from skinml.service.restore import check_restore, restore, restore_note
+from skinml.service.database import count_rows, dump, sync_path, told_in_one_line
+from skinml.service.restore import alone, check_restore, restore, restore_note
 
 
 def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
     """Write a backup, and remove the oldest beyond `keep`; returns its folder."""
-    import psycopg
-
     backups.mkdir(parents=True, exist_ok=True)
-    with _lock(backups):
+    # No restore exchanges the artifacts while they are copied, nor reads a backup that is removed.
+    with _lock(backups), alone(artifacts, shared=True):
         if restore_note(artifacts).exists():
             raise UserError(
                 f"{artifacts}: a restore was interrupted; start the service, which finishes it"
@@ -63,27 +63,21 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
         name = free_name(backups)
         partial = backups / f".{name}.partial"
         partial.mkdir(mode=0o700)
-        with psycopg.connect() as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            row = connection.execute("SELECT pg_export_snapshot(), version()").fetchone()
-            assert row
-            dump(partial / DUMP, snapshot=row[0])
-            rows = count_rows(connection=connection)
-            promised = _promised(connection)
-        files = _copy_artifacts(artifacts, partial / ARTIFACTS, previous)
+        server, rows, promised = _save_database(partial / DUMP)
+        files, linked = _copy_artifacts(artifacts, partial / ARTIFACTS, previous)
         folders = {str(parent) for path in files for parent in Path(path).parents}
         manifest = {
             "name": name,
             "began": began,
             "seconds": round(time.time() - began, 2),
-            "server": row[1],
+            "server": server,
             "rows": rows,
             "missing": sorted(promised - folders - files.keys()),
             "database": {"sha256": file_sha256(partial / DUMP)},
             "artifacts": {path: vars(entry) for path, entry in sorted(files.items())},
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        verify(partial)
+        verify(partial, linked)
         sync_path(partial / MANIFEST)
         sync_path(partial)
         final = backups / name
@@ -92,6 +86,18 @@ def create(backups: Path, artifacts: Path, keep: int = 14) -> Path:
         for old in whole_backups(backups)[:-keep]:
             remove_backup(old)
     return final
+
+
+def _save_database(path: Path) -> tuple[str, dict[str, int], set[str]]:
+    """Dump the database; returns its server, and rows and promised folders of the same moment."""
+    import psycopg
+
+    with told_in_one_line(), psycopg.connect() as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        row = connection.execute("SELECT pg_export_snapshot(), version()").fetchone()
+        assert row
+        dump(path, snapshot=row[0])
+        return row[1], count_rows(connection=connection), _promised(connection)
 
 
 def _promised(connection: Any) -> set[str]:
@@ -112,33 +118,54 @@ def _promised(connection: Any) -> set[str]:
     return found
 
 
-def _copy_artifacts(source: Path, target: Path, previous: Path | None) -> dict[str, Entry]:
-    known: dict[str, Entry] = {}
-    if previous is not None:
-        known = entries_of(read_manifest(previous))
+def _copy_artifacts(
+    source: Path, target: Path, previous: Path | None
+) -> tuple[dict[str, Entry], set[str]]:
+    """Bring every file of the service into a new backup, as a link where the last one has it.
+
+    Returns what they are, and the names of the links: those were read, and are what they were.
+    """
+    known = known_entries(previous)
     target.mkdir(parents=True, mode=0o700)
     files: dict[str, Entry] = {}
+    linked = set()
+    damaged = []
     for path in walk_files(source):
         name = path.relative_to(source).as_posix()
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             status = path.stat()
             old = known.get(name)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             if (
                 old
                 and previous
                 and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns)
             ):
-                os.link(previous / ARTIFACTS / name, copy)
-                files[name] = old
-                continue
-            digest = copy_file(path, copy)
-        except FileNotFoundError:
-            continue  # deleted meanwhile
-        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
-        files[name] = Entry(digest, copy.stat().st_size, status.st_mtime_ns)
-    return files
+                same = link_same(previous / ARTIFACTS / name, target / name, old.sha256)
+                if same:
+                    files[name] = old
+                    linked.add(name)
+                    continue
+                if same is False:
+                    damaged.append(name)
+            files[name] = _copy_anew(path, target / name, status)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and str(error.filename) == str(path):
+                continue  # deleted meanwhile in the service; any other file that is gone is not
+            raise UserError(
+                f"{path}: not copied into the backup ({error.strerror}: {error.filename}); mend "
+                "the disk, its space or the permissions, then repeat"
+            ) from None
+    if damaged:
+        told = f"{len(damaged)} damaged or lost, {damaged[0]} among them"
+        print(f"skinml: {previous}: {told}; copied anew", file=sys.stderr, flush=True)
+    return files, linked
+
+
+def _copy_anew(path: Path, copy: Path, status: os.stat_result) -> Entry:
+    digest = copy_file(path, copy)
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return Entry(digest, copy.stat().st_size, status.st_mtime_ns)
 
 
 @contextmanager
@@ -267,6 +294,20 @@ def main(argv: list[str] | None = None) -> int:
     return _main(parser.parse_args(argv))
 
 
+def _kept() -> int:
+    """How many backups stay, from BACKUP_KEEP."""
+    text = os.environ.get("BACKUP_KEEP") or "14"
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(
+            f"BACKUP_KEEP={excerpt(text)}: expected how many backups stay, 1 or more; write 14"
+        )
+    return number
+
+
 def _main(options: argparse.Namespace) -> int:
     # A copy of a backup is verified anywhere, where no service is.
     if options.command == "verify":
@@ -280,26 +321,24 @@ def _main(options: argparse.Namespace) -> int:
         )
     backups = Path(os.environ["SKINML_BACKUPS"])
     artifacts = Path(os.environ["SKINML_ARTIFACTS"])
-    keep = int(os.environ.get("BACKUP_KEEP") or 14)
-    if keep < 1:
-        raise UserError(f"BACKUP_KEEP={keep}: at least one is kept")
     if options.command == "list":
         print(
             "\n".join(_told(folder) for folder in whole_backups(backups))
             or f"no backup in {backups}"
         )
     elif options.command == "create":
-        print(_told(create(backups, artifacts, keep)))
+        print(_told(create(backups, artifacts, _kept())))
     elif options.command == "schedule":
         listen = os.environ["SKINML_METRICS_LISTEN"]
-        schedule(backups, artifacts, keep, os.environ["BACKUP_AT"], listen)
+        schedule(backups, artifacts, _kept(), os.environ["BACKUP_AT"], listen)
     else:
         folder = find(options.backup, backups)
-        if options.check:
-            check_restore(folder, artifacts, options.replace)
-            print(f"{folder.name} can be restored")
-            return 0
-        kept = restore(folder, artifacts, options.replace)
+        with told_in_one_line():
+            if options.check:
+                check_restore(folder, artifacts, options.replace)
+                print(f"{folder.name} can be restored")
+                return 0
+            kept = restore(folder, artifacts, options.replace)
         what = f"the database of {folder.name}" if folder.is_file() else _told(folder)
         print(f"restored {what}; {kept}")
     return 0

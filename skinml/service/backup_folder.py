@@ -9,7 +9,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +38,9 @@ _CHUNK = 1 << 20
 
 
 _NAME = re.compile(r"\d{8}T\d{6}Z")
+
+
+_FORMAT = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,53 @@ def entries_of(manifest: dict[str, Any]) -> dict[str, Entry]:
     return {name: Entry(**entry) for name, entry in manifest["artifacts"].items()}
 
 
-def verify(folder: Path) -> int:
+def known_entries(folder: Path | None) -> dict[str, Entry]:
+    """What the next backup may take over from one; nothing where there is none, or it is damaged.
+
+    That one is damaged must not keep the next from being written.
+    """
+    if folder is None:
+        return {}
+    try:
+        return entries_of(read_manifest(folder))
+    except (UserError, KeyError, TypeError, AttributeError):
+        told = f"{folder / MANIFEST}: damaged; every file is copied anew"
+        print(f"skinml: {told}", file=sys.stderr, flush=True)
+        return {}
+
+
+def holds(path: Path, digest: str) -> bool:
+    """Whether a regular file is there, can be read, and has this SHA-256."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode) and file_sha256(path) == digest
+    except OSError:  # how a file system with checksums of its own tells of damage
+        return False
+
+
+def link_same(source: Path, target: Path, digest: str) -> bool | None:
+    """Whether `target` is now a link to a file that has this SHA-256, which was read for it.
+
+    Otherwise nothing is left there. False where the file is gone or another, None where no link can
+    be made: storage without them (EPERM), or a file that has as many as it can (EMLINK).
+    """
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    if holds(target, digest):
+        return True
+    target.unlink()  # not written to: it is the other backup's file as well
+    return False
+
+
+def verify(folder: Path, known: Collection[str] = ()) -> int:
     """Read a backup from end to end; a `UserError` names what is damaged. Returns its bytes.
 
     A file that the manifest names is one that is found in the backup's own folder, without
-    following links: a name that leads elsewhere is none of them.
+    following links: a name that leads elsewhere is none of them. The files of the names `known`
+    have just been read and found as the manifest says: they are not read again.
     """
     manifest = read_manifest(folder)
     try:
@@ -90,13 +137,15 @@ def verify(folder: Path) -> int:
         raise UserError(f"{folder / MANIFEST}: damaged; take another backup") from None
     wrong = []
     dumped = folder / DUMP
-    if not dumped.is_file() or dumped.is_symlink() or file_sha256(dumped) != digest:
+    if not holds(dumped, digest):
         wrong.append(DUMP)
     else:
         check_dump(dumped)
     present = names_below(folder / ARTIFACTS)
     for name, entry in entries.items():
-        if name not in present or file_sha256(folder / ARTIFACTS / name) != entry.sha256:
+        if name in known and name in present:
+            continue
+        if name not in present or not holds(folder / ARTIFACTS / name, entry.sha256):
             wrong.append(name)
     wrong += sorted(present - entries.keys())
     if wrong:
@@ -118,8 +167,22 @@ def newest_backup(backups: Path) -> Path | None:
 
 
 def free_name(backups: Path) -> str:
+    """The time in UTC, or else the second after the newest backup, as a name that is free.
+
+    The names are the order in which the oldest are removed. After a clock that ran ahead was set
+    right, one by the time alone would be the oldest, and the newest backup removed.
+    """
     moment = datetime.now(UTC)
-    while (backups / (name := moment.strftime("%Y%m%dT%H%M%SZ"))).exists():
+    newest = newest_backup(backups)
+    if newest is not None:
+        try:
+            last = datetime.strptime(newest.name, _FORMAT).replace(tzinfo=UTC)
+            moment = max(moment, last + timedelta(seconds=1))
+        except (ValueError, OverflowError):
+            raise UserError(
+                f"{newest}: its name is no time, expected one like 20270102T023000Z; rename it"
+            ) from None
+    while (backups / (name := moment.strftime(_FORMAT))).exists():
         moment += timedelta(seconds=1)
     return name
 
@@ -131,15 +194,30 @@ def remove_backup(folder: Path) -> None:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """The files below a folder; a link is neither followed nor kept, MLflow makes none."""
-    if not folder.is_dir():
-        return
-    for root, names, files in os.walk(folder, followlinks=False):
+    """The files below a folder; a link is neither followed nor kept, MLflow makes none.
+
+    What is not there, or is deleted meanwhile, holds none. A folder that cannot be read is a
+    `UserError`: all below it would be missing without a word.
+    """
+    for root, names, files in os.walk(folder, onerror=_refuse_unread, followlinks=False):
         names.sort()
         for name in sorted(files):
             path = Path(root, name)
-            if path.is_file() and not path.is_symlink():
+            try:
+                regular = stat.S_ISREG(path.lstat().st_mode)
+            except OSError as error:
+                _refuse_unread(error)
+                continue
+            if regular:
                 yield path
+
+
+def _refuse_unread(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise UserError(
+            f"{error.filename}: {error.strerror}, expected to find the files there; mend the disk "
+            "or the permissions, then repeat"
+        ) from None
 
 
 def names_below(folder: Path) -> set[str]:

@@ -3,10 +3,12 @@
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skinml.base.errors import UserError
+from skinml.base.errors import UserError, first_line
 from skinml.service import postgres
 
 
@@ -59,6 +61,20 @@ def count_rows(database: str | None = None, connection: Any = None) -> dict[str,
         question = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table))
         counts[f"{schema}.{table}"] = connection.execute(question).fetchone()[0]
     return counts
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Turn a database that does not answer, or ends meanwhile, into a `UserError`."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise UserError(
+            f"the database: {first_line(error)}; expected one that runs where PGHOST and PGPORT "
+            "say: start it, or set them"
+        ) from None
 
 
 def run_program(program: str, *words: str, stdin: Any = subprocess.DEVNULL) -> None:

@@ -219,7 +219,9 @@ def main(argv: list[str] | None = None) -> int:
     else:
         artifacts = Path(os.environ["SKINML_ARTIFACTS"])
         superuser, password = os.environ["SKINML_SUPERUSER"], os.environ["POSTGRES_PASSWORD"]
-        with restore.alone(artifacts):
+        # Without a note nothing is exchanged, and a start may meet a backup.
+        unfinished = restore.restore_note(artifacts).exists()
+        with restore.alone(artifacts, shared=not unfinished):
             finished = restore.settle(artifacts, superuser, password)
         done = [f"finished a restore that was interrupted; {finished}"] if finished else []
         limit_statements(superuser, 0)  # of a migration, and of the dump before it

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from skinml.base.errors import UserError
+from skinml.base.locks import take_lock
 from skinml.service.backup_folder import (
     ARTIFACTS,
     DUMP,
@@ -194,16 +195,22 @@ def _free_stamp(connection: Any, database: str, artifacts: Path) -> str:
 
 
 @contextmanager
-def alone(artifacts: Path) -> Iterator[None]:
-    """For the time of a block the only one that exchanges the artifacts of a service."""
-    import fcntl
+def alone(artifacts: Path, shared: bool = False) -> Iterator[None]:
+    """For the time of a block the only one that exchanges the artifacts of a service.
 
-    number = os.open(artifacts.parent, os.O_RDONLY)
+    With `shared` they only stay in their place: for as many at once as need that.
+    """
     try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{artifacts}: another restore is at work; wait for it") from None
+        number = os.open(artifacts.parent, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"{artifacts}: {error.strerror}: {artifacts.parent}, expected the folder that a "
+            "service has its artifacts in; mend SKINML_ARTIFACTS"
+        ) from None
+    try:
+        if take_lock(number, shared=shared) is False:
+            other = "a restore is at work" if shared else "another restore is at work, or a backup"
+            raise UserError(f"{artifacts}: {other}; wait for it")
         yield
     finally:
         os.close(number)
