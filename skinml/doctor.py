@@ -424,7 +424,8 @@ def _orphans(output_dir: Path) -> Iterator[_Orphan]:
 
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if words[1:2] != ["-m"]:
+        # Whatever runs on this machine: `bash -m` is two words.
+        if words[1:2] != ["-m"] or len(words) < 3:
             continue
         with suppress(psutil.Error, OSError, ValueError):
             if hasattr(os, "getuid") and process.uids().real != os.getuid():

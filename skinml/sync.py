@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from skinml.base.errors import UserError, run_command
-from skinml.base.locks import exclusive
+from skinml.base.locks import StillLocked, exclusive
 from skinml.config import Parser
 from skinml.store.forwarder import send_rest
 from skinml.tracking.acknowledged import Acknowledged
@@ -20,7 +20,7 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
 
     The folder of a run made offline, of one whose server was away, or a copy from another machine.
     What is there already is not counted twice; a server that has lost something gets it again.
-    `limit` is in seconds.
+    `limit` is in seconds: for another process that sends it, and for a server that takes nothing.
     """
     folder = RunFolder.open(path)
     _refuse_links(folder)
@@ -40,9 +40,18 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
     # Before anything is sent: of a journal that is not as a run writes it, nothing is.
     for _ in read_records(folder.journal):
         pass
-    notice = f"skinml: {path}: another process is sending it: waiting for its end"
-    with exclusive(folder.path / LOCK, notice):
-        return send_rest(folder, limit)
+    notice = (
+        f"skinml: {path}: another process is sending it: waiting for its end, at most {limit:g} s"
+    )
+    try:
+        with exclusive(folder.path / LOCK, notice, limit):
+            return send_rest(folder, limit)
+    except StillLocked:
+        raise UserError(
+            f"{path}: another process sends it, for more than {limit:g} s; expected its end: if it "
+            f"hangs, python -m skinml.doctor --fix --output-dir {path.absolute().parent} ends a "
+            "forwarder and sends the rest; a skinml.sync is ended by who started it"
+        ) from None
 
 
 def _refuse_links(folder: RunFolder) -> None:
@@ -71,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         type=seconds,
         default=DRAIN_LIMIT,
         metavar="SECONDS",
-        help="how long to try where the server does not answer (default: %(default)g)",
+        help="how long to try where the server does not answer, or another process is sending "
+        "the same (default: %(default)g)",
     )
     options = parser.parse_args(argv)
     for path in options.folders:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -583,6 +584,16 @@ def test_a_forwarder_that_hangs_when_its_run_is_dead_is_ended_and_the_rest_is_se
     points = world.client.get_metric_history(run_id, "epoch/val_loss")
     assert [point.step for point in points] == epochs
     assert visit() == (0, {})
+
+
+def test_a_command_line_of_two_words_is_nobodys_orphan(tmp_path: Path) -> None:
+    """Whatever runs on the machine: it ended doctor, and each start of a sweep, by a traceback."""
+    shell = subprocess.Popen(["bash", "-m"], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: psutil.Process(shell.pid).cmdline() == ["bash", "-m"])
+        assert doctor.examine(tmp_path, list) == []
+    finally:
+        shell.communicate()
 
 
 def test_an_odd_folder_is_left_out_and_named(

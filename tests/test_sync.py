@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from skinml import sync
+from skinml import doctor, sync
 from skinml.base.errors import UserError, run_command
 from skinml.base.files import file_sha256
 from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.forwarder_process import READY
 from skinml.tracking.journal import Journal, read_journal
 from tests.conftest import noted
+from tests.sweeps import ROOT
+from tests.waiting import wait_for
 
 
 def runs(store: MlflowClient, name: str = "skinml") -> list[tuple[str, str]]:
@@ -176,6 +182,39 @@ def test_the_limit_holds_where_a_server_never_answers(
             sync.sync(finished_folder.path, limit=4)
         assert 4 <= time.monotonic() - begun < 30, "MLflow's own take 100 s and more"
     assert f"skinml: waiting for {address}: 4 s at most\n" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="doctor knows processes by /proc")
+def test_a_forwarder_that_hangs_is_waited_for_with_a_limit_and_doctor_ends_it(
+    store: MlflowClient,
+    finished_folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a run that is gone; it waits for no server, but is stopped while it has the lock."""
+    noted(finished_folder)
+    log, path = finished_folder.path / "forwarder.txt", str(finished_folder.path)
+    variables = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "skinml.store.forwarder", path]
+        hanging = subprocess.Popen(command, stderr=file, env=variables, cwd=ROOT)
+    try:
+        wait_for(lambda: READY in log.read_text(), log.read_text, hanging)
+        hanging.send_signal(signal.SIGSTOP)
+        assert run_command(lambda: sync.main(["--drain-limit=0.3", path])) == 2
+        notice, error = capsys.readouterr().err.splitlines()
+        assert notice.endswith("is sending it: waiting for its end, at most 0.3 s")
+        remedy = f"python -m skinml.doctor --fix --output-dir {finished_folder.path.parent} "
+        assert "another process sends it, for more than 0.3 s; expected" in error
+        assert remedy in error
+        monkeypatch.setenv("SKINML_LEASE_TERM", "0.5")
+        monkeypatch.setattr(doctor, "PATIENCE", 0.2)
+        assert doctor.main(remedy.split()[3:]) == 0
+        hanging.wait(60)
+    finally:
+        hanging.kill()
+        hanging.wait()
+    assert [status for _, status in runs(store)] == ["FINISHED"]
 
 
 def test_a_file_that_has_changed_since_is_told_and_left_out(

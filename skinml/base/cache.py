@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ MAX_ARRAYS_BYTES = 4 * 1024**3
 
 # Days that an array is kept which nobody went on computing.
 PARTIAL_DAYS = 7
+
+_NOTICE = "skinml: waiting for another process, which computes the same"
 
 # (an array, how many of its first rows are there) → writes the others in order, and yields how many
 # are there after each block of them.
@@ -45,20 +47,29 @@ def cached_array(key: str, shape: tuple[int, ...], dtype: Any, fill: Fill) -> np
     SHA-256 is the one stored beside it: a damaged entry is computed again. A process that stops or
     is killed in between leaves the blocks that `fill` told of, and the next one goes on after
     them. Of two processes that want the same array the second waits for the first. The least
-    recently used entries go when all together exceed MAX_ARRAYS_BYTES.
+    recently used entries go when all together exceed MAX_ARRAYS_BYTES. Where the cache cannot be
+    written to, the array is computed in memory, and a warning says so.
     """
     folder = cache_dir() / "arrays"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     array = _verified(path, shape, dtype)
     if array is None:
-        lock = path.with_suffix(".lock")
-        with exclusive(lock, "skinml: waiting for another process, which computes the same"):
+        lock, why_not = path.with_suffix(".lock"), ""
+        with ExitStack() as stack:
             try:
+                stack.enter_context(exclusive(lock, _NOTICE))
+            except OSError as error:
+                why_not = error.strerror or str(error)
+            else:
+                # Before the lock is lifted: else it may be another's.
+                stack.callback(lock.unlink, missing_ok=True)
                 if (array := _verified(path, shape, dtype)) is None:
                     array = _compute(path, shape, dtype, fill)
-            finally:
-                lock.unlink(missing_ok=True)
-    _clean_up(folder, path)
+        if array is None:
+            why = f"{folder}: cannot be written to ({why_not}); expected a folder that can, by "
+            return _in_memory(shape, dtype, fill, why + CACHE_DIR_VARIABLE)
+    with suppress(OSError):  # A cache that others keep may be read all the same.
+        _clean_up(folder, path)
     return array
 
 
@@ -67,7 +78,8 @@ def _verified(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | No
     try:
         if file_sha256(path) != path.with_suffix(".sha256").read_text():
             return None
-        os.utime(path)  # The least recently used entry is dropped first.
+        with suppress(OSError):  # On a file system that is read-only.
+            os.utime(path)  # The least recently used entry is dropped first.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
@@ -81,16 +93,9 @@ def _compute(path: Path, shape: tuple[int, ...], dtype: Any, fill: Fill) -> np.n
         _blocks(partial).unlink(missing_ok=True)
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
     if not _reserve(partial):
-        print(
-            f"skinml: warning: {array.nbytes / 1e6:,.0f} MB do not fit into {path.parent}: "
-            "they are held in memory, and computed again by the next run",
-            file=sys.stderr,
-        )
         _drop(partial)
-        in_memory = np.empty(shape, dtype)
-        for _ in fill(in_memory, 0):
-            pass
-        return in_memory
+        why = f"{array.nbytes / 1e6:,.0f} MB do not fit into {path.parent}"
+        return _in_memory(shape, dtype, fill, why)
     with _blocks(partial).open("ab", buffering=0) as journal, closing(fill(array, done)) as filled:
         for rows in filled:
             # On a full disk a line is missing: those after it are not used then.
@@ -104,6 +109,19 @@ def _compute(path: Path, shape: tuple[int, ...], dtype: Any, fill: Fill) -> np.n
     partial.replace(path)
     _blocks(partial).unlink(missing_ok=True)
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _in_memory(shape: tuple[int, ...], dtype: Any, fill: Fill, why: str) -> np.ndarray:
+    """An array that is not kept, and a warning that says why not."""
+    array = np.empty(shape, dtype)
+    print(
+        f"skinml: warning: {why}: {array.nbytes / 1e6:,.0f} MB are held in memory, and computed "
+        "again by the next run",
+        file=sys.stderr,
+    )
+    for _ in fill(array, 0):
+        pass
+    return array
 
 
 def _left(partial: Path, shape: tuple[int, ...], dtype: Any) -> tuple["np.memmap | None", int]:

@@ -3,12 +3,20 @@
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What a file system without locks answers, some network ones for instance.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+# Seconds between two looks at a lock that is waited for with a limit.
+_LOOK = 0.1
+
+
+class StillLocked(Exception):
+    """Another process holds a lock for longer than it is to be waited for."""
 
 
 def take_lock(descriptor: int, wait: bool = False, shared: bool = False) -> bool | None:
@@ -33,13 +41,14 @@ def take_lock(descriptor: int, wait: bool = False, shared: bool = False) -> bool
 
 
 @contextmanager
-def exclusive(path: Path, notice: str | None) -> Iterator[bool]:
+def exclusive(path: Path, notice: str | None, limit: float | None = None) -> Iterator[bool]:
     """Hold the lock file `path` (its folder is made); the value says whether another held it.
 
-    With a `notice` it is printed and waited for; without one nothing is locked then. The file may
-    be removed by its holder. Where the system has no such locks, everyone is taken to be alone.
+    With a `notice` it is printed and waited for, for at most `limit` seconds if there are any:
+    then `StillLocked` is raised. Without a notice nothing is locked then. The file may be removed
+    by its holder. Where the system has no such locks, everyone is taken to be alone.
     """
-    descriptor, waited = lock_file(path, notice)
+    descriptor, waited = lock_file(path, notice, limit)
     try:
         yield waited
     finally:
@@ -57,13 +66,16 @@ def is_locked(path: Path) -> bool | None:
     return None if taken is None else not taken
 
 
-def lock_file(path: Path, notice: str | None) -> tuple[int | None, bool]:
+def lock_file(
+    path: Path, notice: str | None, limit: float | None = None
+) -> tuple[int | None, bool]:
     """The descriptor that holds a lock as `exclusive` does, and whether another held it.
 
     None where nothing is locked. Closed by every process that has it, it lifts the lock: a child
     that inherits it holds the lock too.
     """
     waited = False
+    deadline = None if limit is None else time.monotonic() + limit
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,7 +91,7 @@ def lock_file(path: Path, notice: str | None) -> tuple[int | None, bool]:
                 if not waited:
                     print(notice, file=sys.stderr, flush=True)
                 waited = True
-                taken = take_lock(descriptor, wait=True)
+                taken = _wait_for(descriptor, deadline)
             if taken is None:
                 return None, waited
             # Whoever held it may have removed the file: then nobody else sees this lock.
@@ -90,3 +102,15 @@ def lock_file(path: Path, notice: str | None) -> tuple[int | None, bool]:
         finally:
             if not kept:
                 os.close(descriptor)
+
+
+def _wait_for(descriptor: int, deadline: float | None) -> bool | None:
+    """Lock an open file that another holds, at the latest at a time of the monotonic clock."""
+    if deadline is None:
+        return take_lock(descriptor, wait=True)
+    # The system's own wait has no limit, and a holder that is stopped or hangs would be one.
+    while (taken := take_lock(descriptor)) is False:
+        if time.monotonic() >= deadline:
+            raise StillLocked
+        time.sleep(_LOOK)
+    return taken

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.base.errors import UserError, excerpt
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 # Tags of a run by which it is known what it was trained and evaluated with, and their most letters.
 _DIGESTS = ("config_digest", "training_digest", "code_digest", "evaluation_digest")
 _LONGEST = 200
+
+# Seconds in which a folder is published: sync itself gives up where nothing moves for minutes.
+PUBLISH_LIMIT = 3600.0
+
+# How the last line of a command begins that could not do what it was to.
+_ERROR = "skinml: error: "
 
 
 def known_states(
@@ -130,18 +139,40 @@ def publish_finished(states: Sequence[CellState], orders: Orders) -> None:
             if not folder.finished or folder.published or not is_run_of(order, folder):
                 continue
             print(f"skinml: {state.cell.name}: publishing {path}", file=sys.stderr)
-            done = subprocess.run(
-                [sys.executable, *sync_arguments(path)],
-                env={**os.environ, **order.variables},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode == 0 and RunFolder(path).published:
+            why_not = _publish(path, order.variables)
+            if not why_not and RunFolder(path).published:
                 take_over(state, result_of(folder))
                 break
-            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            print(f"skinml: warning: {path} is not published: {last[:300]}", file=sys.stderr)
+            why_not = why_not or "no reason given"
+            print(f"skinml: warning: {path} is not published: {why_not}", file=sys.stderr)
+
+
+def _publish(path: Path, variables: Mapping[str, str]) -> str:
+    """Publish a folder, in a process of its own; why that failed, in a line, empty if it did not.
+
+    What it says of what it waits for is passed on at once.
+    """
+    last, limit = "no reason given", PUBLISH_LIMIT
+    with subprocess.Popen(
+        [sys.executable, *sync_arguments(path)],
+        env={**os.environ, **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        begun, end = time.monotonic(), threading.Timer(limit, process.kill)
+        end.start()
+        try:
+            for line in process.stderr or ():
+                last = line.strip() or last
+                if last.startswith("skinml: ") and not last.startswith(_ERROR):
+                    print(last, file=sys.stderr, flush=True)
+        finally:
+            end.cancel()
+    if process.returncode and time.monotonic() - begun >= limit:
+        return f"python -m skinml.sync has not ended within {limit:g} s, and is killed"
+    return last.removeprefix(_ERROR)[:500] if process.returncode else ""
 
 
 def update_figures(states: Sequence[CellState]) -> None:

@@ -8,16 +8,14 @@ failed in part goes on when the same command is given again.
 import os
 import shlex
 import signal
-import sqlite3
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from skinml.base.cache import cache_dir
 from skinml.base.errors import UserError, first_line
 from skinml.data.datasets import find_dataset
 from skinml.store.access import store_errors, store_is_needed
@@ -30,6 +28,7 @@ from skinml.store.sweeps import (
     runs_with,
     undo_superseded,
 )
+from skinml.sweep.alone import only_one
 from skinml.sweep.cells import Cell, CellState, sweep_key
 from skinml.sweep.done import finished, known_states, publish_finished, update_figures
 from skinml.sweep.engines.attempt import AttemptOutcome
@@ -231,28 +230,6 @@ def _mlflow_may_fail() -> Iterator[None]:
         yield
     except store_errors() as error:
         print(f"skinml: warning: MLflow: {first_line(error)[:200]}", file=sys.stderr)
-
-
-@contextmanager
-def only_one(key: str) -> Iterator[None]:
-    """Let no other sweep of this key run on this machine for a time, else `UserError`.
-
-    The lock is SQLite's on a file in the cache: the system lifts it when its holder dies.
-    """
-    path = cache_dir() / "locks" / f"sweep-{key}.db"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = path.with_suffix(".pid")
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            pid = holder.read_text() if holder.exists() else "unknown"
-            raise UserError(
-                f"a sweep of these cells is running on this machine already (process {pid}); "
-                "expected one at a time: wait for its end, or stop it first"
-            ) from None
-        holder.write_text(str(os.getpid()))
-        yield
 
 
 def sweep(

@@ -156,6 +156,39 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
     assert not list((cache_dir() / "arrays").iterdir())
 
 
+def test_a_cache_that_cannot_be_written_to_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache folder below a file; one on a read-only file system fails at the same place."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKINML_CACHE_DIR", str(tmp_path / "file"))
+    work = Work()
+    np.testing.assert_array_equal(kept("key", work), work.array)
+    told = capsys.readouterr().err
+    assert told.startswith(f"skinml: warning: {tmp_path}/file/arrays: cannot be written to (Not a")
+    assert "by SKINML_CACHE_DIR: 0 MB are held in memory" in told and told.count("\n") == 1
+
+
+def test_what_is_kept_in_a_cache_that_is_read_only_is_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that others keep; with an interrupted entry of theirs, which cannot be locked."""
+    work = Work()
+    kept("key", work)
+    interrupted(70)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(os, "open", refuse)
+    np.testing.assert_array_equal(kept("key", work), work.array)
+    assert (work.done, capsys.readouterr().err) == (1, "")
+    another = Work(8)
+    np.testing.assert_array_equal(kept("another key", another), another.array)
+    assert "cannot be written to (Read-only file system)" in capsys.readouterr().err
+
+
 def test_an_entry_of_another_shape_or_type_is_not_used() -> None:
     kept("key", Work())
     other = Work(size=500)

@@ -1,5 +1,6 @@
 """What of a sweep is done already, where a server has runs of whatever origin."""
 
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 
 from skinml.config import Config
 from skinml.sweep import done
-from skinml.sweep.cells import Cell
+from skinml.sweep.cells import Cell, CellState
+from skinml.tracking.folder import RunFolder
 from skinml.training.code_digest import evaluation_digest, training_digest
 
 CELL = Cell(Config(), {"data_digest": "d", "config_digest": "c"})
@@ -56,3 +58,41 @@ def test_a_reason_of_somebody_else_is_one_short_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(done, "runs_with", lambda *given: [odd])
     [state] = done.known_states([replace(CELL)], "1")
     assert state.reason.startswith("a b a b") and len(state.reason) <= 500
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import time; time.sleep(600)", "is not published: python -m skinml.sync has not ended "),
+        (
+            "import sys; print('skinml: it waits\\nnoise', file=sys.stderr); "
+            "sys.exit('skinml: error: a: expected b')",
+            "is not published: a: expected b",
+        ),
+        ("pass", "is not published: no reason given"),
+    ],
+    ids=["hangs", "fails", "does nothing"],
+)
+def test_a_publishing_that_hangs_or_fails_costs_its_cell_alone_and_is_told(
+    code: str,
+    told: str,
+    finished_folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A sweep waited without a word for a process that another one kept from the folder."""
+    monkeypatch.setattr(done, "sync_arguments", lambda path: ["-c", code])
+    monkeypatch.setattr(done, "is_run_of", lambda *given: True)
+    monkeypatch.setattr(done, "PUBLISH_LIMIT", 1.0 if "600" in code else 300.0)
+    orders: Any = SimpleNamespace(
+        make=lambda state: SimpleNamespace(folder=finished_folder.path.parent, variables={})
+    )
+    state = CellState(CELL)
+    begun = time.monotonic()
+    done.publish_finished([state], orders)
+    assert time.monotonic() - begun < 300 and not state.is_done
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == f"skinml: {CELL.name}: publishing {finished_folder.path}"
+    waits = ["skinml: it waits"] if "waits" in code else []
+    assert others[:-1] == waits and told in others[-1]
+    assert others[-1].startswith(f"skinml: warning: {finished_folder.path} is not published: ")

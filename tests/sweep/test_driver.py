@@ -30,7 +30,7 @@ from skinml.config import Config
 from skinml.data.prepared import PreparedSet
 from skinml.evaluation.predictions import write_predictions
 from skinml.sweep.__main__ import main
-from skinml.sweep.driver import only_one
+from skinml.sweep.alone import only_one
 from skinml.sweep.engines.local import LocalEngine, visible_gpus
 from skinml.sweep.orders import cell_command
 from skinml.tracking.folder import Description, RunFolder

@@ -271,8 +271,9 @@ class Attempt:
         look = replace(self._look, seconds=now - self._begun, waits=False)
         if folder := self.run_folder:
             look = replace(look, begun=True)
-            # Its last line may be being written.
-            with suppress(ValueError, TypeError):
+            # Its last line may be being written, or half written for good: on a full disk. A run
+            # that goes on has its epochs from its checkpoint.
+            with suppress(UserError, ValueError, TypeError):
                 if history := folder.read_history():
                     left = time_left(history, self._begun, now, self.order.config)
                     look = replace(look, row=history[-1], left=left)

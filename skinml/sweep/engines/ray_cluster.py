@@ -219,6 +219,7 @@ class RayJob:
     def kill(self) -> None:
         import ray
 
+        self._stopped = True
         with suppress(Exception):
             ray.cancel(self._task, force=True)
 
@@ -227,8 +228,13 @@ class RayJob:
             self._outcome = item
         elif isinstance(item, Missing):
             # What a machine lacks is put where all can get it, and the cell begins once more.
-            self._send(str(item))
-            self._task = self._begin()
+            if not self._stopped:
+                self._send(str(item))
+            # Asked again: to send takes a while, in which a signal may end all that there is.
+            if self._stopped:
+                self._outcome = AttemptOutcome("lost", "stopped")
+            else:
+                self._task = self._begin()
         else:
             show(self.state, item)
             self._told = time.monotonic()

@@ -48,8 +48,9 @@ POLL, LOOK, ASK, PATIENCE = 0.25, 1.0, 30, 45.0
 # Seconds after which a job whose node failed, or that was preempted, will not be requeued any more.
 AWAY = 90.0
 
-# Seconds in which SLURM has to answer a job about itself.
-ANSWER = 30.0
+# Seconds in which SLURM has to answer a question or a scancel, a further scancel after one that it
+# did not answer, and an sbatch: a job that is submitted without a word has no name here.
+ANSWER, ANSWER_AGAIN, ANSWER_SBATCH = 30.0, 1.0, 120.0
 
 # How often a job that runs into its time limit is requeued: each time it goes on.
 REQUEUES = 1000
@@ -190,14 +191,31 @@ def _fetch_nothing(what: str, name: str) -> Iterable[bytes]:
     raise Missing(what)
 
 
+class Scancel:
+    """Cancels jobs, of which there may be hundreds: SLURM is waited for with the first alone."""
+
+    def __init__(self) -> None:
+        self._limit = ANSWER
+
+    def __call__(self, job: Any) -> None:
+        """Raises an `OSError` or a `SubprocessError` where that fails, or takes too long."""
+        try:
+            # Not submitit's, which waits for ever.
+            subprocess.run(["scancel", str(job.job_id)], check=True, timeout=self._limit)
+        except subprocess.TimeoutExpired:
+            self._limit = ANSWER_AGAIN
+            raise
+        self._limit = ANSWER
+
+
 class SlurmJob:
-    """A cell that SLURM has taken."""
+    """A cell that SLURM has taken, or another executor, which has no `scancel`."""
 
     def __init__(
-        self, state: CellState, job: Any, number: str, folder: Path, in_slurm: bool = True
+        self, state: CellState, job: Any, number: str, folder: Path, scancel: Scancel | None
     ) -> None:
         self.state = state
-        self._cancels_by_itself = in_slurm
+        self._scancel = scancel
         self._job = job
         self._number = number
         self._folder = folder
@@ -227,13 +245,16 @@ class SlurmJob:
             return
         self._stopped = True
         self._cancel("cannot be cancelled, and goes on")
-        if self._cancels_by_itself:
+        if self._scancel:
             # Its accounting says so later than anybody wants to wait.
             self._outcome = self._result()
 
     def _cancel(self, otherwise: str) -> None:
         try:
-            self._job.cancel()
+            if self._scancel:
+                self._scancel(self._job)
+            else:
+                self._job.cancel()
         except (OSError, subprocess.SubprocessError) as error:
             name, number = self.state.cell.name, self._job.job_id
             print(f"skinml: warning: {name}: its job {number} {otherwise}: {error}; expected: "
@@ -259,7 +280,7 @@ class SlurmJob:
                     "failed", trace[min(1, len(trace) - 1)].strip()[-300:].splitlines()[-1]
                 )
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            if self._cancels_by_itself:
+            if self._scancel:
                 # Should SLURM have it still, or again: another takes its place.
                 self._cancel("may be there still")
             return AttemptOutcome(
@@ -323,9 +344,12 @@ class SlurmEngine:
         self._options = options or {}
         self._has_submitted = False
         self._full_until = 0.0
+        self._scancel = Scancel() if executor == "slurm" else None
         if executor == "slurm":
             _check_locks(self._folder)
             submitit.SlurmJob.watcher = _watcher()
+            inner: Any = self._executor._executor
+            inner._make_submission_command = _sbatch
         self._set_parameters("skinml")
 
     def _set_parameters(self, name: str) -> None:
@@ -357,7 +381,7 @@ class SlurmEngine:
         found = self._submitted_before(order, source)
         if found:
             self._has_submitted = True
-            return SlurmJob(state, *found, order.folder)
+            return SlurmJob(state, *found, order.folder, self._scancel)
         number = f"{time.time_ns()}"
         self._set_parameters(order.name)
         try:
@@ -366,15 +390,13 @@ class SlurmEngine:
                 noted = {"job": job.job_id, "number": number, "of": _meant(order, source)}
                 write_whole(order.folder / JOB, json.dumps(noted))
         except RuntimeError as error:  # submitit passes on what sbatch says.
-            said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+            said, expected = _refusal(error)
             if not self._has_submitted:
-                raise UserError(
-                    f"slurm={self._options}: {said}; expected options that sbatch takes here"
-                ) from None
+                raise UserError(f"slurm={self._options}: {said}; expected {expected}") from None
             self._full_until = time.monotonic() + ASK
             return RefusedJob(state, said)
         self._has_submitted = True
-        return SlurmJob(state, job, number, order.folder, self._kind == "slurm")
+        return SlurmJob(state, job, number, order.folder, self._scancel)
 
     def _submitted_before(self, order: Order, source: SweepSource) -> tuple[Any, str] | None:
         """The job of an earlier start of the sweep that has not ended, and its number.
@@ -382,7 +404,7 @@ class SlurmEngine:
         One whose state cannot be told goes on: a second one beside it would have no name here. One
         that was to do something else, with other code for instance, is cancelled.
         """
-        if self._kind != "slurm":
+        if not self._scancel:
             return None
         import submitit
 
@@ -398,7 +420,7 @@ class SlurmEngine:
             return None
         if noted.get("of") != _meant(order, source):
             with suppress(OSError, subprocess.SubprocessError):
-                job.cancel()
+                self._scancel(job)
             print(f"skinml: {order.name}: its job {job.job_id} was submitted for other code or "
                   "data, or before a --rerun: it is cancelled", file=sys.stderr)  # fmt: skip
             return None
@@ -423,6 +445,25 @@ def _watcher() -> Any:
         def __init__(self) -> None:
             super().__init__(delay_s=ASK)
             self._away: dict[str, float] = {}
+            self._is_silent = False
+
+        def update(self) -> None:
+            """Ask SLURM, which may hang: then what is known stays, and a person is told, once.
+
+            submitit would wait for ever, and a signal to the driver with it.
+            """
+            if (command := self._make_command()) is None:
+                return
+            told = _ask(*command)
+            if told is not None:
+                self._info_dict.update(self.read_info(told))
+            elif not self._is_silent:
+                print(f"skinml: warning: {command[0]} does not answer; the jobs are taken to be as "
+                      "they were, and it is asked again", file=sys.stderr)  # fmt: skip
+            self._is_silent = told is None
+            self._last_status_check = time.time()
+            open_jobs = self._registered - self._finished
+            self._finished |= {job for job in open_jobs if self.is_done(job, mode="cache")}
 
         def is_done(self, job_id: str, mode: str = "standard") -> bool:
             state = _word(self.get_state(job_id, mode=mode))
@@ -459,6 +500,24 @@ def _ask(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else done.stdout.strip()
+
+
+def _sbatch(script: Path) -> list[str]:
+    """The command that submits a script, for submitit, which would wait for ever.
+
+    coreutils' `timeout` ends it, in the worst case by SIGKILL, and its own exit code is 124 then,
+    or 137.
+    """
+    return ["timeout", "--kill-after=5", f"{ANSWER_SBATCH}", "sbatch", str(script)]
+
+
+def _refusal(error: RuntimeError) -> tuple[str, str]:
+    """Why SLURM did not take a job, in a line, and what was expected."""
+    if getattr(error.__cause__, "returncode", 0) in (124, 137):
+        said = f"sbatch has not answered within {ANSWER_SBATCH:g} s"
+        return said, "a SLURM that answers (`sinfo`): then give the same command again"
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+    return said, "options that sbatch takes here"
 
 
 def _in_queue(job_id: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from skinml.base.errors import UserError
 from skinml.config import Config
 from skinml.sweep.engines.attempt import Attempt, AttemptOutcome, Order
 from skinml.tracking.folder import Description, RunFolder
@@ -133,6 +134,26 @@ def test_it_goes_on_with_the_newest_run_of_its_own(tmp_path: Path) -> None:
     assert f"--resume={own.path}" in given_to(Attempt(given))
     passed = order(tmp_path, ARGUMENTS, passed_over=frozenset({"1", "2"}))
     assert "--resume" not in given_to(Attempt(passed))
+
+
+def test_half_a_row_of_an_interrupted_run_keeps_nothing_from_going_on(tmp_path: Path) -> None:
+    """As a full disk leaves it: it ended the whole sweep, again by each further start."""
+    given = order(tmp_path, HOLD)
+    own = run_folder(given, "1")
+    for epoch in (1, 2):
+        own.append_epoch({"epoch": epoch, "step": "frozen", "time": 1000 * epoch, "val_loss": 0.5})
+    history = own.path / "history.csv"
+    history.write_bytes(history.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"history\.csv: cannot be read"):
+        own.read_history()
+    attempt = Attempt(given)
+    try:
+        look = attempt.look()
+        assert attempt.run_folder and attempt.run_folder.path == own.path
+        assert look.begun and look.row is None
+    finally:
+        attempt.kill()
+        outcome_of(attempt)
 
 
 def test_a_run_that_was_superseded_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +28,13 @@ from skinml.config import Config
 from skinml.sweep.engines.attempt import Order, Progress
 from skinml.sweep.engines.node import SweepSource
 from skinml.sweep.engines.slurm import (
+    ANSWER,
+    ANSWER_AGAIN,
     PATIENCE,
     REQUEUES_IN_VAIN,
     CellJob,
     InVain,
+    Scancel,
     SlurmEngine,
     slurm_parameters,
 )
@@ -212,6 +218,91 @@ def test_what_sbatch_refuses_at_first_is_the_users_error_and_later_waits(
     outcome = job.poll()
     assert outcome and (outcome.status, outcome.counts) == ("lost", False)
     assert engine.at_once(None) == 0, "the next is not tried at once"
+
+
+@pytest.fixture
+def impatient(monkeypatch: MonkeyPatch) -> None:
+    """Commands of SLURM have a second to answer, and a wait without limit ends the test."""
+    for name in ("ANSWER", "ANSWER_SBATCH"):
+        monkeypatch.setattr(f"skinml.sweep.engines.slurm.{name}", 1.0)
+
+
+HANGS = "exec sleep 60"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_accounting_that_hangs_keeps_what_is_known_and_is_told_once(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal to the driver would wait with it, and the driver never end."""
+    engine: Any = SlurmEngine(tmp_path / "sweep")
+    job = engine._executor.submit(print, 1)
+    assert not job.done(force_check=True)
+    stand_in(slurm, "sacct", HANGS)
+    begun = time.monotonic()
+    for _ in range(2):
+        time.sleep(0.01)  # submitit asks once in a millisecond.
+        assert not job.done(force_check=True)
+    assert time.monotonic() - begun < 30
+    assert job.watcher.get_state(job.job_id, mode="cache") == "PENDING"
+    assert capsys.readouterr().err.count("sacct does not answer") == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_jobs_that_cannot_be_cancelled_in_time_are_named_and_not_waited_for(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = SlurmEngine(tmp_path / "sweep")
+    state: Any = SimpleNamespace(cell=SimpleNamespace(name="a-cell"), queued=False)
+    job = engine.start(state, *_order(tmp_path / "cell"))
+    stand_in(slurm, "scancel", HANGS)
+    begun = time.monotonic()
+    job.stop()
+    assert time.monotonic() - begun < 30
+    outcome = job.poll()
+    assert outcome and outcome.reason == "stopped"
+    told = capsys.readouterr().err
+    assert "a-cell: its job 4711 cannot be cancelled, and goes on" in told
+    assert "timed out" in told and "expected: scancel 4711" in told
+    # Of a job for other code no more is waited for.
+    assert engine._submitted_before(*_order(tmp_path / "cell", code="two")) is None
+    assert time.monotonic() - begun < 30
+
+
+def test_of_hundreds_of_jobs_the_first_alone_waits_for_slurm(
+    slurm: Path, monkeypatch: MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    def hang(command: list[str], check: bool, timeout: float) -> None:
+        limits.append(timeout)
+        if len(limits) < 3:
+            raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    scancel = Scancel()
+    for _ in range(4):
+        with suppress(subprocess.TimeoutExpired):
+            scancel(SimpleNamespace(job_id="4711"))
+    assert limits == [ANSWER, ANSWER_AGAIN, ANSWER_AGAIN, ANSWER]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_sbatch_that_hangs_is_ended_and_tried_again_later(slurm: Path, tmp_path: Path) -> None:
+    sbatch = slurm.parent / "bin" / "sbatch"
+    works = sbatch.read_text()
+    stand_in(slurm, "sbatch", HANGS)
+    engine = SlurmEngine(tmp_path / "sweep")
+    state: Any = SimpleNamespace(queued=False)
+    given = state, *_order(tmp_path / "cell")
+    with pytest.raises(UserError, match=r"sbatch has not answered within 1 s; expected .*sinfo"):
+        engine.start(*given)
+    sbatch.write_text(works)
+    engine.start(*given)
+    stand_in(slurm, "sbatch", HANGS)
+    (tmp_path / "cell" / "slurm-job.json").unlink()
+    outcome = engine.start(*given).poll()
+    assert outcome and outcome.status == "lost" and "sbatch has not answered" in outcome.reason
 
 
 class _Ended:
