@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from skinml.base.errors import UserError
+
 # Windows takes these for devices, whatever their ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # A file system takes 255 bytes; a caller adds an ending.
@@ -134,6 +136,32 @@ def write_whole(path: Path, text: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_out(out: Path, text: str) -> None:
+    """Write a text file where a person says `--out`, as `write_whole`; a `UserError` if it cannot.
+
+    A link means what it leads to, and a pipe or device gets the text itself: to rename a file onto
+    one would replace it, `/dev/null` for the whole machine. A pipe without a reader is waited for.
+    """
+    try:
+        if is_stream(out):
+            with out.open("w", encoding="utf-8", errors="replace") as stream:
+                stream.write(text)
+        else:
+            write_whole(Path(os.path.realpath(out)), text)
+    except BrokenPipeError:
+        raise  # Its reader has seen enough: `run_command` ends quietly.
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: cannot be written ({error.strerror}); what was there is as it was: free "
+            "some space, or give another file, in a folder that exists and may be written"
+        ) from None
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a device: what is written there is no file's content."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def sync_folder(folder: Path) -> None:
