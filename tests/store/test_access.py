@@ -44,6 +44,15 @@ def silent() -> Iterator[str]:
         ("http://me:secret@server:port", "http://server:port: Port could not be cast"),
         ("postgresql://me:secret@server:port/db", "postgresql://server:port/db: Port could not"),
         ("http://me:secret@[server", "http://[server: Invalid IPv6 URL"),
+        # A password with signs of addresses, which Python's own words quote in part.
+        ("https://me:secret/et@h", "=https://h: its name or password holds a sign to be esc"),
+        ("http://me:secret#et@h:5000", "=http://h:5000: its name or password holds a sign"),
+        ("http://me:secret?et@h", "=http://h: its name or password"),
+        ("http://me:[secret]@h", "=http://h: its name or password"),
+        ("http://me:secret@et@h:port", "=http://h:port: Port could not be cast"),
+        ("http://me:secret et/@h", "=http://h: its name or password"),
+        ("htps://me:secret/et@h", "=htps://h: its name or password"),
+        ("htps://secret/et@h", "=htps://h: unknown scheme htps (did you mean http?)"),
     ],
 )
 def test_an_address_that_is_none(address: str, text: str) -> None:
