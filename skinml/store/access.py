@@ -1,5 +1,6 @@
 """The store behind $MLFLOW_TRACKING_URI: whether it is there, answers, and lets one in."""
 
+import math
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from skinml.base.address import URI_VARIABLE, after_user_info, without_user_info
+from skinml.base.environment import seconds_in
 from skinml.base.errors import NoAnswer, UserError, did_you_mean, first_line
 from skinml.base.progress import WAIT_IS_TOLD
 
@@ -158,11 +160,13 @@ def ask(
     """
     from mlflow import get_tracking_uri
 
-    # What is refused at once is told soon, with the reason; and no other request takes longer.
-    os.environ.setdefault(RETRIES_VARIABLE, "2")
-    os.environ.setdefault(LIMIT_VARIABLE, f"{ANSWER_LIMIT:.0f}")
+    # What is refused at once is told soon, with the reason.
+    os.environ[RETRIES_VARIABLE] = os.environ.get(RETRIES_VARIABLE) or "2"
+    request_limit = seconds_in(LIMIT_VARIABLE, ANSWER_LIMIT, 1)
+    # No other request takes longer; of seconds MLflow takes whole ones alone.
+    os.environ[LIMIT_VARIABLE] = f"{math.ceil(request_limit)}"
     if limit is None:
-        limit = float(os.environ[LIMIT_VARIABLE])
+        limit = request_limit
     answers: list[Answer] = []
     errors: list[BaseException] = []
 
