@@ -43,6 +43,21 @@ def file_name(text: str) -> str:
     return f"_{name}-{digest}"
 
 
+def at_home(path: str | Path, given: str) -> Path:
+    """A path as a person writes it, with a home folder in the place of its ~.
+
+    That of a user who is none is a `UserError`; `given` begins it: what the path was given as, such
+    as "weights=".
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{given}{path}: {Path(path).parts[0]} is nobody's home folder on this machine; "
+            "expected a path from /, or from ~/ for your own"
+        ) from None
+
+
 def check_inside(folder: Path, name: str) -> Path:
     """Where a regular file lies below a folder, by its relative name and through no link.
 
@@ -161,7 +176,10 @@ def write_out(out: Path, text: str) -> None:
 
 def is_stream(path: Path) -> bool:
     """Whether a path leads to a pipe or a device: what is written there is no file's content."""
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:
+        return False  # Nobody may look there: whoever writes is told so.
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from skinml.base.errors import UserError
+from skinml.base.files import at_home
 from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import RUN, STATE, RunFolder
 from skinml.tracking.record import header
@@ -20,7 +21,7 @@ def find_run(run_id: str, root: Path) -> RunFolder | None:
     """The folder of a run somewhere below `root`; several are a `UserError`."""
     found = [
         folder
-        for path in sorted(root.expanduser().rglob(RUN))
+        for path in sorted(at_home(root, "output_dir=").rglob(RUN))
         if run_id in run_ids(folder := RunFolder.open(path.parent))
     ]
     if len(found) > 1:
