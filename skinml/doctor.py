@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.base.errors import UserError, first_line, run_command
-from skinml.base.files import check_inside
+from skinml.base.files import at_home, check_inside
 from skinml.base.locks import is_locked
 from skinml.base.processes import end_process, process_lives, process_name
 from skinml.base.progress import duration, make_console
@@ -195,7 +195,7 @@ def examine(
     is changed. `older_than` is in seconds: runs without a lease that are open for longer, and in
     which nothing moves for a term, may be closed.
     """
-    output_dir = output_dir.expanduser()
+    output_dir = at_home(output_dir, "--output-dir ")
     runs = _by_id(look)
     left = list(run_folders(output_dir))
     folders = {item.journal: item for item in left if item.journal}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 import numpy as np
 
 from skinml.base.errors import UserError, run_command
-from skinml.base.files import read_file, write_whole
+from skinml.base.files import is_stream, read_file, write_out
 from skinml.base.processes import usable_cores
 from skinml.base.progress import make_console, progress_bar, status_line
 from skinml.base.text import csv_cell
@@ -323,7 +323,9 @@ def _refuse_serving(uri: str) -> None:
 
 
 def _require_writable(out: Path) -> None:
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
+    # Of a file its folder: it is replaced. Of a link both are those of its target.
+    place = out if is_stream(out) else Path(os.path.realpath(out)).parent
+    if out.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"--out {out}: expected a file in a folder that exists and may be written")
 
 
@@ -414,13 +416,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.out:
         text = io.StringIO()
         write_answers(*told, text, of_the_demo, loaded.way)
-        try:
-            write_whole(options.out, text.getvalue())
-        except OSError as error:
-            raise UserError(
-                f"--out {options.out}: cannot be written ({error.strerror}); what was there is as "
-                "it was: free some space, or give another file"
-            ) from None
+        write_out(options.out, text.getvalue())
         print(f"wrote {options.out}", file=sys.stderr)
     else:
         write_answers(*told, sys.stdout, of_the_demo, loaded.way)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skinml.base.errors import UserError, run_command
-from skinml.base.files import write_whole
+from skinml.base.files import write_out, write_whole
 from skinml.config import Parser
 
 if TYPE_CHECKING:
@@ -77,9 +77,13 @@ def main(argv: list[str] | None = None) -> int:
     share = options.prevalence
     if share is not None and not 0 < share < 1:
         raise UserError(f"--prevalence {share}: expected a share between 0 and 1, such as 0.02")
-    out = options.out or options.folder / "report.html"
-    write_whole(out, report_html(options.folder, share))
-    print(out)
+    html = report_html(options.folder, share)
+    if options.out:
+        write_out(options.out, html)
+    else:
+        # The folder may be somebody else's: a link in it is replaced, not followed.
+        write_whole(options.folder / "report.html", html)
+    print(options.out or options.folder / "report.html")
     return 0
 
 

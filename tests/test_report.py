@@ -111,6 +111,15 @@ def test_another_prevalence_changes_the_costs(folder: Path, tmp_path: Path) -> N
     assert "2.0 % of the patients have a melanoma, as asked for" in text_of(out.read_text())
 
 
+def test_a_place_that_is_not_there_is_the_users_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, not a traceback."""
+    monkeypatch.setattr("skinml.report.report_html", lambda *given: "<html>")
+    with pytest.raises(UserError, match=r"--out .*x\.html: cannot be written \(No such file"):
+        main([str(tmp_path), "--out", str(tmp_path / "nowhere" / "x.html")])
+
+
 def test_without_a_validation_table_no_threshold_is_told(folder: Path, tmp_path: Path) -> None:
     for name in ("run.json", "predictions_test.csv"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())

@@ -9,9 +9,11 @@ USER_VARIABLE = "MLFLOW_TRACKING_USERNAME"
 PASSWORD_VARIABLE = "MLFLOW_TRACKING_PASSWORD"
 
 # Up to the last @ of a server's address: in a password somebody may have forgotten to escape a
-# slash. In other addresses a path may hold an @ of its own.
+# slash. In other addresses a path may hold an @ of its own: there up to the last one after "NAME:",
+# which a mistyped scheme has before its password and a path has not.
 _USER_INFO = re.compile(
-    r"((?:https?|postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?://)\S*@|(://)[^\s/?#]*@",
+    r"((?:https?|postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?://)\S*@"
+    r"|(://)(?:[^\s/?#:@]*:\S*|[^\s/?#]*)@",
     re.IGNORECASE,
 )
 
@@ -19,6 +21,18 @@ _USER_INFO = re.compile(
 def without_user_info(text: str) -> str:
     """A text without the names and passwords that stand in the addresses within it."""
     return _USER_INFO.sub(r"\1\2", text)
+
+
+def after_user_info(address: str) -> str:
+    """One address without all that stands before its last @, but its scheme.
+
+    Of one that may be none: whatever its scheme is, and whatever a password in it holds. In a path
+    that has an @ it takes too much, in a message better than too little.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        scheme, rest = "", address
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def move_user_info() -> None:

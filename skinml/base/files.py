@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from skinml.base.errors import UserError
+
 # Windows takes these for devices, whatever their ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # A file system takes 255 bytes; a caller adds an ending.
@@ -39,6 +41,21 @@ def file_name(text: str) -> str:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"_{name}-{digest}"
+
+
+def at_home(path: str | Path, given: str) -> Path:
+    """A path as a person writes it, with a home folder in the place of its ~.
+
+    That of a user who is none is a `UserError`; `given` begins it: what the path was given as, such
+    as "weights=".
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{given}{path}: {Path(path).parts[0]} is nobody's home folder on this machine; "
+            "expected a path from /, or from ~/ for your own"
+        ) from None
 
 
 def check_inside(folder: Path, name: str) -> Path:
@@ -134,6 +151,35 @@ def write_whole(path: Path, text: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_out(out: Path, text: str) -> None:
+    """Write a text file where a person says `--out`, as `write_whole`; a `UserError` if it cannot.
+
+    A link means what it leads to, and a pipe or device gets the text itself: to rename a file onto
+    one would replace it, `/dev/null` for the whole machine. A pipe without a reader is waited for.
+    """
+    try:
+        if is_stream(out):
+            with out.open("w", encoding="utf-8", errors="replace") as stream:
+                stream.write(text)
+        else:
+            write_whole(Path(os.path.realpath(out)), text)
+    except BrokenPipeError:
+        raise  # Its reader has seen enough: `run_command` ends quietly.
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: cannot be written ({error.strerror}); what was there is as it was: free "
+            "some space, or give another file, in a folder that exists and may be written"
+        ) from None
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a device: what is written there is no file's content."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:
+        return False  # Nobody may look there: whoever writes is told so.
 
 
 def sync_folder(folder: Path) -> None:

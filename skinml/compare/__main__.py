@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skinml.base.errors import UserError, run_command, styled
-from skinml.base.files import write_whole
+from skinml.base.files import is_stream, write_out
 from skinml.base.text import csv_cell
 from skinml.compare.output import (
     FORMATS,
@@ -309,7 +309,7 @@ def _check_out(out: Path | None, kind: str | None) -> None:
             )
         if not kind:
             _kind_of(out)
-        target = out.parent
+        target = Path(os.path.realpath(out)).parent  # A link means what it leads to.
     else:
         target = out
     try:
@@ -319,7 +319,7 @@ def _check_out(out: Path | None, kind: str | None) -> None:
             f"--out {out}: cannot be written ({error.strerror}: {error.filename}); expected a "
             "folder that may be written to"
         ) from None
-    if not os.access(target, os.W_OK):
+    if not os.access(out if is_stream(out) else target, os.W_OK):
         raise UserError(f"--out {out}: expected a folder that may be written to")
 
 
@@ -340,8 +340,7 @@ def _emit(text: str, out: Path | None, kind: str) -> None:
         stream = styled(sys.stdout) if kind == "terminal" else sys.stdout
         print(text, end="" if text.endswith("\n") else "\n", file=stream)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, text)
+    write_out(out, text)
     print(f"wrote {out}", file=sys.stderr)
 
 

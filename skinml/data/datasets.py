@@ -8,10 +8,10 @@ layout (`skinml.data.layout`).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
 from skinml.base.errors import Problems, UserError, did_you_mean
+from skinml.base.files import at_home
 from skinml.base.names import LONGEST, identifier
 from skinml.config import is_path
 from skinml.data import archive_sets, demo, isic2017, published
@@ -186,7 +186,7 @@ def title_of(data: str) -> str:
 
 def own_name(path: str) -> str:
     """What a person's own pictures are called in tables and tags: never the path itself."""
-    return f"own-{identifier(Path(path).expanduser().resolve().stem) or 'pictures'}"
+    return f"own-{identifier(at_home(path, 'data=').resolve().stem) or 'pictures'}"
 
 
 def challenge_tasks(classes: Sequence[str]) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from skinml.base.cache import cache_dir
 from skinml.base.errors import Problems, UserError, run_command
+from skinml.base.files import at_home
 from skinml.config import AUTO, Parser, is_path, is_true
 from skinml.data import demo, demo_pictures
 from skinml.data.datasets import DATASETS, DataSet, find_dataset
@@ -30,15 +31,17 @@ DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
     """Where the official files (or a prepared set) of a data set are expected."""
     if data_dir not in (AUTO, ""):
-        return Path(data_dir).expanduser().resolve()
+        return at_home(data_dir, "data_dir=").resolve()
     if data == "demo":
         # Another version of the generator makes another set, in a folder of its own.
         code = [Path(file).read_bytes() for file in (demo.__file__, demo_pictures.__file__)]
         return (cache_dir() / f"demo-{hashlib.sha256(b''.join(code)).hexdigest()[:8]}").resolve()
     if is_path(data):
-        return Path(data).expanduser().resolve()
+        return at_home(data, "data=").resolve()
     override = os.environ.get(DATA_DIR_VARIABLE)
-    return (Path(override).expanduser() if override else cache_dir() / data).resolve()
+    return (
+        at_home(override, f"{DATA_DIR_VARIABLE}=") if override else cache_dir() / data
+    ).resolve()
 
 
 def prepared_folder(data: str, folder: Path) -> Path:
@@ -92,7 +95,7 @@ def open_data(
 
 def _new_folder(out: str) -> Path:
     """The folder that a person names for a set, which must not hold anything else."""
-    folder = Path(out).expanduser().resolve()
+    folder = at_home(out, "out=").resolve()
     if folder.is_file() or (folder.is_dir() and not is_prepared(folder) and any(folder.iterdir())):
         raise UserError(
             f"out={folder}: not empty and not a prepared set; expected a new folder, so that "

@@ -51,9 +51,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write(made: Made, out: Path, page: bool = False) -> Path:
-    """Write an export's folder, of which nothing is there before all of it is; the file's path."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as name:
+    """Write an export's folder, of which nothing is there before all of it is; the file's path.
+
+    A folder that is there stays, as it may be mounted, or the current one: the files are written
+    within it, on its own disk, and moved to their names.
+    """
+    _require_place(out)  # Again: it may have been filled in the meantime.
+    place = _place(out)
+    there = place.is_dir()
+    near = place if there else place.parent
+    near.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=near) as name:
         file, ready = Path(name, FILES[made.to]), Path(name, "ready")
         ready.mkdir()
         file.write_bytes(made.content)
@@ -61,8 +69,31 @@ def write(made: Made, out: Path, page: bool = False) -> Path:
             write_page(file, ready)
         else:
             file.rename(ready / file.name)
-        ready.replace(out)
+        if there:
+            _move_into(ready, place)
+        else:
+            ready.replace(place)
     return out / FILES[made.to]
+
+
+def _move_into(ready: Path, place: Path) -> None:
+    """Move what is ready into an empty folder: the page, if there is one, when all else is there.
+
+    All, or nothing where that fails.
+    """
+    moved: list[Path] = []
+    try:
+        for path in sorted(ready.iterdir(), key=lambda path: path.name == "index.html"):
+            moved.append(path.rename(place / path.name))
+    except BaseException:
+        for path in moved:
+            path.rename(ready / path.name)
+        raise
+
+
+def _place(out: Path) -> Path:
+    """Where an export goes: a link means what it leads to, a dot the folder itself."""
+    return Path(os.path.realpath(out))
 
 
 def _refusal(made: Made) -> str:
@@ -87,9 +118,10 @@ def _refusal(made: Made) -> str:
 
 def _require_place(out: Path) -> None:
     """Refuse a place where something lies: an export makes its folder, whole or not at all."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    place = _place(out)
+    if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"--out {out}: is there already; expected a new folder, or an empty one")
-    near = next(parent for parent in out.absolute().parents if parent.exists())
+    near = next(path for path in (place, *place.parents) if path.exists())
     if not near.is_dir() or not os.access(near, os.W_OK):
         raise UserError(f"--out {out}: cannot be made in {near}; expected a folder to write to")
 
@@ -114,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         help="float16: half the size; dynamic: weights in 8 bits; int8: 8 bits but for the softmax "
         "and the first convolutions, with ranges found on training images (default: float32)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or an empty one"
+    )
     parser.add_argument(
         "--data-dir", default=AUTO,
         help="where the run's data is (default: where the run found it)",

@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skinml.base.errors import UserError, say_stopped
+from skinml.base.files import at_home
 from skinml.base.signals import stop_no_more
 from skinml.config import Config
 from skinml.data.prepare import duplicates_warning
@@ -74,7 +74,7 @@ def run(
     read_rule(config.operating_point)
     setup = set_up(config, yes)
     description = describe_run(config, setup.data, setup.parts, setup.device, setup.execution)
-    folder = RunFolder.create(Path(config.output_dir).expanduser(), config)
+    folder = RunFolder.create(at_home(config.output_dir, "output_dir="), config)
     folder.write_description(description)
     announce(folder, description, setup)
     for line in duplicates_warning(setup.data):

@@ -28,6 +28,7 @@ from skinml.base.locks import exclusive, lock_file
 from skinml.base.processes import end_process, free_port, is_dead, process_name
 from skinml.config import Parser
 from skinml.service import backup_folder, compose, disk, postgres
+from skinml.service.keeper import Group, line_of, line_of_gone
 
 ROOT = Path(__file__).parents[2]
 FILE = "docker-compose.yml"
@@ -315,8 +316,12 @@ class Native:
         service = self.services[name]
         number = getattr(signal, service.get("stop_signal", "SIGTERM"))
         grace = seconds(service.get("stop_grace_period", "10s"))
+        group = Group(process.pid, int(number), grace, process_name(process.pid))
+        self._tell_keeper(line_of(group))
+
+    def _tell_keeper(self, line: str) -> None:
         assert self._keeper and self._keeper.stdin
-        self._keeper.stdin.write(f"{process.pid} {int(number)} {grace}\n")
+        self._keeper.stdin.write(line)
         self._keeper.stdin.flush()
 
     def log(self, name: str) -> Path:
@@ -344,7 +349,10 @@ class Native:
         process = self.running[name]
         check = self.services[name].get("healthcheck")
         if not check:  # a step that ends, as migrate does
-            if process.wait() != 0:
+            status = process.wait()
+            # Its id is anybody's from here on.
+            self._tell_keeper(line_of_gone(process.pid))
+            if status != 0:
                 raise UserError(f"{name} failed; the end of {self.log(name)}:\n{self._tail(name)}")
             del self.running[name]
             return

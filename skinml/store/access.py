@@ -1,5 +1,6 @@
 """The store behind $MLFLOW_TRACKING_URI: whether it is there, answers, and lets one in."""
 
+import math
 import os
 import sys
 import threading
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from skinml.base.address import URI_VARIABLE, without_user_info
+from skinml.base.address import URI_VARIABLE, after_user_info, without_user_info
+from skinml.base.environment import seconds_in
 from skinml.base.errors import NoAnswer, UserError, did_you_mean, first_line
 from skinml.base.progress import WAIT_IS_TOLD
 
@@ -158,11 +160,13 @@ def ask(
     """
     from mlflow import get_tracking_uri
 
-    # What is refused at once is told soon, with the reason; and no other request takes longer.
-    os.environ.setdefault(RETRIES_VARIABLE, "2")
-    os.environ.setdefault(LIMIT_VARIABLE, f"{ANSWER_LIMIT:.0f}")
+    # What is refused at once is told soon, with the reason.
+    os.environ[RETRIES_VARIABLE] = os.environ.get(RETRIES_VARIABLE) or "2"
+    request_limit = seconds_in(LIMIT_VARIABLE, ANSWER_LIMIT, 1)
+    # No other request takes longer; of seconds MLflow takes whole ones alone.
+    os.environ[LIMIT_VARIABLE] = f"{math.ceil(request_limit)}"
     if limit is None:
-        limit = float(os.environ[LIMIT_VARIABLE])
+        limit = request_limit
     answers: list[Answer] = []
     errors: list[BaseException] = []
 
@@ -195,14 +199,15 @@ def check_address(uri: str) -> None:
     """An address behind which nothing can be is a `UserError`: no waiting heals it."""
     if uri.startswith(("databricks", "uc")) or not uri:
         return
-    clean = without_user_info(uri if "://" in uri else uri.rpartition("@")[2])
+    clean = after_user_info(uri)
     expected = "http://HOST:PORT of a tracking server, or sqlite:///FILE.db on this machine"
     try:
         parts = urlsplit(uri)
         parts.port  # noqa: B018 — a ValueError where it is none
-    except ValueError as error:
-        said = without_user_info(str(error))
-        raise UserError(f"{URI_VARIABLE}={clean}: {said}; expected {expected}") from None
+    except ValueError:
+        raise UserError(
+            f"{URI_VARIABLE}={clean}: {_why_none(clean)}; expected {expected}"
+        ) from None
     if "://" not in uri and not (parts.scheme in ("", "file") and Path(parts.path).is_dir()):
         raise UserError(f"{URI_VARIABLE}={clean}: no scheme; expected {expected}")
     scheme = parts.scheme.partition("+")[0]
@@ -213,6 +218,18 @@ def check_address(uri: str) -> None:
         )
     if parts.scheme in ("http", "https") and not parts.hostname:
         raise UserError(f"{URI_VARIABLE}={clean}: no host; expected {expected}")
+
+
+def _why_none(clean: str) -> str:
+    """Why an address is none, by what is left of it without its name and password.
+
+    What Python says of the whole quotes a password that was split at a sign of its own.
+    """
+    try:
+        urlsplit(clean).port  # noqa: B018 — a ValueError where it is none
+    except ValueError as error:
+        return str(error)
+    return "its name or password holds a sign to be escaped, such as / as %2F, ? as %3F, # as %23"
 
 
 def _has_plugin(scheme: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from skinml.base.errors import UserError, did_you_mean
+from skinml.base.files import at_home
 from skinml.config import Config, config_from_strings
 from skinml.models.weights import check_weights
 from skinml.training.history import Row
@@ -45,7 +46,7 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        return Path(self.config.output_dir).expanduser()
+        return at_home(self.config.output_dir, "output_dir=")
 
     @property
     def epochs(self) -> int:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from skinml.base.address import without_user_info
-from skinml.base.files import file_sha256
+from skinml.base.files import at_home, file_sha256
 from skinml.config import Config
 from skinml.store.access import tracking_uri
 from skinml.store.sweeps import SweepRun
@@ -54,9 +54,9 @@ class Orders:
         if self._clustered:
             config = replace(config, output_dir=str(cell.folder.absolute()))
             if _is_file(config.weights):
-                weights = Path(config.weights).expanduser().absolute()
+                weights = at_home(config.weights, "weights=").absolute()
                 config = replace(config, weights=str(weights))
-        folder = Path(config.output_dir).expanduser()
+        folder = at_home(config.output_dir, "output_dir=")
         passed_over = set(self._there.get(cell.name, ()))
         for path in folders_in(folder):
             run = RunFolder(path)

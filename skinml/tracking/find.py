@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from skinml.base.errors import UserError
+from skinml.base.files import at_home
 from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import RUN, STATE, RunFolder
 from skinml.tracking.record import header
@@ -23,7 +24,7 @@ def find_run(run_id: str, root: Path) -> RunFolder | None:
     A folder that cannot be read is left out: it is not to keep every other run from going on.
     """
     found = []
-    for path in sorted(root.expanduser().rglob(RUN)):
+    for path in sorted(at_home(root, "output_dir=").rglob(RUN)):
         with suppress(UserError, OSError, ValueError, KeyError):
             folder = RunFolder.open(path.parent)
             if run_id in run_ids(folder):

@@ -82,7 +82,7 @@ def parse(line: bytes) -> tuple[int, dict[str, Any]] | None:
     try:
         fields = json.loads(text)
         return (int(number), fields) if isinstance(fields["kind"], str) else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # A checksum that fits by itself, but nothing of ours.
 
 

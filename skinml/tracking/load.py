@@ -15,6 +15,8 @@ INTERVAL = 10.0
 INTERVAL_VARIABLE = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 # More often than this, the samples would be most of what a run has.
 _LEAST_INTERVAL = 0.1
+# Seconds that the end of a run waits for a sample: a GPU's driver may never answer.
+_PATIENCE = 5.0
 
 
 def sampling_interval() -> float:
@@ -33,12 +35,15 @@ class LoadRecorder:
         self._step = first_step
         self._interval = sampling_interval()
         self._stopped = threading.Event()
+        self._noting = threading.Lock()
         self._thread = threading.Thread(target=self._record, daemon=True, name="LoadRecorder")
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
+        """End the thread; a sample that never ends is left behind, and never noted."""
+        with self._noting:  # A sample is noted before, or not at all.
+            self._stopped.set()
+        self._thread.join(_PATIENCE)
 
     def _record(self) -> None:
         gpus, start = _Gpus(), _network()
@@ -46,10 +51,13 @@ class LoadRecorder:
         while not self._stopped.wait(self._interval):
             values = {f"{LOAD}{name}": value for name, value in sample(gpus, start).items()}
             now = int(time.time() * 1000)
-            try:
-                self._journal.append("metrics", step=self._step, time=now, values=values)
-            except UserError:
-                return  # The next epoch meets the same, where it can be told.
+            with self._noting:
+                if self._stopped.is_set():
+                    return  # The run may have ended since, and its journal be closed.
+                try:
+                    self._journal.append("metrics", step=self._step, time=now, values=values)
+                except UserError:
+                    return  # The next epoch meets the same, where it can be told.
             self._step += 1
 
 

@@ -20,7 +20,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,18 @@ from skinml.base.address import without_user_info
 from skinml.base.errors import UserError, excerpt
 from skinml.base.files import file_sha256
 from skinml.base.processes import process_name
-from skinml.tracking.folder import CARD, PICTURES, REPORT, SUBGROUPS, Description, RunFolder
+from skinml.tracking.folder import (
+    CARD,
+    FINISHED,
+    HISTORY,
+    NOTE,
+    PICTURES,
+    REPORT,
+    RUN,
+    SUBGROUPS,
+    Description,
+    RunFolder,
+)
 from skinml.tracking.journal import Journal, Record, read_journal
 from skinml.training.history import Row
 
@@ -46,13 +57,18 @@ REASON_LENGTH = 500
 LOAD = "system/"
 
 _CURVES = ("loss", "accuracy", "auc_macro")
+# Of an epoch's row those that its curves are made of.
+_COLUMNS = (
+    *(f"{part}_{name}" for part in ("train", "val") for name in _CURVES),
+    *("learning_rate", "seconds", "images_per_second"),
+)
+
+_WHOLE_FOLDER = "expected a whole folder of a finished run: copy it again from where it was made"
 
 
 def curve_metrics(row: Row) -> dict[str, float]:
     """The metrics of one epoch under the names that their curves have in MLflow."""
-    names = [f"{part}_{name}" for part in ("train", "val") for name in _CURVES]
-    names += ["learning_rate", "seconds", "images_per_second"]
-    return {f"epoch/{name}": float(row[name]) for name in names}
+    return {f"epoch/{name}": float(row[name]) for name in _COLUMNS}
 
 
 def default_experiment(data: str) -> str:
@@ -281,7 +297,7 @@ def record_epoch(journal: Journal, row: Row) -> None:
 
 def record_results(journal: Journal, folder: RunFolder, register: bool = True) -> None:
     """Note the numbers, figures, tables, texts and the network of a finished folder."""
-    finished = int((folder.path / "FINISHED").stat().st_mtime * 1000)
+    finished = int((folder.path / FINISHED).stat().st_mtime * 1000)
     journal.append("metrics", step=0, time=finished, values=folder.read_metrics())
     for path in sorted(folder.figures.glob("*.png")):
         # As a keyed image it also stands in the UI's image grid, across runs.
@@ -289,7 +305,7 @@ def record_results(journal: Journal, folder: RunFolder, register: bool = True) -
         journal.append("image", **image)
     for path, target in _artifacts(folder):
         journal.append("artifact", **_file(folder, path), path=target)
-    journal.append("tags", values={"mlflow.note.content": folder.read_text("note.md")})
+    journal.append("tags", values={"mlflow.note.content": folder.read_text(NOTE)})
     if folder.model.exists():
         journal.append("model", **_file(folder, folder.model), register=register)
     journal.sync()
@@ -303,22 +319,47 @@ def record_end(journal: Journal, status: str, reason: str = "", at: int = 0) -> 
 
 
 def record_folder(folder: RunFolder) -> None:
-    """Write the journal of a finished folder that has none."""
-    description = folder.read_description()
+    """Write the journal of a finished folder that has none.
+
+    A folder in which something lacks, or cannot be read, is a `UserError`, and stays as it is.
+    """
     # Under another name until it is whole.
     part = folder.journal.with_name("journal.part")
     part.unlink(missing_ok=True)
     journal = Journal(part)
     try:
-        begun = int((folder.path / "run.json").stat().st_mtime * 1000)
+        try:
+            _record_all(journal, folder)
+        finally:
+            journal.close()
+        part.replace(folder.journal)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _record_all(journal: Journal, folder: RunFolder) -> None:
+    try:
+        description, rows = folder.read_description(), folder.read_history()
+        _require_columns(folder, rows)
+        begun = int((folder.path / RUN).stat().st_mtime * 1000)
         record_start(journal, description, at=begun)
-        for row in folder.read_history():
+        for row in rows:
             record_epoch(journal, row)
         record_results(journal, folder, description.params.get("register", "True") == "True")
-        record_end(journal, "FINISHED", at=int((folder.path / "FINISHED").stat().st_mtime * 1000))
-    finally:
-        journal.close()
-    part.replace(folder.journal)
+        record_end(journal, "FINISHED", at=int((folder.path / FINISHED).stat().st_mtime * 1000))
+    except OSError as error:
+        what = error.filename or folder.path
+        raise UserError(f"{what}: cannot be read ({error.strerror}); {_WHOLE_FOLDER}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{folder.path / NOTE}: is no text in UTF-8; {_WHOLE_FOLDER}") from None
+
+
+def _require_columns(folder: RunFolder, rows: Sequence[Row]) -> None:
+    for row in rows:
+        if lacking := [name for name in ("epoch", "time", *_COLUMNS) if name not in row]:
+            raise UserError(
+                f"{folder.path / HISTORY}: has no column {', '.join(lacking)}; {_WHOLE_FOLDER}"
+            )
 
 
 def _artifacts(folder: RunFolder) -> Iterator[tuple[Path, str]]:

@@ -18,10 +18,12 @@ from skinml.base.address import move_user_info, without_user_info
         ("postgresql+psycopg2://me:s/e?c#r@et@h/db", "postgresql+psycopg2://h/db"),
         ("mysql+pymysql://me:secret@h/db", "mysql+pymysql://h/db"),
         ("redis://me:secret@h/0", "redis://h/0"),
+        ("htps://me:s3cr/e?t#@x@h/y", "htps://h/y"),
         ("a 'http://a:b@h', a (https://c:d@i)", "a 'http://h', a (https://i)"),
         # What is none.
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("file:///C:/me@work/mlruns", "file:///C:/me@work/mlruns"),
         ("models:/skinml@champion of http://h", "models:/skinml@champion of http://h"),
         ("http://h:5000/#/experiments/1", "http://h:5000/#/experiments/1"),
     ],

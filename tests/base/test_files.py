@@ -2,13 +2,23 @@
 
 import json
 import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinml.base.files import check_inside, file_name, read_file, read_json, write_whole
+from skinml.base.errors import UserError
+from skinml.base.files import (
+    check_inside,
+    file_name,
+    read_file,
+    read_json,
+    write_out,
+    write_whole,
+)
 
 HOSTILE = [
     "", ".", "..", "../..", "/", "/etc/x", "\\", "..\\x", "a/b", "a\0b", "x" * 5000, "ü" * 5000,
@@ -118,3 +128,40 @@ def test_a_name_that_utf_8_has_no_place_for_costs_no_file(tmp_path: Path) -> Non
     """As a name in Latin-1, of an old archive, is read from a disk; among many answers."""
     write_whole(tmp_path / "answers.csv", "caf\udce9.jpg,0.5\nnævus\n")
     assert (tmp_path / "answers.csv").read_text(encoding="utf-8") == "caf?.jpg,0.5\nnævus\n"
+
+
+def test_what_is_no_file_is_written_to_and_stays(pipe: Path) -> None:
+    """A rename onto it would replace it: as root `--out /dev/null` took that from the machine."""
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_out(pipe, "answers")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    reader.join(10)
+    assert read == ["answers"]
+
+
+def test_a_link_means_the_file_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    target, link = tmp_path / "below" / "target.csv", tmp_path / "link.csv"
+    link.symlink_to("below/target.csv")
+    for text in ("of a file that is not there yet", "of one that is"):
+        write_out(link, text)
+        assert link.is_symlink() and target.read_text() == text
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_link_in_a_folder_of_somebody_else_is_not_followed(tmp_path: Path) -> None:
+    """`write_whole` writes into folders of runs, which may have come from anywhere."""
+    (tmp_path / "own").write_text("mine")
+    (tmp_path / "report.html").symlink_to("own")
+    write_whole(tmp_path / "report.html", "new")
+    assert (tmp_path / "own").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.html", "file/x.html", "."])
+def test_a_place_that_cannot_be_written_is_the_users_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out .*: cannot be written \(.*\); .*another file"):
+        write_out(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

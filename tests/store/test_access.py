@@ -4,6 +4,7 @@ Servers of these tests are sockets of this machine: one that takes connections a
 port where nobody listens.
 """
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -44,6 +45,15 @@ def silent() -> Iterator[str]:
         ("http://me:secret@server:port", "http://server:port: Port could not be cast"),
         ("postgresql://me:secret@server:port/db", "postgresql://server:port/db: Port could not"),
         ("http://me:secret@[server", "http://[server: Invalid IPv6 URL"),
+        # A password with signs of addresses, which Python's own words quote in part.
+        ("https://me:secret/et@h", "=https://h: its name or password holds a sign to be esc"),
+        ("http://me:secret#et@h:5000", "=http://h:5000: its name or password holds a sign"),
+        ("http://me:secret?et@h", "=http://h: its name or password"),
+        ("http://me:[secret]@h", "=http://h: its name or password"),
+        ("http://me:secret@et@h:port", "=http://h:port: Port could not be cast"),
+        ("http://me:secret et/@h", "=http://h: its name or password"),
+        ("htps://me:secret/et@h", "=htps://h: its name or password"),
+        ("htps://secret/et@h", "=htps://h: unknown scheme htps (did you mean http"),
     ],
 )
 def test_an_address_that_is_none(address: str, text: str) -> None:
@@ -104,6 +114,26 @@ def test_a_server_that_refuses_connections_is_told_with_the_reason(
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     with pytest.raises(UserError, match=r"cannot use http.*Connection refused.*; expected a"):
         experiment_to_read()
+
+
+@pytest.mark.parametrize("text", ["60s", "0", "-1", "nan", "soon"])
+def test_a_limit_that_is_no_number_of_seconds_is_the_users_error(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", text)
+    with pytest.raises(UserError, match=f"MLFLOW_HTTP_REQUEST_TIMEOUT='{text}': expected seconds"):
+        ask(lambda: pytest.fail("asked"))
+
+
+@pytest.mark.parametrize(("text", "limit"), [("", "60"), ("2.5", "3"), ("1e1", "10")])
+def test_mlflow_is_told_a_limit_in_its_own_whole_seconds(
+    text: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an empty variable, or a fraction, it raises a ValueError; of that of its retries too."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", text)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")
+    assert ask(lambda: os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == limit
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
 
 
 def test_a_quick_answer_is_given_and_an_error_raised_without_a_word(

@@ -1,5 +1,6 @@
 """A sweep's plan: which configurations, what they repeat, how long they take. No process starts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -8,7 +9,10 @@ import pytest
 
 from skinml.base.errors import UserError
 from skinml.config import Config
+from skinml.data.prepare import data_folder
 from skinml.data.prepared import PreparedSet
+from skinml.doctor import examine
+from skinml.models.weights import check_weights
 from skinml.run.description import identity
 from skinml.sweep.cells import (
     Cell,
@@ -250,3 +254,18 @@ def test_a_cell_that_knows_its_time_left_is_believed(cells: list[Cell]) -> None:
 def test_before_the_first_finished_cell_the_time_is_not_known(cells: list[Cell]) -> None:
     assert sweep_left(states(cells, ("running", 30, 5), ("waiting", 0, None)), 1) is None
     assert sweep_left(states(cells, ("done", 30, None)), 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "given"),
+    [
+        (lambda path: Cell(Config(output_dir=path), {}).folder, "output_dir="),
+        (check_weights, "weights="),
+        (lambda path: examine(Path(path), list), "--output-dir "),
+        (lambda path: data_folder("isic2017", path), "data_dir="),
+        (lambda path: data_folder(path), "data="),
+    ],
+)
+def test_the_home_folder_of_nobody_is_one_line(ask: Callable[[str], object], given: str) -> None:
+    with pytest.raises(UserError, match=f"^{given}~nosuchuser/x: ~nosuchuser is nobody's home"):
+        ask("~nosuchuser/x")

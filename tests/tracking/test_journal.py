@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,17 @@ def test_what_is_written_is_read_to_the_last_digit(path: Path) -> None:
     journal.close()
     *first, (number, kind, fields) = plain(read_journal(path))
     assert (first, number, kind, fields) == (values, 41, "end", {"status": "FINISHED"})
+
+
+def test_a_record_nested_too_deeply_is_none(path: Path) -> None:
+    """Its checksum fits: somebody made it so."""
+    values = written(path, 1)
+    deep = b'2 {"kind":"run","x":%s%s}' % (b"[" * 5000, b"]" * 5000)
+    with path.open("ab") as file:
+        file.write(b"%08x %s\n" % (zlib.crc32(deep), deep))
+    told: list[str] = []
+    assert plain(read_journal(path, skipped=told.append)) == values
+    assert len(told) == 1 and "damaged bytes" in told[0]
 
 
 def test_reading_goes_on_where_it_was(path: Path) -> None:

@@ -87,6 +87,38 @@ def test_a_disk_that_is_full_ends_the_thread_quietly(
     journal.close()
 
 
+def test_a_driver_that_never_answers_keeps_no_run_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is noted after `stop`; a sample that comes later would follow it, or a closed file.
+
+    The first sample, whose values count for nothing, is the quick one.
+    """
+    asked, answers, samples = threading.Event(), threading.Event(), iter((0, 1))
+
+    def sample(*_: Any) -> dict[str, float]:
+        if next(samples):
+            asked.set()
+            assert answers.wait(60)
+        return {"cpu_utilization_percentage": 1.0}
+
+    monkeypatch.setenv(INTERVAL_VARIABLE, "0.1")
+    monkeypatch.setattr("skinml.tracking.load.sample", sample)
+    monkeypatch.setattr("skinml.tracking.load._PATIENCE", 0.1)
+    journal = Journal(tmp_path / "journal.log")
+    recorder = LoadRecorder(journal)
+    assert asked.wait(60)
+    stopping = threading.Thread(target=recorder.stop, daemon=True)
+    stopping.start()
+    stopping.join(30)
+    waits = stopping.is_alive()
+    answers.set()
+    recorder._thread.join(60)
+    assert not waits, "stop() waits for the driver"
+    assert not recorder._thread.is_alive() and journal.sequence == 0
+    journal.close()
+
+
 @pytest.mark.parametrize("text", ["10s", "0", "-1", "nan", "inf", "0.01"])
 def test_an_interval_that_gives_no_samples_or_a_flood_is_the_users_error(
     text: str, monkeypatch: pytest.MonkeyPatch
