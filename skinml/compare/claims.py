@@ -13,6 +13,7 @@ from skinml.compare.comparison import VERDICT_METRICS, Comparison, Row, Test
 from skinml.compare.paired import ALPHA, p_equals
 from skinml.compare.repeats import LEAST_SEEDS
 from skinml.compare.runs import CellName
+from skinml.compare.settings import unlike
 from skinml.compare.standing import seen_from
 from skinml.compare.tables import is_papers
 from skinml.evaluation.metrics import metric_title
@@ -51,10 +52,10 @@ def _smaller(comparison: Comparison) -> str:
     if len(mute) == 2 * len(both):
         return "nothing can be said, as all these networks answer one class to nearly every image."
     models = ", ".join(first.cell.model for first, _ in both)
-    told = "; ".join(_told(test, comparison) for test in tests)
+    apart = unlike([(first.runs, second.runs) for first, second in both])
+    told = "; ".join(_told(test, apart) for test in tests)
     with_mute = f" {name_cells(mute)} answer one class to nearly every image." if mute else ""
-    apart = _of_each(both)
-    return f"{told} (of {models}).{apart}{_limits(tests, comparison)}{with_mute}"
+    return f"{told} (of {models}).{_of_each(both)}{_limits(tests, apart)}{with_mute}"
 
 
 def _of_each(both: Sequence[tuple[Row, Row]]) -> str:
@@ -96,13 +97,18 @@ def _best(comparison: Comparison) -> str:
             )
         else:
             told.append(f"not shown by {title}")
-    return f"{'; '.join(told)}.{_limits(own_tests, comparison)}{_weights(row)}"
+    others = [other for other in comparison.rows if other.cell != BEST]
+    apart = unlike([(row.runs, other.runs) for other in others])
+    return f"{'; '.join(told)}.{_limits(own_tests, apart)}{_weights(row)}"
 
 
-def _told(test: Test, comparison: Comparison) -> str:
-    """What a difference of the two batch sizes shows, with its figures."""
+def _told(test: Test, apart: Sequence[str]) -> str:
+    """What a difference of the two batch sizes shows, with its figures.
+
+    `apart` are settings in which its two sides differ.
+    """
     over_images = test.p_images_holm < ALPHA
-    over_seeds = test.p_seeds_holm < ALPHA and not comparison.selection.differences
+    over_seeds = test.p_seeds_holm < ALPHA and not apart
     if not over_images:
         shown = "not shown"
     elif test.difference < 0:
@@ -122,13 +128,13 @@ def _title(metric: str) -> str:
     return metric_title(metric).replace("Accuracy", "accuracy")
 
 
-def _limits(tests: Sequence[Test], comparison: Comparison) -> str:
-    """Why no more follows: too few seeds, runs that were not trained alike."""
+def _limits(tests: Sequence[Test], apart: Sequence[str]) -> str:
+    """Why no more follows: too few seeds, or settings in which the two sides differ."""
     why = []
     if any(test.seeds < LEAST_SEEDS for test in tests):
         why.append(f"that takes {LEAST_SEEDS} pairs of runs that differ")
-    if comparison.selection.differences:
-        why.append("not all were trained alike")
+    if apart:
+        why.append(f"they were not trained alike ({', '.join(apart)})")
     return f" Of other trainings nothing follows: {', and '.join(why)}." if why else ""
 
 

@@ -8,6 +8,7 @@ from skinml.base.names import short_id
 from skinml.compare.caveats import caveats, missing_cells, name_cells, one_class
 from skinml.compare.claims import claims
 from skinml.compare.comparison import VERDICT_METRICS, Comparison, Standing
+from skinml.compare.differences import planned_contrasts
 from skinml.compare.document import (
     Block,
     Cell,
@@ -26,6 +27,7 @@ from skinml.compare.points import points_section
 from skinml.compare.repeats import LEAST_SEEDS
 from skinml.compare.robust import Robustness, robustness
 from skinml.compare.runs import CellName
+from skinml.compare.settings import unlike
 from skinml.compare.tables import (
     averages_table,
     class_columns,
@@ -239,13 +241,26 @@ def _planned(comparison: Comparison) -> list[Block]:
     if not tables:
         return []
     title = "The paper's own questions" if papers_values(comparison) else "Batch size and network"
-    unlike = ", ".join(comparison.selection.differences)
-    caveat = Text(
-        f"Not all runs were trained alike ({unlike}): a difference here is not one of the batch "
-        "size or of the network alone."
-    )
-    heading = Heading(title)
-    return [heading, *tables, caveat] if unlike else [heading, *tables]
+    return [Heading(title), *tables, *_not_alike(comparison)]
+
+
+def _not_alike(comparison: Comparison) -> list[Block]:
+    """Which planned differences are of more than the batch size or network, and by what settings.
+
+    Of each only its own cells are asked: what other cells were trained with is nothing to it.
+    """
+    found: dict[str, list[str]] = {}
+    for contrasts in planned_contrasts(comparison.rows).values():
+        for (first, second), cells in contrasts:
+            if apart := unlike([(a.runs, b.runs) for a, b in cells]):
+                found.setdefault(", ".join(apart), []).append(f"{first} minus {second}")
+    return [
+        Text(
+            f"Not trained alike ({settings}): {'; '.join(names)}. Such a difference is not one of "
+            "the batch size or of the network alone."
+        )
+        for settings, names in found.items()
+    ]
 
 
 def _any_sd(comparison: Comparison) -> bool:

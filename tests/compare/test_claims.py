@@ -60,6 +60,32 @@ def test_one_network_that_makes_all_of_a_difference_is_seen(tmp_path: Path) -> N
     assert abs(values["nasnetmobile-16"] - values["nasnetmobile-64"]) < 0.1
 
 
+def test_only_the_cells_of_a_claim_are_asked_whether_they_were_trained_alike(
+    tmp_path: Path,
+) -> None:
+    """One network's own settings are on both sides of a pooled difference, or not in it at all."""
+    seeds = [(model, size, seed) for model in ("mobilenet", "mobilenetv2") for size in (16, 64)
+             for seed in range(3)]  # fmt: skip
+    for model, size, seed in [*seeds, ("nasnetmobile", 16, 0)]:
+        own = {"epochs_finetune": 30 if model == "mobilenet" else 4}
+        write_run(tmp_path, made_up(4.0 if size == 16 else 0.8, [len(model), size, seed]),
+                  model=model, batch_size=size, seed=seed, test_fraction=0.2, **own)  # fmt: skip
+    smaller, best = claims(compared(tmp_path))
+    assert "by accuracy shown (+0." in smaller and "nothing follows" not in smaller
+    assert "they were not trained alike (epochs_finetune)" in best
+    assert set(compared(tmp_path).selection.differences) == {"epochs_finetune"}
+
+
+def test_settings_of_the_two_sides_of_a_claim_that_differ_are_told(tmp_path: Path) -> None:
+    for size, seed in [(size, seed) for size in (16, 64) for seed in range(3)]:
+        write_run(tmp_path, made_up(4.0 if size == 16 else 0.8, [size, seed]), batch_size=size,
+                  seed=seed, test_fraction=0.2, model="mobilenet",
+                  epochs_finetune=size)  # fmt: skip
+    smaller, _ = claims(compared(tmp_path))
+    assert "by accuracy shown of these networks alone" in smaller
+    assert smaller.endswith("nothing follows: they were not trained alike (epochs_finetune).")
+
+
 def test_the_other_way_round(tmp_path: Path) -> None:
     write_grid(
         tmp_path, lambda model, size: 4.0 if size == 64 else 0.8,
