@@ -24,6 +24,7 @@ from skinml.compare.comparison import (
     Comparison,
     Latency,
     Row,
+    Test,
     Value,
 )
 from skinml.compare.differences import (
@@ -33,11 +34,17 @@ from skinml.compare.differences import (
     planned_contrasts,
 )
 from skinml.compare.evidence import Evidence, Images, interval_over_images, shares_of
+from skinml.compare.paired import ALPHA
 from skinml.compare.points import find_points
 from skinml.compare.repeats import Components
 from skinml.compare.runs import CellName, RunRecord
 from skinml.compare.selection import Selection
-from skinml.compare.standing import find_verdict, highest_rows, standing_of
+from skinml.compare.standing import (
+    find_verdict,
+    highest_rows,
+    standing_of,
+    why_none_can_win,
+)
 from skinml.compare.votes import find_votes, gain_metrics
 from skinml.evaluation.metrics import evaluate, reported
 from skinml.evaluation.statistics import (
@@ -129,12 +136,19 @@ def _figures(
 
 @dataclass(frozen=True)
 class Finding:
-    """What a metric says of a selection: which cell has the highest value, and whether one wins."""
+    """What a metric says of a selection: which cell has the highest value, and whether one wins.
+
+    `best` are the cells of the highest value, `shown` the pairs (better, worse) whose difference is
+    shown over images; `cannot` says why none could have won, and is empty where one could.
+    """
 
     metric: str
     highest: str
     winner: CellName | None
     verdict: str
+    best: frozenset[CellName]
+    shown: frozenset[tuple[CellName, CellName]]
+    cannot: str
 
 
 def find_verdicts(selection: Selection, metrics: Sequence[str]) -> list[Finding]:
@@ -156,9 +170,31 @@ def find_verdicts(selection: Selection, metrics: Sequence[str]) -> list[Finding]
         winner, verdict = find_verdict(metric, groups, tests, tuple(selection.differences))
         best = highest_rows(metric, rows)
         value = f" {best[0].values[metric].value:.3f}" if best else ""
-        found.append(Finding(metric, "/".join(str(row.cell) for row in best) + value, winner,
-                             verdict))  # fmt: skip
+        found.append(
+            Finding(
+                metric,
+                "/".join(str(row.cell) for row in best) + value,
+                winner,
+                verdict,
+                frozenset(row.cell for row in best),
+                _shown(tests, groups),
+                why_none_can_win(tests, tuple(selection.differences)),
+            )
+        )
     return found
+
+
+def _shown(
+    tests: Sequence[Test], groups: Sequence[Sequence[Row]]
+) -> frozenset[tuple[CellName, CellName]]:
+    """The pairs (better, worse) shown over images, those of every cell of a group alike."""
+    members = {str(group[0].cell): [row.cell for row in group] for group in groups}
+    found = set()
+    for test in tests:
+        if test.p_images_holm < ALPHA:
+            pair = (test.first, test.second) if test.difference > 0 else (test.second, test.first)
+            found |= {(a, b) for a in members[pair[0]] for b in members[pair[1]]}
+    return frozenset(found)
 
 
 def _classes(runs: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -437,3 +437,14 @@ def test_further_seeds_of_several_splits_count_together(tmp_path: Path) -> None:
     for test in found.pairs:
         assert test.components is not None and np.isfinite(test.p_seeds)
         assert list(test.components.parts()) == ["images", "interaction", "seeds", "splits"]
+
+
+def test_a_mean_of_several_networks_is_not_told_of_one(tmp_path: Path) -> None:
+    """One seed makes all of it: better as trained, not shown over seeds, of one difference."""
+    for seed, skill in enumerate((9, 0.9, 0.3)):
+        write_run(tmp_path, made_up(skill, [1, seed]), model="mobilenet", seed=seed)
+        write_run(tmp_path, made_up(0.5, [2, seed]), model="mobilenetv2", seed=seed)
+    verdict = analyse(select(runs_in_folder(tmp_path), []), 50).standings["accuracy"].verdict
+    assert "the 3 trained networks of mobilenet-16 (0." in verdict
+    assert "are on average better than mobilenetv2-16" in verdict
+    assert "the images together the one difference is not shown." in verdict
