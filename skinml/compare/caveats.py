@@ -95,7 +95,9 @@ def caveats(comparison: Comparison) -> list[str]:
     elif first.tags["protocol"] == "challenge":
         lines.append("The paper tested on a pooled split, not on the official parts used here.")
     elif (images := len(first.predictions.labels)) != 550:
-        lines.append(f"The paper's figures allow a test of 550 images; here there are {images}.")
+        lines.append(
+            f"The paper's figures allow a test of 550 images; here there {'is' if images == 1 else 'are'} {images}."
+        )
     else:
         lines.append("As many test images as the paper's figures imply, but not the same ones.")
     dirty = sorted({str(run.cell) for run in runs if run.params.get("git_clean") == "false"})

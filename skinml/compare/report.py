@@ -274,10 +274,14 @@ def _test_set(comparison: Comparison) -> str:
     most = max(comparison.class_counts.values()) / comparison.images
     splits = sorted({run.tags["split"] for run in comparison.selection.runs})
     return (
-        f"Test part: {comparison.images} images ({counts}) of split {', '.join(splits)}; always "
+        f"Test part: {_images(comparison)} ({counts}) of split {', '.join(splits)}; always "
         f"answering the commonest class would be {100 * most:.1f} % right. Data digest "
         f"{comparison.selection.runs[0].tags['data_digest']}."
     )
+
+
+def _images(comparison: Comparison) -> str:
+    return "1 image" if comparison.images == 1 else f"{comparison.images} images"
 
 
 def _all_averages(comparison: Comparison) -> list[Block]:
@@ -321,7 +325,7 @@ def _detectable(comparison: Comparison) -> list[str]:
             continue
         lines.append(
             f"{metric_title(metric)}: the smallest difference between two of these networks that "
-            f"{comparison.images} images show with 80 % power is {standing.detectable:.3f} in a "
+            f"{_images(comparison)} show with 80 % power is {standing.detectable:.3f} in a "
             f"single test{_among_all(standing)} (for a pair whose standard error is the median of "
             "the pairs that differ)."
         )
