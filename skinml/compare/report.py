@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from skinml.base.names import short_id
+from skinml.compare.averages import averages_section
 from skinml.compare.caveats import caveats, missing_cells, name_cells, one_class
 from skinml.compare.claims import claims
 from skinml.compare.comparison import VERDICT_METRICS, Comparison, Standing
@@ -29,7 +30,6 @@ from skinml.compare.robust import Robustness, robustness
 from skinml.compare.runs import CellName
 from skinml.compare.settings import unlike
 from skinml.compare.tables import (
-    averages_table,
     class_columns,
     common_device,
     cost_table,
@@ -123,7 +123,7 @@ def make_report(
         cost_table(comparison),
         *picture("pareto"),
         *_how_latency(comparison),
-        *(_all_averages(comparison) if several else ()),
+        *(averages_section(comparison) if several else ()),
         *_planned(comparison),
         *([Heading("Who is best?"), standings_table(comparison)] if several else ()),
         *picture("ranks"),
@@ -282,28 +282,6 @@ def _test_set(comparison: Comparison) -> str:
 
 def _images(comparison: Comparison) -> str:
     return "1 image" if comparison.images == 1 else f"{comparison.images} images"
-
-
-def _all_averages(comparison: Comparison) -> list[Block]:
-    """Means over models and batch sizes, where they are of several cells."""
-    keys: dict[str, Callable[[CellName], str]] = {
-        "By model": lambda cell: cell.model,
-        "By batch size": lambda cell: f"batch size {cell.batch_size}",
-    }
-    published = papers_values(comparison)
-    cells = [row.cell for row in comparison.rows]
-    tables = [
-        averages_table(comparison, title, key)
-        for title, key in keys.items()
-        if len({key(cell) for cell in cells}) < len(cells)
-    ]
-    if not tables:
-        return []
-    return [
-        Heading("Averages, as the paper discusses them" if published else "Averages"),
-        *tables,
-        *([Text("The paper's averages are over the same cells.")] if published else []),
-    ]
 
 
 def _how_latency(comparison: Comparison) -> list[Block]:

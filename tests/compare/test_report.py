@@ -66,7 +66,25 @@ def test_averages_hold_the_papers_cells_against_the_same_of_ours(tmp_path: Path)
 def test_an_average_of_one_cell_is_not_shown_again(tmp_path: Path) -> None:
     write_grid(tmp_path, models=("mobilenet", "mobilenetv2"), sizes=(16,))
     titles = [b.title for b in report_of(tmp_path).blocks if isinstance(b, Table)]
-    assert "By batch size" in titles and "By model" not in titles
+    assert "By batch size, over the networks mobilenet, mobilenetv2" in titles
+    assert not [title for title in titles if title.startswith("By model")]
+
+
+def test_averages_are_over_the_cells_that_all_have(tmp_path: Path) -> None:
+    """A poor network that one batch size alone has would be taken for that batch size."""
+    write_grid(tmp_path, models=("mobilenet", "mobilenetv2"), sizes=(16, 64))
+    write_run(tmp_path, made_up(0.1, [3]), model="nasnetmobile", test_fraction=0.2)
+    write_run(tmp_path, made_up(0.1, [4]), model="efficientnetb0", batch_size=8, test_fraction=0.2)
+    document = report_of(tmp_path)
+    found = table(document, "By batch size, over the networks mobilenet, mobilenetv2")
+    results = table(document, "Results")
+    own = [float(row_of(results, model, "16")["accuracy %"].text)
+           for model in ("mobilenet", "mobilenetv2")]  # fmt: skip
+    assert row_of(found, "batch size 16")["accuracy %"].text == f"{sum(own) / 2:.2f}"
+    assert [row[0].text for row in found.rows] == ["batch size 16", "batch size 64"]
+    text = str(document.blocks)
+    assert "with no network in common with the others: batch size 8." in text
+    assert "By model: no averages, as batch size 16 is all that" in text
 
 
 def test_the_papers_questions_say_what_they_are_pooled_over(tmp_path: Path) -> None:
