@@ -11,7 +11,7 @@ unequal numbers of seeds a split are not told apart by how hard the splits are.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,8 +37,9 @@ from skinml.compare.evidence import Evidence, Images, interval_over_images, shar
 from skinml.compare.paired import ALPHA
 from skinml.compare.points import find_points
 from skinml.compare.repeats import Components
-from skinml.compare.runs import CellName, RunRecord
+from skinml.compare.runs import CellName, RunRecord, paper_grid
 from skinml.compare.selection import Selection
+from skinml.compare.settings import differences_of
 from skinml.compare.standing import (
     find_verdict,
     highest_rows,
@@ -61,6 +62,27 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
     evidence = Evidence(images, {})
     weights = bootstrap_weights(len(images.ids), resamples)
     rows, draws = _figures(selection, names, evidence, weights)
+    found = _compared(selection, rows, draws, evidence)
+    own = [number for number, row in enumerate(rows) if row.cell in paper_grid()]
+    papers = None
+    if 0 < len(own) < len(rows):
+        cells = {rows[number].cell: rows[number].runs for number in own}
+        only = replace(selection, cells=cells, differences=differences_of(cells))
+        papers = _compared(
+            only, [rows[number] for number in own], [draws[number] for number in own], evidence
+        )
+    with status_line("choosing thresholds"):
+        points = find_points(rows, images, resamples)
+    return replace(found, points=points, votes=find_votes(rows, evidence, weights), papers=papers)
+
+
+def _compared(
+    selection: Selection,
+    rows: Sequence[Row],
+    draws: Sequence[dict[str, np.ndarray]],
+    evidence: Evidence,
+) -> Comparison:
+    """The tests of some cells, and where each stands among them."""
     of_cell = {
         metric: {row.cell: evidence.of_cell(metric, row.runs) for row in rows}
         for metric in VERDICT_METRICS
@@ -91,12 +113,10 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         )
         for metric in VERDICT_METRICS
     }
-    with status_line("choosing thresholds"):
-        points = find_points(rows, images, resamples)
+    images = evidence.images
     return Comparison(
-        selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings,
-        points, votes=find_votes(rows, evidence, weights),
-    )  # fmt: skip
+        selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings
+    )
 
 
 def _figures(

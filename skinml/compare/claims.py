@@ -10,10 +10,11 @@ import numpy as np
 
 from skinml.compare.caveats import name_cells
 from skinml.compare.comparison import VERDICT_METRICS, Comparison, Row, Test
+from skinml.compare.evidence import shares_of
 from skinml.compare.paired import ALPHA, p_equals
 from skinml.compare.repeats import LEAST_SEEDS
-from skinml.compare.runs import CellName
-from skinml.compare.settings import unlike
+from skinml.compare.runs import CellName, paper_grid
+from skinml.compare.settings import runs_compared, unlike
 from skinml.compare.standing import seen_from
 from skinml.compare.tables import is_papers
 from skinml.evaluation.metrics import metric_title
@@ -23,13 +24,21 @@ BEST = CellName("nasnetmobile", 16)
 
 
 def claims(comparison: Comparison) -> list[str]:
-    """A sentence or two for each claim; none where the paper's protocol or its images are not."""
+    """A sentence or two for each claim; none where the paper's protocol or its images are not.
+
+    They are judged among the paper's own cells, as what it did not have says nothing of it.
+    """
     protocol = comparison.selection.runs[0].tags["protocol"]
     if not is_papers(comparison) or protocol != "paper" or len(comparison.rows) < 2:
         return []
+    judged = comparison.papers or comparison
+    if not set(paper_grid()) & {row.cell for row in judged.rows}:
+        return []
+    among = " (among the paper's own configurations)" if comparison.papers else ""
     return [
-        f"The paper says that batch size {SMALL} does better than {LARGE}: {_smaller(comparison)}",
-        f"The paper says that {BEST} is the best: {_best(comparison)}",
+        f"The paper says that batch size {SMALL} does better than {LARGE}{among}: "
+        f"{_smaller(judged)}",
+        f"The paper says that {BEST} is the best{among}: {_best(judged)}",
     ]
 
 
@@ -55,27 +64,47 @@ def _smaller(comparison: Comparison) -> str:
     apart = unlike([(first.runs, second.runs) for first, second in both])
     told = "; ".join(_told(test, apart) for test in tests)
     with_mute = f" {name_cells(mute)} answer one class to nearly every image." if mute else ""
-    return f"{told} (of {models}).{_of_each(both)}{_limits(tests, apart)}{with_mute}"
+    text = f"{told} (of {models}).{_of_each(both)}{_repetitions(both, tests)}"
+    return f"{text}{_limits(tests, apart)}{with_mute}"
 
 
 def _of_each(both: Sequence[tuple[Row, Row]]) -> str:
-    """The difference of each network, where several are pooled: one may make all of it."""
+    """The difference of each network, where several are pooled: one may make all of it.
+
+    Of the same paired runs as the pooled one, which is their mean.
+    """
     if len(both) < 2:
         return ""
     told = []
     for metric in VERDICT_METRICS:
-        each = ", ".join(
-            f"{a.cell.model} {a.values[metric].value - b.values[metric].value:+.3f}"
-            for a, b in both
-        )
+        each = ", ".join(f"{a.cell.model} {_paired_difference(a, b, metric):+.3f}" for a, b in both)
         told.append(f"by {_title(metric)} {each}")
     return f" Of each: {'; '.join(told)}.".replace("-", "−")
+
+
+def _repetitions(both: Sequence[tuple[Row, Row]], tests: Sequence[Test]) -> str:
+    """What a test over images and runs took for repetitions, where networks stand in for seeds."""
+    seeds = [len(runs_compared(first.runs, second.runs)[0]) for first, second in both]
+    if min(seeds) >= LEAST_SEEDS or any(test.seeds < LEAST_SEEDS for test in tests):
+        return ""
+    each = min(seeds) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    return f" The repetitions are {len(both)} networks, {each} seed{'' if each == 1 else 's'} each."
+
+
+def _paired_difference(a: Row, b: Row, metric: str) -> float:
+    means = []
+    for row, runs in zip((a, b), runs_compared(a.runs, b.runs), strict=True):
+        values = [row.by_run[row.runs.index(run)][metric] for run in runs]
+        means.append(float(np.average(values, weights=shares_of(runs))))
+    return means[0] - means[1]
 
 
 def _best(comparison: Comparison) -> str:
     row = next((row for row in comparison.rows if row.cell == BEST), None)
     if row is None:
         return "nothing can be said, as it was not trained here."
+    if len(comparison.rows) < 2:
+        return f"nothing can be said, as no other of the paper's was trained here.{_weights(row)}"
     if row.one_class:
         return f"nothing can be said, as it answers {row.one_answer} here.{_weights(row)}"
     told, own_tests = [], []
