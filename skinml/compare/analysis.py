@@ -28,10 +28,10 @@ from skinml.compare.comparison import (
     Value,
 )
 from skinml.compare.differences import (
-    contrast_tests,
     group_alike,
     pairwise_tests,
     planned_contrasts,
+    planned_tests,
 )
 from skinml.compare.evidence import Evidence, Images, interval_over_images, shares_of
 from skinml.compare.paired import ALPHA
@@ -97,7 +97,7 @@ def _compared(
         question: tuple(
             test
             for metric in VERDICT_METRICS
-            for test in contrast_tests(metric, contrasts, evidence)
+            for test in planned_tests(metric, contrasts, evidence, groups[metric])
         )
         for question, contrasts in planned_contrasts(rows).items()
     }

@@ -110,13 +110,21 @@ def _best(comparison: Comparison) -> str:
     told, own_tests = [], []
     for metric in VERDICT_METRICS:
         title = _title(metric)
+        alike = {str(group[0]): group for group in comparison.standings[metric].alike}
+        # Cells that answer alike are tested under the name of their first.
+        name = next((first for first, group in alike.items() if BEST in group), str(BEST))
         own = [
-            seen_from(str(BEST), test)
+            seen_from(name, test)
             for test in comparison.pairs
-            if test.metric == metric and str(BEST) in (test.first, test.second)
+            if test.metric == metric and name in (test.first, test.second)
         ]
         own_tests += own
-        better = [test.second for test in own if test.p_images_holm < ALPHA and test.difference < 0]
+        better = [
+            str(cell)
+            for test in own
+            if test.p_images_holm < ALPHA and test.difference < 0
+            for cell in alike.get(test.second, (test.second,))
+        ]
         if comparison.standings[metric].winner == BEST:
             told.append(f"shown by {title}")
         elif better:

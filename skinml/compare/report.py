@@ -62,8 +62,8 @@ _GLOSSARY = (
     "networks as trained were equally good.",
     "p over images and runs: the same if the configurations were equally good, with other images "
     f"and trained anew; by the spread of the runs. It takes {LEAST_SEEDS} repetitions: pairs of "
-    "runs with the same seed, less one for every split after the first; a pooled question has pairs "
-    "of several networks or batch sizes, and so repetitions from one seed of each.",
+    "runs with the same seed, less one for every split after the first; a pooled question has "
+    "pairs of several networks or batch sizes, and so repetitions from one seed of each.",
     "Holm: the p-value corrected for the number of tests of one metric and question.",
     "McNemar's test, exact swaps: exact tests of accuracy on the same images, of single runs and "
     "of means over runs. DeLong's test: of AUCs on the same images.",

@@ -91,14 +91,22 @@ def find_verdict(
         value = f"{top.values[metric].value:.3f}"
         why = f"no winner. {names} have the highest value, {value}: {which}."
         return None, f"{metric_title(metric)}: {why}"
-    own = [test for test in tests if str(top.cell) in (test.first, test.second)]
-    wins, why = _wins(top, metric, [seen_from(str(top.cell), test) for test in own], unlike)
+    # A test of cells that answer alike is one of all of them.
+    names = {str(group[0].cell): "/".join(str(row.cell) for row in group) for group in groups}
+    own = [
+        replace(seen, second=names[seen.second])
+        for test in tests
+        if str(top.cell) in (test.first, test.second) and (seen := seen_from(str(top.cell), test))
+    ]
+    wins, why = _wins(top, metric, own, unlike, sum(map(len, groups)) - 1)
     return top.cell if wins else None, f"{metric_title(metric)}: {why}"
 
 
-def _wins(top: Row, metric: str, tests: Sequence[Test], unlike: Sequence[str]) -> tuple[bool, str]:
-    """Whether the cell of the highest value wins, by its differences from all others, and why."""
-    others = tests[0].second if len(tests) == 1 else f"each of the {len(tests)} others"
+def _wins(
+    top: Row, metric: str, tests: Sequence[Test], unlike: Sequence[str], count: int
+) -> tuple[bool, str]:
+    """Whether the cell of the highest value wins, by its differences from the `count` others."""
+    others = tests[0].second if len(tests) == 1 else f"each of the {count} others"
     figure = f"{top.cell} ({top.values[metric].value:.3f})"
     if top.one_class:
         return False, f"no winner. {figure} has the highest value, and answers {top.one_answer}."
