@@ -50,7 +50,7 @@ class Analysis:
 
     `against` says how the report's verdict stands beside it: one of HOLDS, DIFFERS and REVERSED
     (another configuration wins than the report's winner), or OWN or CANNOT. `own` is what the
-    report's own analysis found.
+    report's own analysis found, `own_rule` its rule of the kept epoch.
     """
 
     rule: str
@@ -58,6 +58,7 @@ class Analysis:
     finding: Finding
     against: str
     own: Finding
+    own_rule: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def check_robustness(comparison: Comparison) -> Robustness:
             own = own or {finding.metric: finding for finding in findings}
             for finding in findings:
                 before = own[METRICS[finding.metric]]
-                found.append(Analysis(rule, images, finding, _against(finding, before), before))
+                against = _against(finding, before)
+                own_rule = next(iter(by_rule))
+                found.append(Analysis(rule, images, finding, against, before, own_rule))
     return Robustness(tuple(found), tuple(left_out))
 
 
@@ -244,10 +247,10 @@ def _as_trained(others: Sequence[Analysis]) -> str:
     shown = [each for each in others if each.finding.shown == own.shown]
     differing = [_change(each) for each in others if each not in highest or each not in shown]
     return (
-        f"{who} could have named a winner, as {why}. Of the {len(others)} others than the "
-        f"report's, {len(highest)} have the highest value of the same cell ("
-        f"{'/'.join(map(str, sorted(own.best)))}), and {len(shown)} show the same differences over "
-        f"images{': not ' if differing else ''}{'; '.join(differing)}."
+        f"{who} could have named a winner, as {why}. The highest value is of the same cell "
+        f"({'/'.join(map(str, sorted(own.best)))}) in {len(highest) or 'none'} of the "
+        f"{len(others)} analyses beside the report's, and the same differences are shown over "
+        f"images in {len(shown) or 'none'}{': not ' if differing else ''}{'; '.join(differing)}."
     )
 
 
@@ -269,9 +272,8 @@ def _disagreement(each: Analysis) -> str:
 
 
 def _name(each: Analysis) -> str:
-    return f"by {metric_title(each.finding.metric)}, test images {each.images}, epoch kept " + (
-        _rule(each.rule)
-    )
+    name = f"by {metric_title(each.finding.metric)}, test images {each.images}"
+    return name if each.rule == each.own_rule else f"{name}, epoch kept {_rule(each.rule)}"
 
 
 def as_rows(found: Robustness) -> list[dict[str, str | None]]:

@@ -92,12 +92,10 @@ def find_verdict(
         why = f"no winner. {names} have the highest value, {value}: {which}."
         return None, f"{metric_title(metric)}: {why}"
     # A test of cells that answer alike is one of all of them.
-    names = {str(group[0].cell): "/".join(str(row.cell) for row in group) for group in groups}
-    own = [
-        replace(seen, second=names[seen.second])
-        for test in tests
-        if str(top.cell) in (test.first, test.second) and (seen := seen_from(str(top.cell), test))
-    ]
+    named = {str(group[0].cell): "/".join(str(row.cell) for row in group) for group in groups}
+    name = str(top.cell)
+    seen = [seen_from(name, test) for test in tests if name in (test.first, test.second)]
+    own = [replace(test, second=named[test.second]) for test in seen]
     wins, why = _wins(top, metric, own, unlike, sum(map(len, groups)) - 1)
     return top.cell if wins else None, f"{metric_title(metric)}: {why}"
 
@@ -173,7 +171,7 @@ def why_none_can_win(tests: Sequence[Test], unlike: Sequence[str]) -> str:
     if max(fewest.values()) < LEAST_SEEDS:
         why.append(
             f"it takes {LEAST_SEEDS} pairs of runs with the same seeds, which no configuration "
-            "has with each other one"
+            "has with all others"
         )
     return ", and ".join(why)
 
