@@ -11,7 +11,7 @@ unequal numbers of seeds a split are not told apart by how hard the splits are.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,20 +24,28 @@ from skinml.compare.comparison import (
     Comparison,
     Latency,
     Row,
+    Test,
     Value,
 )
 from skinml.compare.differences import (
-    contrast_tests,
     group_alike,
     pairwise_tests,
     planned_contrasts,
+    planned_tests,
 )
 from skinml.compare.evidence import Evidence, Images, interval_over_images, shares_of
+from skinml.compare.paired import ALPHA
 from skinml.compare.points import find_points
 from skinml.compare.repeats import Components
-from skinml.compare.runs import CellName, RunRecord
+from skinml.compare.runs import CellName, RunRecord, paper_grid
 from skinml.compare.selection import Selection
-from skinml.compare.standing import find_verdict, highest_rows, standing_of
+from skinml.compare.settings import differences_of
+from skinml.compare.standing import (
+    find_verdict,
+    highest_rows,
+    standing_of,
+    why_none_can_win,
+)
 from skinml.compare.votes import find_votes, gain_metrics
 from skinml.evaluation.metrics import evaluate, reported
 from skinml.evaluation.statistics import (
@@ -54,6 +62,27 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
     evidence = Evidence(images, {})
     weights = bootstrap_weights(len(images.ids), resamples)
     rows, draws = _figures(selection, names, evidence, weights)
+    found = _compared(selection, rows, draws, evidence)
+    own = [number for number, row in enumerate(rows) if row.cell in paper_grid()]
+    papers = None
+    if 0 < len(own) < len(rows):
+        cells = {rows[number].cell: rows[number].runs for number in own}
+        only = replace(selection, cells=cells, differences=differences_of(cells))
+        papers = _compared(
+            only, [rows[number] for number in own], [draws[number] for number in own], evidence
+        )
+    with status_line("choosing thresholds"):
+        points = find_points(rows, images, resamples)
+    return replace(found, points=points, votes=find_votes(rows, evidence, weights), papers=papers)
+
+
+def _compared(
+    selection: Selection,
+    rows: Sequence[Row],
+    draws: Sequence[dict[str, np.ndarray]],
+    evidence: Evidence,
+) -> Comparison:
+    """The tests of some cells, and where each stands among them."""
     of_cell = {
         metric: {row.cell: evidence.of_cell(metric, row.runs) for row in rows}
         for metric in VERDICT_METRICS
@@ -68,7 +97,7 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         question: tuple(
             test
             for metric in VERDICT_METRICS
-            for test in contrast_tests(metric, contrasts, evidence)
+            for test in planned_tests(metric, contrasts, evidence, groups[metric])
         )
         for question, contrasts in planned_contrasts(rows).items()
     }
@@ -84,12 +113,10 @@ def analyse(selection: Selection, resamples: int = RESAMPLES) -> Comparison:
         )
         for metric in VERDICT_METRICS
     }
-    with status_line("choosing thresholds"):
-        points = find_points(rows, images, resamples)
+    images = evidence.images
     return Comparison(
-        selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings,
-        points, votes=find_votes(rows, evidence, weights),
-    )  # fmt: skip
+        selection, tuple(rows), len(images.ids), images.class_counts, pairs, planned, standings
+    )
 
 
 def _figures(
@@ -129,12 +156,19 @@ def _figures(
 
 @dataclass(frozen=True)
 class Finding:
-    """What a metric says of a selection: which cell has the highest value, and whether one wins."""
+    """What a metric says of a selection: which cell has the highest value, and whether one wins.
+
+    `best` are the cells of the highest value, `shown` the pairs (better, worse) whose difference is
+    shown over images; `cannot` says why none could have won, and is empty where one could.
+    """
 
     metric: str
     highest: str
     winner: CellName | None
     verdict: str
+    best: frozenset[CellName]
+    shown: frozenset[tuple[CellName, CellName]]
+    cannot: str
 
 
 def find_verdicts(selection: Selection, metrics: Sequence[str]) -> list[Finding]:
@@ -156,9 +190,31 @@ def find_verdicts(selection: Selection, metrics: Sequence[str]) -> list[Finding]
         winner, verdict = find_verdict(metric, groups, tests, tuple(selection.differences))
         best = highest_rows(metric, rows)
         value = f" {best[0].values[metric].value:.3f}" if best else ""
-        found.append(Finding(metric, "/".join(str(row.cell) for row in best) + value, winner,
-                             verdict))  # fmt: skip
+        found.append(
+            Finding(
+                metric,
+                "/".join(str(row.cell) for row in best) + value,
+                winner,
+                verdict,
+                frozenset(row.cell for row in best),
+                _shown(tests, groups),
+                why_none_can_win(tests, tuple(selection.differences)),
+            )
+        )
     return found
+
+
+def _shown(
+    tests: Sequence[Test], groups: Sequence[Sequence[Row]]
+) -> frozenset[tuple[CellName, CellName]]:
+    """The pairs (better, worse) shown over images, those of every cell of a group alike."""
+    members = {str(group[0].cell): [row.cell for row in group] for group in groups}
+    found = set()
+    for test in tests:
+        if test.p_images_holm < ALPHA:
+            pair = (test.first, test.second) if test.difference > 0 else (test.second, test.first)
+            found |= {(a, b) for a in members[pair[0]] for b in members[pair[1]]}
+    return frozenset(found)
 
 
 def _classes(runs: Sequence[RunRecord]) -> tuple[str, ...]:

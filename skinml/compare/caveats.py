@@ -68,14 +68,7 @@ def caveats(comparison: Comparison) -> list[str]:
         f"seed{'s' if seeds > 1 else ''} of each configuration. Intervals and p-values over images "
         "are about these networks as trained."
     )
-    if comparison.pairs:
-        lines.append(
-            "P-values over images and runs are about the configurations, trained anew and tested "
-            f"on other images. They take {LEAST_SEEDS} pairs of runs with the same seeds on one "
-            "split; the difference is then the mean over the pairs. One seed on several splits "
-            "counts as one. Holm's correction is over all tests of one metric and question; cells "
-            "that answer alike are tested once."
-        )
+    lines += _on_tests(comparison)
     spread = [row.values["accuracy"].sd_seeds for row in comparison.rows]
     known = [sd for sd in spread if sd is not None]
     if known:
@@ -95,7 +88,8 @@ def caveats(comparison: Comparison) -> list[str]:
     elif first.tags["protocol"] == "challenge":
         lines.append("The paper tested on a pooled split, not on the official parts used here.")
     elif (images := len(first.predictions.labels)) != 550:
-        lines.append(f"The paper's figures allow a test of 550 images; here there are {images}.")
+        are = "is" if images == 1 else "are"
+        lines.append(f"The paper's figures allow a test of 550 images; here there {are} {images}.")
     else:
         lines.append("As many test images as the paper's figures imply, but not the same ones.")
     dirty = sorted({str(run.cell) for run in runs if run.params.get("git_clean") == "false"})
@@ -112,6 +106,26 @@ def caveats(comparison: Comparison) -> list[str]:
     if selection.left_out:
         lines.append(f"Left out: {'; '.join(selection.left_out)}.")
     lines += [f"{sentence}." for sentence in selection.code]
+    return lines
+
+
+def _on_tests(comparison: Comparison) -> list[str]:
+    """What the tests over images and runs take, and which runs they are of."""
+    lines = []
+    if comparison.pairs:
+        lines.append(
+            "P-values over images and runs are about the configurations, trained anew and tested "
+            f"on other images. They take {LEAST_SEEDS} repetitions: pairs of runs with the same "
+            "seed, less one for every split after the first; a pooled question has as many pairs "
+            "of a seed as it has networks or batch sizes. The difference is then the mean over the "
+            "pairs. Holm's correction is over all tests of one metric and question; cells that "
+            "answer alike are tested once."
+        )
+    if len({frozenset(run.repetition for run in row.runs) for row in comparison.rows}) > 1:
+        lines.append(
+            "Not all cells have the same seeds: a test uses only the runs whose seeds both sides "
+            "have, where they share any, so that its difference need not be that of the table."
+        )
     return lines
 
 

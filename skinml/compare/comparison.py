@@ -209,7 +209,11 @@ class SamePicture(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report says, computed from predictions tables."""
+    """Everything that a report says, computed from predictions tables.
+
+    `papers` is the same of the paper's own cells alone, where there are others besides: its tests,
+    corrected for their own number, are what the paper's claims are judged by.
+    """
 
     selection: Selection
     rows: tuple[Row, ...]
@@ -221,6 +225,7 @@ class Comparison:
     points: Points | None = None
     pictures: tuple[SamePicture, ...] = ()
     votes: dict[CellName, Vote] = field(default_factory=dict)
+    papers: "Comparison | None" = None
 
     @property
     def device(self) -> str:

@@ -1,7 +1,8 @@
 """Which differences are tested, and their tests: all pairs of cells, the paper's own questions."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from skinml.evaluation.statistics import LEAST_OF_A_CLASS, carriers_of
 from skinml.evaluation.testing import holm
 
 Contrast = tuple[tuple[str, str], list[tuple[Row, Row]]]
+
+Kind = tuple[tuple[int, int], ...]
 
 
 def planned_contrasts(rows: Sequence[Row]) -> dict[str, list[Contrast]]:
@@ -70,6 +73,57 @@ def pairwise_tests(metric: str, groups: Sequence[Sequence[Row]], evidence: Evide
         for a, b in itertools.combinations(groups, 2)
     ]
     return contrast_tests(metric, contrasts, evidence)
+
+
+def planned_tests(
+    metric: str,
+    contrasts: Sequence[Contrast],
+    evidence: Evidence,
+    groups: Sequence[Sequence[Row]],
+) -> list[Test]:
+    """Test planned contrasts, those of the same cells as one, and of cells that are alike as none.
+
+    `groups` are the cells that the metric cannot tell apart (`group_alike`).
+    """
+    number = {row.cell: place for place, group in enumerate(groups) for row in group}
+    kinds: dict[Kind, Contrast] = {}
+    orders = []
+    for names, cells in contrasts:
+        kind = _kind(cells, number)
+        flipped = _kind([(b, a) for a, b in cells], number)
+        orders.append((min(kind, flipped), kind > flipped))
+        # Each is tested in one direction, whichever it is asked in first.
+        ahead = [(b, a) for a, b in cells] if kind > flipped else cells
+        kinds.setdefault(min(kind, flipped), (names, ahead))
+    found: dict[Kind, Test] = {}
+    for kind, contrast in kinds.items():
+        if all(a == b for a, b in kind):
+            [test] = contrast_tests(metric, [contrast], evidence)
+            if abs(test.difference) < 1e-12:
+                found[kind] = test
+    rest = [kind for kind in kinds if kind not in found]
+    tests = contrast_tests(metric, [kinds[kind] for kind in rest], evidence)
+    found |= dict(zip(rest, tests, strict=True))
+    return [
+        _named(found[kind], names, backward)
+        for (kind, backward), (names, _) in zip(orders, contrasts, strict=True)
+    ]
+
+
+def _kind(cells: Sequence[tuple[Row, Row]], number: Mapping[CellName, int]) -> Kind:
+    """What a contrast is of: the groups of cells on both sides, whatever its order of networks."""
+    return tuple(sorted((number[a.cell], number[b.cell]) for a, b in cells))
+
+
+def _named(test: Test, names: tuple[str, str], backward: bool) -> Test:
+    """A test under the names of one contrast that it is of, in its direction."""
+    first, second = names
+    if not backward:
+        return replace(test, first=first, second=second)
+    return replace(
+        test, first=first, second=second, difference=-test.difference, low=-test.high,
+        high=-test.low,
+    )  # fmt: skip
 
 
 def contrast_tests(metric: str, contrasts: Sequence[Contrast], evidence: Evidence) -> list[Test]:

@@ -51,15 +51,33 @@ def groups_section(rows: Sequence[Row]) -> Iterator[Block]:
             [*names_of(row), *(_cell(of_cell.get(key, [])) for key in known)]
             for row, of_cell in zip(rows, found, strict=True)
         ]
-        summary = f"By group, {title}: {_differing(columns, lines)}"
+        summary = f"By group, {title}: {_differing(columns, lines, _tested(known, found))}"
         table = Table(title, columns, lines, labels=2)
         yield Details(summary, (table,), instead="--format html has them all")
 
 
-def _differing(columns: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
-    """Which groups are shown to differ, each with the cells in which they do."""
+def _tested(keys: Sequence[tuple[str, str, str]], cells: Sequence[_Found]) -> list[int]:
+    """The places of the groups to tell of: of two that are all there are, the first.
+
+    Each of them is the rest of the other, so that one test would be told twice.
+    """
+    told: dict[tuple[str, ...], int] = {}
+    for place, key in enumerate(keys):
+        tests = (
+            f"{figure.p:.9g} {abs(figure.difference.value):.9g}"
+            for of_cell in cells
+            for figure in of_cell.get(key, ())
+        )
+        told.setdefault((key[0], *tests), place)
+    return list(told.values())
+
+
+def _differing(
+    columns: Sequence[str], lines: Sequence[Sequence[Cell]], tested: Sequence[int]
+) -> str:
+    """Which of the groups `tested` are shown to differ, each with the cells in which they do."""
     found = []
-    for number, name in enumerate(columns[2:], 2):
+    for number, name in ((place + 2, columns[place + 2]) for place in tested):
         if cells := [f"{line[0].text}-{line[1].text}" for line in lines if line[number].bold]:
             found.append(f"{name} ({', '.join(cells)})")
     if not found:

@@ -115,6 +115,8 @@ class Influences:
 
 def _accuracy(seen: Influences) -> np.ndarray:
     count = len(seen.right)
+    if count < 2:
+        return np.full(count, np.nan)  # One image has no spread.
     return (seen.right - seen.right.mean()) / math.sqrt(count * (count - 1))
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from skinml.base.names import short_id
+from skinml.compare.averages import averages_section
 from skinml.compare.caveats import caveats, missing_cells, name_cells, one_class
 from skinml.compare.claims import claims
 from skinml.compare.comparison import VERDICT_METRICS, Comparison, Standing
+from skinml.compare.differences import planned_contrasts
 from skinml.compare.document import (
     Block,
     Cell,
@@ -26,8 +28,8 @@ from skinml.compare.points import points_section
 from skinml.compare.repeats import LEAST_SEEDS
 from skinml.compare.robust import Robustness, robustness
 from skinml.compare.runs import CellName
+from skinml.compare.settings import unlike
 from skinml.compare.tables import (
-    averages_table,
     class_columns,
     common_device,
     cost_table,
@@ -59,8 +61,9 @@ _GLOSSARY = (
     "p over images: how often a difference as large or larger would be seen on such images if the "
     "networks as trained were equally good.",
     "p over images and runs: the same if the configurations were equally good, with other images "
-    f"and trained anew; by the spread of the runs. It takes {LEAST_SEEDS} pairs of runs with the "
-    "same seeds on one split; a pooled question has pairs of several networks or batch sizes.",
+    f"and trained anew; by the spread of the runs. It takes {LEAST_SEEDS} repetitions: pairs of "
+    "runs with the same seed, less one for every split after the first; a pooled question has "
+    "pairs of several networks or batch sizes, and so repetitions from one seed of each.",
     "Holm: the p-value corrected for the number of tests of one metric and question.",
     "McNemar's test, exact swaps: exact tests of accuracy on the same images, of single runs and "
     "of means over runs. DeLong's test: of AUCs on the same images.",
@@ -121,7 +124,7 @@ def make_report(
         cost_table(comparison),
         *picture("pareto"),
         *_how_latency(comparison),
-        *(_all_averages(comparison) if several else ()),
+        *(averages_section(comparison) if several else ()),
         *_planned(comparison),
         *([Heading("Who is best?"), standings_table(comparison)] if several else ()),
         *picture("ranks"),
@@ -239,13 +242,26 @@ def _planned(comparison: Comparison) -> list[Block]:
     if not tables:
         return []
     title = "The paper's own questions" if papers_values(comparison) else "Batch size and network"
-    unlike = ", ".join(comparison.selection.differences)
-    caveat = Text(
-        f"Not all runs were trained alike ({unlike}): a difference here is not one of the batch "
-        "size or of the network alone."
-    )
-    heading = Heading(title)
-    return [heading, *tables, caveat] if unlike else [heading, *tables]
+    return [Heading(title), *tables, *_not_alike(comparison)]
+
+
+def _not_alike(comparison: Comparison) -> list[Block]:
+    """Which planned differences are of more than the batch size or network, and by what settings.
+
+    Of each only its own cells are asked: what other cells were trained with is nothing to it.
+    """
+    found: dict[str, list[str]] = {}
+    for contrasts in planned_contrasts(comparison.rows).values():
+        for (first, second), cells in contrasts:
+            if apart := unlike([(a.runs, b.runs) for a, b in cells]):
+                found.setdefault(", ".join(apart), []).append(f"{first} minus {second}")
+    return [
+        Text(
+            f"Not trained alike ({settings}): {'; '.join(names)}. Such a difference is not one of "
+            "the batch size or of the network alone."
+        )
+        for settings, names in found.items()
+    ]
 
 
 def _any_sd(comparison: Comparison) -> bool:
@@ -259,32 +275,14 @@ def _test_set(comparison: Comparison) -> str:
     most = max(comparison.class_counts.values()) / comparison.images
     splits = sorted({run.tags["split"] for run in comparison.selection.runs})
     return (
-        f"Test part: {comparison.images} images ({counts}) of split {', '.join(splits)}; always "
+        f"Test part: {_images(comparison)} ({counts}) of split {', '.join(splits)}; always "
         f"answering the commonest class would be {100 * most:.1f} % right. Data digest "
         f"{comparison.selection.runs[0].tags['data_digest']}."
     )
 
 
-def _all_averages(comparison: Comparison) -> list[Block]:
-    """Means over models and batch sizes, where they are of several cells."""
-    keys: dict[str, Callable[[CellName], str]] = {
-        "By model": lambda cell: cell.model,
-        "By batch size": lambda cell: f"batch size {cell.batch_size}",
-    }
-    published = papers_values(comparison)
-    cells = [row.cell for row in comparison.rows]
-    tables = [
-        averages_table(comparison, title, key)
-        for title, key in keys.items()
-        if len({key(cell) for cell in cells}) < len(cells)
-    ]
-    if not tables:
-        return []
-    return [
-        Heading("Averages, as the paper discusses them" if published else "Averages"),
-        *tables,
-        *([Text("The paper's averages are over the same cells.")] if published else []),
-    ]
+def _images(comparison: Comparison) -> str:
+    return "1 image" if comparison.images == 1 else f"{comparison.images} images"
 
 
 def _how_latency(comparison: Comparison) -> list[Block]:
@@ -306,7 +304,7 @@ def _detectable(comparison: Comparison) -> list[str]:
             continue
         lines.append(
             f"{metric_title(metric)}: the smallest difference between two of these networks that "
-            f"{comparison.images} images show with 80 % power is {standing.detectable:.3f} in a "
+            f"{_images(comparison)} show with 80 % power is {standing.detectable:.3f} in a "
             f"single test{_among_all(standing)} (for a pair whose standard error is the median of "
             "the pairs that differ)."
         )

@@ -5,6 +5,7 @@ epoch kept by another rule (a multiverse analysis; Steegen, Tuerlinckx, Gelman &
 Perspectives on Psychological Science 2016, 11:702-712). Each analysis tests as the report does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -39,19 +40,25 @@ RULES: tuple[str, ...] = next(
 
 HOLDS, DIFFERS, REVERSED = "holds", "does not hold", "reversed"
 
+# What is no support of a verdict: the report's own analysis, and one that could not name a winner.
+OWN, CANNOT = "this one", "could name none"
+
 
 @dataclass(frozen=True)
 class Analysis:
     """One way to ask: the metric, the rule of the kept epoch, the test images, and the answer.
 
     `against` says how the report's verdict stands beside it: one of HOLDS, DIFFERS and REVERSED
-    (another configuration wins than the report's winner).
+    (another configuration wins than the report's winner), or OWN or CANNOT. `own` is what the
+    report's own analysis found, `own_rule` its rule of the kept epoch.
     """
 
     rule: str
     images: str
     finding: Finding
     against: str
+    own: Finding
+    own_rule: str
 
 
 @dataclass(frozen=True)
@@ -64,23 +71,35 @@ class Robustness:
 
 def check_robustness(comparison: Comparison) -> Robustness:
     """Ask for a verdict in every way that the tables allow."""
-    winners = {metric: standing.winner for metric, standing in comparison.standings.items()}
     by_rule, left_out = _by_rule(comparison.selection)
-    found = []
+    found: list[Analysis] = []
+    own: dict[str, Finding] = {}
     for rule, selection in by_rule.items():
         for images, part, missing in _test_parts(selection):
             left_out += [text for text in missing if text not in left_out]
             if part is None:
                 continue
             classes = part.runs[0].predictions.classes
-            asked = [name for name in METRICS if name in tested(classes)]
-            for finding in find_verdicts(part, asked):
-                before = winners[METRICS[finding.metric]]
-                against = HOLDS if finding.winner == before else DIFFERS
-                if before and finding.winner and finding.winner != before:
-                    against = REVERSED
-                found.append(Analysis(rule, images, finding, against))
+            findings = find_verdicts(part, [name for name in METRICS if name in tested(classes)])
+            # The report's runs on all its images come first.
+            own = own or {finding.metric: finding for finding in findings}
+            for finding in findings:
+                before = own[METRICS[finding.metric]]
+                against = _against(finding, before)
+                own_rule = next(iter(by_rule))
+                found.append(Analysis(rule, images, finding, against, before, own_rule))
     return Robustness(tuple(found), tuple(left_out))
+
+
+def _against(finding: Finding, own: Finding) -> str:
+    """How the report's verdict stands beside a finding."""
+    if finding is own:
+        return OWN
+    if finding.cannot:
+        return CANNOT
+    if finding.winner == own.winner:
+        return HOLDS
+    return REVERSED if finding.winner and own.winner else DIFFERS
 
 
 def _by_rule(selection: Selection) -> tuple[dict[str, Selection], list[str]]:
@@ -168,7 +187,7 @@ def robustness(comparison: Comparison, found: Robustness) -> list[Block]:
             Cell(_rule(each.rule)),
             Cell(each.finding.highest),
             Cell(f"{each.finding.winner} wins" if each.finding.winner else "no winner"),
-            Cell(each.against, bold=each.against != HOLDS),
+            Cell(each.against, bold=each.against in (DIFFERS, REVERSED)),
         ]
         for each in found.analyses
     ]
@@ -190,21 +209,71 @@ def robustness(comparison: Comparison, found: Robustness) -> list[Block]:
 
 
 def summaries(comparison: Comparison, found: Robustness) -> list[str]:
-    """In how many analyses each verdict of the report holds, and where it does not."""
+    """In how many other analyses each verdict of the report holds, and where it does not.
+
+    Only those that could have named a winner are counted. Where none could, "no winner" is no
+    finding: it is told instead whether the order of the networks as trained stays the same.
+    """
     texts = []
     for metric, standing in comparison.standings.items():
-        own = [each for each in found.analyses if METRICS[each.finding.metric] == metric]
+        title = metric_title(metric)
+        others = [
+            each
+            for each in found.analyses
+            if METRICS[each.finding.metric] == metric and each.against != OWN
+        ]
+        able = [each for each in others if each.against != CANNOT]
+        if not able:
+            texts.append(f"{title}: {_as_trained(others)}")
+            continue
         told = f"{standing.winner} wins" if standing.winner else "no winner"
-        holding = [each for each in own if each.against == HOLDS]
-        text = f"{metric_title(metric)}, {told}: holds in {len(holding)} of {len(own)} analyses"
-        others = [_disagreement(each) for each in own if each.against != HOLDS]
-        texts.append(f"{text}{': not ' if others else ''}{'; '.join(others)}.")
+        holding = [each for each in able if each.against == HOLDS]
+        text = f"{title}, {told}: holds in {len(holding)} of {len(able)} other analyses"
+        disagreeing = [_disagreement(each) for each in able if each.against != HOLDS]
+        text += f"{': not ' if disagreeing else ''}{'; '.join(disagreeing)}."
+        if unable := [each for each in others if each.against == CANNOT]:
+            text += f" {len(unable)} more could name none, as {unable[0].finding.cannot}."
+        texts.append(text)
     return texts
+
+
+def _as_trained(others: Sequence[Analysis]) -> str:
+    """What stays the same of the networks as trained, where no configuration could have won."""
+    if not others:
+        return "there is no other analysis."
+    own, why = others[0].own, others[0].finding.cannot
+    who = "no analysis" if own.cannot else "no other analysis than the report's"
+    highest = [each for each in others if each.finding.best == own.best]
+    shown = [each for each in others if each.finding.shown == own.shown]
+    differing = [_change(each) for each in others if each not in highest or each not in shown]
+    return (
+        f"{who} could have named a winner, as {why}. The highest value is of the same cell "
+        f"({'/'.join(map(str, sorted(own.best)))}) in {len(highest) or 'none'} of the "
+        f"{len(others)} analyses beside the report's, and the same differences are shown over "
+        f"images in {len(shown) or 'none'}{': not ' if differing else ''}{'; '.join(differing)}."
+    )
+
+
+def _change(each: Analysis) -> str:
+    """What an analysis says otherwise than the report's own of the networks as trained."""
+    told = []
+    if each.finding.best != each.own.best:
+        told.append(f"highest {each.finding.highest}")
+    if lost := len(each.own.shown - each.finding.shown):
+        told.append(f"{lost} of {len(each.own.shown)} not shown")
+    if more := len(each.finding.shown - each.own.shown):
+        told.append(f"{more} more shown")
+    return f"{_name(each)} ({', '.join(told)})"
 
 
 def _disagreement(each: Analysis) -> str:
     winner = f"{each.finding.winner} wins" if each.finding.winner else "no winner"
-    return f"by {metric_title(each.finding.metric)}, test images {each.images} ({winner})"
+    return f"{_name(each)} ({winner})"
+
+
+def _name(each: Analysis) -> str:
+    name = f"by {metric_title(each.finding.metric)}, test images {each.images}"
+    return name if each.rule == each.own_rule else f"{name}, epoch kept {_rule(each.rule)}"
 
 
 def as_rows(found: Robustness) -> list[dict[str, str | None]]:

@@ -150,6 +150,10 @@ RECIPE = tuple(
 _LONGEST_TEXT = 6000
 
 
+# The parameters that a comparison reads as whole numbers, where a run has them.
+_COUNTS = (*REPEATED, "test_images_seen_in_training")
+
+
 def make_record(
     run_id: Any,
     started: Any,
@@ -180,6 +184,9 @@ def make_record(
     for name in ("batch_size", "seed"):
         if not re.fullmatch("[0-9]{1,9}", tags[name]):
             raise ValueError(f"{name}={excerpt(tags[name])}: expected a whole number")
+    for name in _COUNTS:
+        if name in params and not re.fullmatch("[0-9]{1,9}", params[name]):
+            raise ValueError(f"{name}={excerpt(params[name])}: expected a whole number")
     for name, value in metrics.items():
         # An undefined one is null in a file.
         if value is not None and not isinstance(value, int | float):

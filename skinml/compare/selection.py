@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from skinml.base.errors import NoAnswer, UserError
 from skinml.compare.runs import _BEFORE, CELL, RECIPE, REPEATED, CellName, RunRecord, paper_grid
+from skinml.compare.settings import differences_of
 from skinml.config import options_given
 from skinml.training.code_digest import common_part, trained_by, why_same
 
@@ -127,7 +128,7 @@ def select(runs: Sequence[RunRecord], grid: Sequence[CellName] | None = None) ->
         tuple(name for name in grid if name not in chosen),
         tuple(left_out),
         _other_code([run for runs in cells.values() for run in runs]),
-        _differences(cells),
+        differences_of(cells),
         tuple(same),
     )
 
@@ -179,33 +180,6 @@ def _other_code(runs: Sequence[RunRecord]) -> tuple[str, ...]:
             told[text] += count
     of = f"of {len(runs)} runs" if len(runs) > 1 else "run"
     return tuple(f"{count} {of}: {text}" for text, count in told.items())
-
-
-def _differences(
-    cells: dict[CellName, tuple[RunRecord, ...]],
-) -> dict[str, dict[str, tuple[CellName, ...]]]:
-    """Settings, and what else decides a result, that are not the same in every cell.
-
-    A weights file is one network's: those of two networks do not count as a difference, two of one
-    network do.
-    """
-    files: dict[str, set[str]] = {}
-    for run in (run for runs in cells.values() for run in runs):
-        files.setdefault(run.cell.model, set()).update(run.weights_files)
-    found = {}
-    for name in (*RECIPE, "training_digest", "device_kind"):
-        values: dict[str, list[CellName]] = {}
-        for cell, runs in cells.items():
-            for run in runs:
-                value = run.training_code if name == "training_digest" else run.setting(name)
-                if name == "weights":
-                    several = len(files[cell.model]) > 1
-                    value = " ".join((run.weights_kind, *(run.weights_files if several else ())))
-                if cell not in values.setdefault(value, []):
-                    values[value].append(cell)
-        if len(values) > 1:
-            found[name] = {value: tuple(names) for value, names in values.items()}
-    return found
 
 
 def command_for(model: str, batch_sizes: Sequence[int], patterns: Sequence[RunRecord]) -> str:

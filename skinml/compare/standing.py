@@ -91,14 +91,20 @@ def find_verdict(
         value = f"{top.values[metric].value:.3f}"
         why = f"no winner. {names} have the highest value, {value}: {which}."
         return None, f"{metric_title(metric)}: {why}"
-    own = [test for test in tests if str(top.cell) in (test.first, test.second)]
-    wins, why = _wins(top, metric, [seen_from(str(top.cell), test) for test in own], unlike)
+    # A test of cells that answer alike is one of all of them.
+    named = {str(group[0].cell): "/".join(str(row.cell) for row in group) for group in groups}
+    name = str(top.cell)
+    seen = [seen_from(name, test) for test in tests if name in (test.first, test.second)]
+    own = [replace(test, second=named[test.second]) for test in seen]
+    wins, why = _wins(top, metric, own, unlike, sum(map(len, groups)) - 1)
     return top.cell if wins else None, f"{metric_title(metric)}: {why}"
 
 
-def _wins(top: Row, metric: str, tests: Sequence[Test], unlike: Sequence[str]) -> tuple[bool, str]:
-    """Whether the cell of the highest value wins, by its differences from all others, and why."""
-    others = tests[0].second if len(tests) == 1 else f"each of the {len(tests)} others"
+def _wins(
+    top: Row, metric: str, tests: Sequence[Test], unlike: Sequence[str], count: int
+) -> tuple[bool, str]:
+    """Whether the cell of the highest value wins, by its differences from the `count` others."""
+    others = tests[0].second if len(tests) == 1 else f"each of the {count} others"
     figure = f"{top.cell} ({top.values[metric].value:.3f})"
     if top.one_class:
         return False, f"no winner. {figure} has the highest value, and answers {top.one_answer}."
@@ -107,7 +113,7 @@ def _wins(top: Row, metric: str, tests: Sequence[Test], unlike: Sequence[str]) -
         return False, f"no winner. {figure} has the highest value; {_not_shown(open_, tests)}."
     weakest = max(tests, key=lambda test: test.p_images_holm)
     as_trained = (
-        f"On images like these the trained network {figure} is better than {others} "
+        f"On images like these {_networks(top, figure, tests)} better than {others} "
         f"(largest adjusted {p_equals(weakest.p_images_holm)})"
     )
     if unlike:
@@ -125,13 +131,49 @@ def _wins(top: Row, metric: str, tests: Sequence[Test], unlike: Sequence[str]) -
     if missed:
         return False, (
             f"no winner among the configurations. {as_trained}, but over {fewest.pairs} seeds and "
-            f"the images together {len(missed)} of the {len(tests)} differences are not shown."
+            f"the images together {_missed(len(missed), len(tests))} not shown."
         )
     weakest = max(tests, key=lambda test: test.p_seeds_holm)
     return True, (
         f"{figure} is better than {others}, over images like these and over {fewest.pairs} "
         f"trainings of each (largest adjusted {p_equals(weakest.p_seeds_holm)})."
     )
+
+
+def _networks(top: Row, figure: str, tests: Sequence[Test]) -> str:
+    """The trained networks that the differences are of, as many as take part in each of them."""
+    fewest, most = min(test.pairs for test in tests), max(test.pairs for test in tests)
+    if len(top.runs) == 1 or most == 1:
+        return f"the trained network {figure} is"
+    # Without a pair the differences are of all runs.
+    count = len(top.runs) if not most else fewest if fewest == most else f"{fewest} to {most}"
+    return f"the {count} trained networks of {figure} are on average"
+
+
+def _missed(missed: int, of: int) -> str:
+    if of == 1:
+        return "the one difference is"
+    return f"{missed} of the {of} differences {'is' if missed == 1 else 'are'}"
+
+
+def why_none_can_win(tests: Sequence[Test], unlike: Sequence[str]) -> str:
+    """Why no configuration could have won whatever the figures were; empty where one could."""
+    if not tests:
+        return "there is no difference to test"
+    why = []
+    if unlike:
+        why.append(f"the networks were not trained alike ({', '.join(unlike)})")
+    names = {name for test in tests for name in (test.first, test.second)}
+    fewest = {
+        name: min(test.seeds for test in tests if name in (test.first, test.second))
+        for name in names
+    }
+    if max(fewest.values()) < LEAST_SEEDS:
+        why.append(
+            f"it takes {LEAST_SEEDS} pairs of runs with the same seeds, which no configuration "
+            "has with all others"
+        )
+    return ", and ".join(why)
 
 
 def _too_few(test: Test) -> str:

@@ -25,7 +25,7 @@ from skinml.evaluation.metrics import AVERAGES, Metric, metric_title, metrics_of
 TABLE_III = tuple(row for row in AVERAGES if row.paper)
 
 
-def _scale(metric: Metric) -> tuple[float, int]:
+def scale_of(metric: Metric) -> tuple[float, int]:
     """What the paper's table multiplies a figure by, and how many decimals it prints."""
     return (100, 2) if metric.percent else (1, 4)
 
@@ -154,7 +154,7 @@ def table_iii(comparison: Comparison) -> Table:
         # The paper has no vote.
         paper = {} if isinstance(found, Vote) else published.get(cell, {})
         for metric in TABLE_III:
-            factor, decimals = _scale(metric)
+            factor, decimals = scale_of(metric)
             printed = paper.get(metric.paper)
             gap = ""
             if found:
@@ -255,32 +255,6 @@ def _latency_note(row: Row, usual: str) -> str:
     ends = [number(end, decimals) for end in (latency.low, latency.high)]
     runs = f"{'–'.join(ends)}, {latency.runs} runs" if latency.runs > 1 else "1 run"
     return runs if latency.device == usual else f"{runs}, {latency.device}"
-
-
-def averages_table(comparison: Comparison, title: str, key: Callable[[CellName], str]) -> Table:
-    groups: dict[str, list[Row]] = {}
-    for row in comparison.rows:
-        groups.setdefault(key(row.cell), []).append(row)
-    papers = papers_values(comparison)
-    published: dict[str, list[dict[str, float]]] = {}
-    for row in comparison.rows:
-        if row.cell in papers:
-            published.setdefault(key(row.cell), []).append(papers[row.cell])
-    rows = []
-    for name, members in groups.items():
-        line = [Cell(name), Cell(str(len(members)))]
-        for metric in TABLE_III:
-            factor, decimals = _scale(metric)
-            own = [factor * row.values[metric.name].value for row in members]
-            line.append(Cell(number(sum(own) / len(own), decimals)))
-            printed = [paper[metric.paper] for paper in published.get(name, [])]
-            mean = number(sum(printed) / len(printed), decimals) if printed else "–"
-            line += [Cell(mean)] if papers else []
-        rows.append(line)
-    columns = ["", "cells"]
-    for metric in TABLE_III:
-        columns += [metric.heading, "paper"] if papers else [metric.heading]
-    return Table(title, tuple(columns), rows)
 
 
 def _p_cell(p: float, note: str) -> Cell:

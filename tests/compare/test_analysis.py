@@ -13,6 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from skinml.base.errors import UserError
 from skinml.compare.analysis import analyse
+from skinml.compare.claims import claims
 from skinml.compare.comparison import VERDICT_METRICS, Comparison
 from skinml.compare.paired import format_p
 from skinml.compare.published.table import paper_values
@@ -176,6 +177,44 @@ def test_cells_that_answer_alike_are_tested_once(tmp_path: Path) -> None:
         assert standing.winner is None and np.isnan(standing.detectable)
         assert "mobilenet-16, mobilenet-32 have the highest value" in standing.verdict
         assert "they cannot be told apart" in standing.verdict
+
+
+def test_sentences_name_all_cells_that_answer_alike(tmp_path: Path) -> None:
+    """Those of a group are tested once, and none of them is passed over for that."""
+    low, middle = made_up(0.2, [1]), made_up(1.5, [1])
+    for size, table in ((16, made_up(9, [1])), (32, low), (64, low)):
+        write_run(tmp_path, table, model="mobilenet", batch_size=size, test_fraction=0.2)
+    verdict = comparison_of(tmp_path).standings["accuracy"].verdict
+    assert "is better than mobilenet-32/mobilenet-64 (largest" in verdict
+    write_run(tmp_path, middle, model="mobilenetv2", test_fraction=0.2)
+    assert "each of the 3 others" in comparison_of(tmp_path).standings["accuracy"].verdict
+    write_run(tmp_path, low, model="nasnetmobile", test_fraction=0.2)
+    found = comparison_of(tmp_path)
+    assert "otherwise, mobilenet-16, mobilenetv2-16 are better" in claims(found)[1]
+
+
+def test_planned_tests_of_the_same_answers_are_corrected_as_one(tmp_path: Path) -> None:
+    """32 is a copy of 64: 16 against either is one test, and 32 against 64 is none."""
+    low = made_up(1.0, [1])
+    for size, table in ((16, made_up(1.6, [1])), (32, low), (64, low)):
+        write_run(tmp_path, table, model="mobilenet", batch_size=size)
+    tests = [t for t in comparison_of(tmp_path).planned["batch size"] if t.metric == "accuracy"]
+    assert [(t.first[-2:], t.second[-2:]) for t in tests] == [("16", "32"), ("16", "64"),
+                                                              ("32", "64")]  # fmt: skip
+    assert [t.family for t in tests] == [1, 1, 1] and tests[0].difference > 0
+    assert tests[0].p_images_holm == tests[1].p_images_holm == tests[0].p_images < 1
+    assert tests[2].p_images_holm == 1 and tests[0].difference == tests[1].difference
+
+
+def test_a_planned_test_asked_both_ways_round_is_one(tmp_path: Path) -> None:
+    """64 is a copy of 16: the differences of 32 from both are one, with the signs turned."""
+    high = made_up(1.6, [1])
+    for size, table in ((16, high), (32, made_up(1.0, [1])), (64, high)):
+        write_run(tmp_path, table, model="mobilenet", batch_size=size)
+    tests = [t for t in comparison_of(tmp_path).planned["batch size"] if t.metric == "accuracy"]
+    first, _, last = tests
+    assert (last.difference, last.low, last.high) == (-first.difference, -first.high, -first.low)
+    assert first.family == last.family == 1 and first.difference > 0
 
 
 def write_alike(folder: Path, table: Predictions) -> Path:
@@ -437,3 +476,14 @@ def test_further_seeds_of_several_splits_count_together(tmp_path: Path) -> None:
     for test in found.pairs:
         assert test.components is not None and np.isfinite(test.p_seeds)
         assert list(test.components.parts()) == ["images", "interaction", "seeds", "splits"]
+
+
+def test_a_mean_of_several_networks_is_not_told_of_one(tmp_path: Path) -> None:
+    """One seed makes all of it: better as trained, not shown over seeds, of one difference."""
+    for seed, skill in enumerate((9, 0.9, 0.3)):
+        write_run(tmp_path, made_up(skill, [1, seed]), model="mobilenet", seed=seed)
+        write_run(tmp_path, made_up(0.5, [2, seed]), model="mobilenetv2", seed=seed)
+    verdict = analyse(select(runs_in_folder(tmp_path), []), 50).standings["accuracy"].verdict
+    assert "the 3 trained networks of mobilenet-16 (0." in verdict
+    assert "are on average better than mobilenetv2-16" in verdict
+    assert "the images together the one difference is not shown." in verdict

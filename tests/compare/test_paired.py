@@ -203,6 +203,13 @@ def test_a_class_of_fewer_than_two_images_has_no_error_of_its_auc(
     assert np.isnan(undefined.p_value()) and np.isnan(undefined.interval()).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_image_has_no_error_and_no_warning() -> None:
+    one = Predictions(np.array(["a"]), np.array([1]), np.array([[0.2, 0.5, 0.3]]), CLASSES)
+    found = estimate(one, "accuracy")
+    assert found.value == 1 and np.isnan(found.influence).all()
+
+
 def test_two_images_of_a_class_are_enough(rng: np.random.Generator) -> None:
     found = estimate(made_up(rng, (2, 20, 15)), "melanoma_auc")
     assert np.isfinite(found.standard_error) and found.standard_error > 0

@@ -246,6 +246,16 @@ def test_averages_are_the_paper_s(paper: CheckedTable) -> None:
     assert check_published(table("80.0", "82.0"), 500).averages == {}
 
 
+def test_averages_of_a_printed_table_are_over_what_all_have(paper: CheckedTable) -> None:
+    """A network that one batch size alone has would be taken for that batch size."""
+    rows = [c.row for c in paper.counted if c.row.batch_size != 64]
+    fewer = [row for row in rows if (row.model, row.batch_size) != ("NASNetMobile", 32)]
+    found = check_published(fewer, 550)
+    assert found.averaged_over["batch size"] == ["MobileNet", "MobileNetV2"]
+    assert found.averages["batch size"]["16"] == pytest.approx(np.mean([80.36, 81.45]))
+    assert found.averaged_over["model"] == ["16"]
+
+
 def test_the_detectable_difference_is_found_in_four_of_five_repetitions(
     rng: np.random.Generator,
 ) -> None:

@@ -66,7 +66,25 @@ def test_averages_hold_the_papers_cells_against_the_same_of_ours(tmp_path: Path)
 def test_an_average_of_one_cell_is_not_shown_again(tmp_path: Path) -> None:
     write_grid(tmp_path, models=("mobilenet", "mobilenetv2"), sizes=(16,))
     titles = [b.title for b in report_of(tmp_path).blocks if isinstance(b, Table)]
-    assert "By batch size" in titles and "By model" not in titles
+    assert "By batch size, over the networks mobilenet, mobilenetv2" in titles
+    assert not [title for title in titles if title.startswith("By model")]
+
+
+def test_averages_are_over_the_cells_that_all_have(tmp_path: Path) -> None:
+    """A poor network that one batch size alone has would be taken for that batch size."""
+    write_grid(tmp_path, models=("mobilenet", "mobilenetv2"), sizes=(16, 64))
+    write_run(tmp_path, made_up(0.1, [3]), model="nasnetmobile", test_fraction=0.2)
+    write_run(tmp_path, made_up(0.1, [4]), model="efficientnetb0", batch_size=8, test_fraction=0.2)
+    document = report_of(tmp_path)
+    found = table(document, "By batch size, over the networks mobilenet, mobilenetv2")
+    results = table(document, "Results")
+    own = [float(row_of(results, model, "16")["accuracy %"].text)
+           for model in ("mobilenet", "mobilenetv2")]  # fmt: skip
+    assert row_of(found, "batch size 16")["accuracy %"].text == f"{sum(own) / 2:.2f}"
+    assert [row[0].text for row in found.rows] == ["batch size 16", "batch size 64"]
+    text = str(document.blocks)
+    assert "with no network in common with the others: batch size 8." in text
+    assert "By model: no averages, as batch size 16 is all that" in text
 
 
 def test_the_papers_questions_say_what_they_are_pooled_over(tmp_path: Path) -> None:
@@ -74,11 +92,24 @@ def test_the_papers_questions_say_what_they_are_pooled_over(tmp_path: Path) -> N
     write_grid(tmp_path / "alike", sizes=(16,))
     document = report_of(tmp_path / "alike")
     assert table(document, "Model").title == "Model"
-    assert "is not one of the batch size" not in str(document.blocks)
+    assert "Such a difference is not one of" not in str(document.blocks)
     write_run(tmp_path / "unlike", made_up(1, [1]), model="mobilenet")
     write_run(tmp_path / "unlike", made_up(1, [2]), model="mobilenetv2", epochs_finetune=4)
     unlike = str(report_of(tmp_path / "unlike").blocks)
-    assert "(epochs_finetune): a difference here is not one of the batch size" in unlike
+    assert "alike (epochs_finetune): mobilenet minus mobilenetv2. Such a difference" in unlike
+
+
+def test_settings_of_other_networks_are_no_reason_against_a_pooled_question(
+    tmp_path: Path,
+) -> None:
+    """NASNetMobile's own epochs are on both sides of 16 against 32, and not in 16 against 64."""
+    write_grid(tmp_path, models=("mobilenet", "mobilenetv2"))
+    for size in (16, 32):
+        write_run(tmp_path, made_up(1, [3, size]), model="nasnetmobile", batch_size=size,
+                  test_fraction=0.2, epochs_finetune=4)  # fmt: skip
+    told = [text for text in map(str, report_of(tmp_path).blocks) if "Not trained alike" in text]
+    assert len(told) == 1 and "batch size" not in told[0].split("Such a")[0]
+    assert "mobilenet minus nasnetmobile; mobilenetv2 minus nasnetmobile" in told[0]
 
 
 def test_missing_cells_are_shown_with_one_command_a_network(tmp_path: Path) -> None:

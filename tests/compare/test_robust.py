@@ -13,9 +13,11 @@ from skinml.compare.analysis import analyse
 from skinml.compare.comparison import Comparison
 from skinml.compare.reading import runs_in_folder
 from skinml.compare.robust import (
+    CANNOT,
     DIFFERS,
     HOLDS,
     METRICS,
+    OWN,
     REVERSED,
     check_robustness,
     summaries,
@@ -51,11 +53,12 @@ def test_a_clear_winner_wins_by_every_metric_and_part(tmp_path: Path) -> None:
     found = check_robustness(comparison)
     assert {each.finding.metric for each in found.analyses} == set(METRICS)
     assert {each.images for each in found.analyses} == {"all 165", "161, no near-duplicates"}
-    assert {each.against for each in found.analyses} == {HOLDS}
+    assert [each.against for each in found.analyses].count(OWN) == 2
+    assert {each.against for each in found.analyses} == {HOLDS, OWN}
     assert {each.finding.winner for each in found.analyses} == {FIRST}
     assert summaries(comparison, found) == [
-        "Accuracy, mobilenet-16 wins: holds in 4 of 4 analyses.",
-        "AUC (weighted), mobilenet-16 wins: holds in 6 of 6 analyses.",
+        "Accuracy, mobilenet-16 wins: holds in 3 of 3 other analyses.",
+        "AUC (weighted), mobilenet-16 wins: holds in 5 of 5 other analyses.",
     ]
 
 
@@ -65,7 +68,7 @@ def test_the_reports_own_analysis_is_among_them(tmp_path: Path) -> None:
     found = check_robustness(comparison)
     for metric, standing in comparison.standings.items():
         [own] = [each for each in found.analyses if each.finding.metric == metric]
-        assert own.finding.verdict == standing.verdict and own.against == HOLDS
+        assert own.finding.verdict == standing.verdict and own.against == OWN
 
 
 def test_what_the_tables_cannot_tell_is_said(tmp_path: Path) -> None:
@@ -88,9 +91,9 @@ def test_runs_that_kept_another_epoch_are_asked_too(tmp_path: Path) -> None:
     found = check_robustness(comparison)
     by_rule = {rule: {e.against for e in found.analyses if e.rule == rule}
                for rule in ("auc_macro", "accuracy")}  # fmt: skip
-    assert by_rule == {"auc_macro": {HOLDS}, "accuracy": {REVERSED}}
-    assert any("by Accuracy, test images all 165 (mobilenetv2-16 wins)" in text
-               for text in summaries(comparison, found))  # fmt: skip
+    assert by_rule == {"auc_macro": {HOLDS, OWN}, "accuracy": {REVERSED}}
+    told = "by Accuracy, test images all 165, epoch kept by accuracy (mobilenetv2-16 wins)"
+    assert any(told in text for text in summaries(comparison, found))
 
 
 def test_runs_of_another_recipe_are_none_of_another_kept_epoch(tmp_path: Path) -> None:
@@ -119,6 +122,27 @@ def test_a_winner_that_other_metrics_do_not_show_is_told(tmp_path: Path) -> None
     assert balanced.finding.winner == SECOND and balanced.against == DIFFERS
 
 
+@pytest.mark.parametrize(
+    ("seeds", "own", "why"), [(1, {}, "it takes 3 pairs"), (3, {"epochs_finetune": 9}, "alike")]
+)
+def test_where_no_analysis_could_name_a_winner_no_verdict_is_said_to_hold(
+    tmp_path: Path, seeds: int, own: dict[str, int], why: str
+) -> None:
+    """It would hold of any figures at all: what stays the same of these networks is told."""
+    for model, skill in (("mobilenet", 5), ("mobilenetv2", 0.5)):
+        for seed in range(seeds):
+            write_run(tmp_path, made_up(skill, [len(model), seed]), model=model, seed=seed,
+                      **(own if model == "mobilenet" else {}))  # fmt: skip
+    comparison = compared(tmp_path)
+    found = check_robustness(comparison)
+    assert {each.against for each in found.analyses} == {CANNOT, OWN}
+    told, _ = summaries(comparison, found)
+    assert "no analysis could have named a winner, as" in told and why in told
+    assert "holds in" not in told
+    assert "is of the same cell (mobilenet-16) in 3 of the 3 analyses beside the report's" in told
+    assert told.endswith("and the same differences are shown over images in 3.")
+
+
 @pytest.mark.parametrize("form", ["terminal", "json", "markdown", "latex"])
 def test_every_report_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
     folder = write_two(tmp_path, (5, 0.5))
@@ -130,7 +154,7 @@ def test_every_report_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str],
         assert [row["metric"] for row in rows] == list(METRICS)
         assert {row["winner"] for row in rows} == {"mobilenet-16"}
     else:
-        assert "Does the verdict hold?" in text and "holds in 2 of 2 analyses" in text
+        assert "Does the verdict hold?" in text and "holds in 1 of 1 other analyses" in text
         assert "Not done, kept epoch by validation loss" in text.replace("\n  ", " ")
 
 

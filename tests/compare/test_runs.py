@@ -303,6 +303,22 @@ def test_an_odd_run_is_left_out_and_named(
     assert odd.name in told and place in told and len(told) < 1000 and "\x1b" not in told
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("test_images_seen_in_training", "many"), ("split_seed", "x")]
+)
+def test_a_parameter_that_is_no_number_leaves_out_its_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    """The report, or the command for missing cells, reads it as a number later."""
+    own = write_run(tmp_path, made_up(1, [1]))
+    odd = write_run(tmp_path, made_up(1, [2]), started=1)
+    described = json.loads((odd / "run.json").read_text())
+    described["params"][name] = value
+    (odd / "run.json").write_text(json.dumps(described))
+    assert [run.run_id for run in runs_in_folder(tmp_path)] == [own.name]
+    assert f"{name}='{value}': expected a whole number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"best_epoch": "two"}', '{"a": 1e999}'])
 def test_odd_metrics_leave_out_their_run_alone(tmp_path: Path, content: str) -> None:
     own = write_run(tmp_path, made_up(1, [1]))

@@ -1,6 +1,6 @@
 """What follows from printed accuracies alone: whole numbers of images, test sizes, p-values."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -129,3 +129,21 @@ def detectable_difference(share: float, n: int, alpha: float = ALPHA) -> float |
     if not share or lack(largest) < 0:
         return None
     return float(brentq(lack, smallest, largest))
+
+
+def in_common(levels: Mapping[str, Collection[str]]) -> tuple[list[str], list[str]]:
+    """What all levels of a factor have of the other, and the levels that are left out of that.
+
+    Means over other cells than each other's would tell the cells apart, and not the levels. A level
+    that shares nothing with those of more cells is left out, as no mean of it can be held against
+    theirs.
+    """
+    first, *others = sorted(levels, key=lambda level: -len(levels[level]))
+    common, left_out = list(levels[first]), []
+    for level in others:
+        both = [name for name in common if name in levels[level]]
+        if both:
+            common = both
+        else:
+            left_out.append(level)
+    return common, left_out

@@ -20,6 +20,7 @@ from skinml.compare.published.arithmetic import (
     Split,
     correct_counts,
     detectable_difference,
+    in_common,
     mcnemar_range,
     possible_test_sizes,
     two_proportions,
@@ -76,6 +77,7 @@ class CheckedTable:
     pairs: list[Difference]
     planned: list[Difference]
     averages: dict[str, dict[str, float]]
+    averaged_over: dict[str, list[str]]
 
     @cached_property
     def ranked(self) -> list[Counted]:
@@ -184,6 +186,7 @@ class CheckedTable:
                 for row, right, fewest, most, low, high in self.counted
             ],
             "averages_percent": self.averages,
+            "averaged_over": self.averaged_over,
             "test": "two proportions, z with pooled variance, two-sided, unpaired",
             "pairs": [pair._asdict() for pair in self.pairs],
             "planned": [difference._asdict() for difference in self.planned],
@@ -234,7 +237,7 @@ def check_published(rows: Sequence[PublishedRow], n: int | None = None) -> Check
             [(a.row.name, b.row.name, a.right, b.right, size) for a, b in combinations(counted, 2)]
         ),
         _corrected([*_by_batch_size(counted, size), *_by_model(counted, size)]),
-        _averages(rows),
+        *_averages(rows),
     )
 
 
@@ -305,17 +308,31 @@ def _pooled(right: dict[str, dict[str, int]], n: int) -> list[_Sample]:
     return samples
 
 
-def _averages(rows: Sequence[PublishedRow]) -> dict[str, dict[str, float]]:
-    """Mean printed accuracy of each model and of each batch size; empty without batch sizes."""
-    groups: dict[str, dict[str, list[Decimal]]] = {}
+def _averages(
+    rows: Sequence[PublishedRow],
+) -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
+    """Mean printed accuracy of each model and of each batch size, and what each is the mean over.
+
+    Over what all levels have in common; nothing where no two have, nor without batch sizes.
+    """
+    groups: dict[str, dict[str, dict[str, Decimal]]] = {"model": {}, "batch size": {}}
     for row in rows:
         if row.batch_size is not None:
-            for factor, level in (("model", row.model), ("batch size", str(row.batch_size))):
-                groups.setdefault(factor, {}).setdefault(level, []).append(row.accuracy)
-    return {
-        factor: {level: float(sum(values) / len(values)) for level, values in levels.items()}
-        for factor, levels in groups.items()
-    }
+            size = str(row.batch_size)
+            groups["model"].setdefault(row.model, {})[size] = row.accuracy
+            groups["batch size"].setdefault(size, {})[row.model] = row.accuracy
+    means, over = {}, {}
+    for factor, levels in groups.items():
+        common, left_out = in_common(levels) if levels else ([], [])
+        if len(levels) - len(left_out) < min(len(levels), 2) or not common:
+            continue
+        over[factor] = common
+        means[factor] = {
+            level: float(sum(values[name] for name in common) / len(common))
+            for level, values in levels.items()
+            if level not in left_out
+        }
+    return means, over
 
 
 def plural(count: int, of: str) -> str:

@@ -75,7 +75,8 @@ def _intervals(checked: CheckedTable) -> list[Block]:
         )
     for factor, means in checked.averages.items():
         listed = ", ".join(f"{level}: {mean:.2f}" for level, mean in means.items())
-        remarks.append(f"Average accuracy in % by {factor}: {listed}.")
+        over = ", ".join(checked.averaged_over[factor])
+        remarks.append(f"Average accuracy in % by {factor}, over {over}: {listed}.")
     return [
         Table(
             "Wilson intervals, 95 %",
