@@ -45,8 +45,9 @@ def report_html(folder: Path, prevalence: float | None = None) -> str:
     title = figures_title(description)
     rule = rule_of(description.params)
     data = FigureData(
-        title, tables["test"], history, int(best), no_images, tables.get("validation"), rule
-    )
+        title, tables["test"], history, int(best), no_images, tables.get("validation"), rule,
+        prevalence=prevalence,
+    )  # fmt: skip
     names = [name for name in FIGURES if name != "mistakes"]
     with tempfile.TemporaryDirectory() as scratch:
         draw_figures(data, Path(scratch), names)
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the file to write (FOLDER/report.html)")
     parser.add_argument(
         "--prevalence", type=float, metavar="SHARE",
-        help="share of melanomas among the patients that costs are counted for (that of the test)",
+        help="share of melanomas among the patients of costs and decision curve (that of the test)",
     )  # fmt: skip
     options = parser.parse_args(argv)
     share = options.prevalence

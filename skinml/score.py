@@ -393,9 +393,10 @@ def _table(score: Score) -> list[list[str]]:
 def _remarks(score: Score) -> list[str]:
     return [
         f"{score.images} images; labels: {score.labels_are}.",
-        f"Intervals: percentile bootstrap over images, {RESAMPLES} resamples, the same ones for "
-        f"all three AUCs; none with fewer than {LEAST_OF_A_CLASS} images of a class. What other "
-        "seeds of the training would do is not in them.",
+        f"Intervals of the AUCs alone: percentile bootstrap over images, {RESAMPLES} resamples, "
+        "the same ones for all three; Wilson's for an AUC of 0 or 1; none with fewer than "
+        f"{LEAST_OF_A_CLASS} images of a class. What other seeds of the training would do is not "
+        "in them.",
         "Average precision: lines between the points of the curve, as the challenge computed it, "
         "and the sum of steps of scikit-learn since 0.19.",
         NOTICE,

@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from skinml.compare.document import Code, Table
 from skinml.compare.formats.html import to_html
 from skinml.config import config_from_params, config_from_strings
 from skinml.data.isic2017 import CLASSES
+from skinml.evaluation import figures
 from skinml.evaluation.calibration import brier
+from skinml.evaluation.figures import FigureData
 from skinml.evaluation.operating_point import RULES, Rule, Scored, operating_points
 from skinml.evaluation.predictions import Predictions, read_predictions, write_predictions
 from skinml.evaluation.results import evaluate_tables
@@ -105,10 +108,45 @@ def test_calibration_costs_and_abstaining_are_told(folder: Path, page: str) -> N
         assert told in text
 
 
-def test_another_prevalence_changes_the_costs(folder: Path, tmp_path: Path) -> None:
+def test_another_prevalence_changes_the_costs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the decision curve, which stayed at that of the test part."""
+    drawn: list[FigureData] = []
+    draw = figures.draw_figures
+
+    def watch(data: FigureData, *rest: Any) -> list[Path]:
+        drawn.append(data)
+        return draw(data, *rest)
+
+    monkeypatch.setattr(figures, "draw_figures", watch)
     out = tmp_path / "clinic.html"
     assert main([str(folder), "--out", str(out), "--prevalence", "0.02"]) == 0
     assert "2.0 % of the patients have a melanoma, as asked for" in text_of(out.read_text())
+    assert [data.prevalence for data in drawn] == [0.02]
+
+
+def test_a_threshold_that_calls_nothing_is_none(folder: Path) -> None:
+    """Where hardly a patient has a melanoma it costs least, and was told as "inf"."""
+    description, tables = described(folder)
+    highest = tables["validation"].scores[:, 0].argmax()
+    tables["validation"].labels[highest] = CLASSES.index("nevus")
+    metrics = evaluate_tables(tables)
+    text = text_of(to_html(make_report(description, metrics, tables, prevalence=1e-6)))
+    assert "5 : 1 none to call nothing costs least 0.000 1.000" in text and " inf " not in text
+
+
+def test_without_a_melanoma_in_validation_no_cost_is_counted(folder: Path) -> None:
+    """It was told as "925 (925 to 925)", of a threshold that nothing had chosen."""
+    description, tables = described(folder)
+    whole = tables["validation"]
+    others = whole.labels != CLASSES.index("melanoma")
+    tables["validation"] = Predictions(
+        whole.image_ids[others], whole.labels[others], whole.scores[others], CLASSES
+    )
+    text = text_of(to_html(make_report(description, evaluate_tables(tables), tables)))
+    assert "No cost is counted: the validation part has melanoma images alone, or none" in text
+    assert "What mistakes cost" not in text and "Operating points" in text
 
 
 def test_a_place_that_is_not_there_is_the_users_error(
@@ -232,6 +270,8 @@ def test_the_page_that_explains_a_report_quotes_the_committed_run() -> None:
     figures = set(re.findall(r"\b[01]\.\d{3,4}\b", told))
     assert len(figures) > 30
     assert {figure for figure in figures if figure not in said} == set()
+    costs = re.findall(r"\((\d+ to \d+)\)", told)
+    assert costs and {interval for interval in costs if interval not in said} == set()
 
 
 def test_groups_of_the_test_images_are_in_the_report_and_the_card() -> None:

@@ -469,6 +469,9 @@ def test_two_images_of_a_class_have_no_interval(printed: Callable[[str], str]) -
     for form in ("terminal", "markdown"):
         [line] = [line for line in printed(form).splitlines() if "95 % interval" in line]
         assert line.count("too few images") == 3
+        # Of no other figure, which the remark says, nor is Wilson's a bootstrap.
+        told = " ".join(printed(form).split())
+        assert "Intervals of the AUCs alone" in told and "for an AUC of 0 or 1" in told
     document = json.loads(printed("json"))
     assert document["melanoma"]["auc_ci_low"] is None is document["mean"]["auc_ci_high"]
 

@@ -61,10 +61,14 @@ def _grid(comparison: Comparison, heading: str, height: float) -> "tuple[Figure,
 
 
 def _label_below(panels: "list[Axes]", label: str) -> None:
-    """Name the horizontal axis below the last row of panels."""
+    """Name the horizontal axis, and its ticks, below the last panel of each column.
+
+    After `label_outer`, which knows the grid's last row alone: it may end in panels that are off.
+    """
     columns = panels[0].get_subplotspec().get_gridspec().ncols
-    for axes in panels[-columns:]:
+    for axes in [axes for axes in panels if axes.axison][-columns:]:
         axes.set_xlabel(label)
+        axes.tick_params(axis="x", labelbottom=True)
 
 
 def _first(row: Row) -> Predictions:
@@ -189,8 +193,10 @@ def _pareto(comparison: Comparison) -> "Figure":
         "Accuracy against cost (number: batch size, set apart; bar: 95 % interval; "
         "dashed: best for its cost)"
     )
-    figure = _sheet("", PAGE, 3.6, 1, 2)
     models = list(dict.fromkeys(row.cell.model for row in comparison.rows))
+    # More names in a line than that run out of the page.
+    columns = min(4, len(models))
+    figure = _sheet("", PAGE, 3.4 + 0.2 * math.ceil(len(models) / columns), 1, 2)
     titles = {
         "latency_ms": f"latency, ms an image, {comparison.device}",
         "model_size_mb": "size of the saved model, MB",
@@ -214,7 +220,7 @@ def _pareto(comparison: Comparison) -> "Figure":
             for i, model in enumerate(models)
         ],
         loc="outside upper center",
-        ncols=len(models),
+        ncols=columns,
         title=_explained(comparison, heading),
         title_fontsize=9,
     )
@@ -232,9 +238,12 @@ def _draw_front(axes: "Axes", rows: Sequence[Row], cost: str, models: Sequence[s
     told = np.array([not row.one_class for row in rows])
     front = np.flatnonzero(told)[pareto_front(costs[told], gains[told])]
     if len(front):
+        # A step rises where the first of the cells stands that cost as much or more: at its own
+        # place it would pass below others of its network that stand further left.
         # On to the right: whatever costs more and lies below it is not better.
+        rises = [places[told & (costs >= costs[index])].min() for index in front]
         axes.step(
-            [*places[front], places.max()], [*gains[front], gains[front[-1]]], where="post",
+            [*rises, places.max()], [*gains[front], gains[front[-1]]], where="post",
             color="black", linewidth=0.8, linestyle="--",
         )  # fmt: skip
     for row, x in zip(rows, places, strict=True):
@@ -248,6 +257,13 @@ def _draw_front(axes: "Axes", rows: Sequence[Row], cost: str, models: Sequence[s
                       va="center_baseline")  # fmt: skip
     axes.margins(y=0.1)
     axes.set(ylabel="accuracy, %")
+
+
+def _name_lines(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Name the line of each cell, the first on top, with room for whole markers above and below."""
+    axes.set_yticks(np.arange(len(rows))[::-1], [_name(row) for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.tick_params(axis="y", length=0)
 
 
 def _forest(comparison: Comparison) -> "Figure":
@@ -277,8 +293,7 @@ def _forest(comparison: Comparison) -> "Figure":
             if row.cell in printed:
                 papers = printed[row.cell][shown.paper] / (100 if shown.percent else 1)
                 axes.plot(papers, height, "x", color=GREY, markersize=5)
-        axes.set_yticks(heights, [_name(row) for row in rows])
-        axes.tick_params(axis="y", length=0)
+        _name_lines(axes, rows)
         axes.grid(axis="x", linewidth=0.4, color="#DDDDDD")
         axes.set_axisbelow(True)
         axes.set_xlabel(metric_title(metric))
@@ -288,6 +303,8 @@ def _forest(comparison: Comparison) -> "Figure":
 
 def _ranks(comparison: Comparison) -> "Figure":
     """Rank intervals of every cell, and in which share of the draws it has the highest value."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = comparison.rows
     figure = _sheet(
         "Rank if test images were drawn again: 95 % interval (number: share of draws on rank 1)",
@@ -303,9 +320,8 @@ def _ranks(comparison: Comparison) -> "Figure":
             axes.plot([low, high], [height, height], "|", color="black", markersize=7)
             axes.text(len(rows) + 0.45, height, f"{best:.2f}", ha="left", va="center", fontsize=7)
         axes.set(xlim=(0.7, len(rows) + 0.3), xlabel=f"rank, {metric_title(metric)}")
-        axes.set_xticks(range(1, len(rows) + 1))
-        axes.set_yticks(heights, [_name(row) for row in rows])
-        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        _name_lines(axes, rows)
         axes.grid(axis="x", linewidth=0.4, color="#DDDDDD")
         axes.label_outer(remove_inner_ticks=False)
     return figure
@@ -351,7 +367,6 @@ FIGURES: dict[str, tuple[Callable[[Comparison], "Figure"], str]] = {
         "Test pictures on which the networks are most divided, with the map of each answer",
     ),
 }
-
 
 _OF_SEVERAL = ("ranks", "pareto")
 

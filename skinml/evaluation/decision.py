@@ -5,13 +5,19 @@ clinic, where melanomas are rarer.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from skinml.evaluation.operating_point import Scored
 from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.statistics import bootstrap_weights, percentile_interval, wilson_interval
+
+# As many resamples at once stay in a processor's cache.
+_BLOCK = 100
+
+# Of one image set, or of each of its resamples.
+_Rate = TypeVar("_Rate", float, np.ndarray)
 
 
 class Worth(NamedTuple):
@@ -34,9 +40,7 @@ def net_benefit(
     return sensitivity * prevalence - (1 - specificity) * (1 - prevalence) * odds
 
 
-def expected_cost(
-    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float, ratio: float
-) -> np.ndarray:
+def expected_cost(sensitivity: _Rate, specificity: _Rate, prevalence: float, ratio: float) -> _Rate:
     """Expected cost a patient, in unneeded excisions; a missed melanoma costs `ratio` of them."""
     return ratio * prevalence * (1 - sensitivity) + (1 - prevalence) * (1 - specificity)
 
@@ -95,24 +99,27 @@ def price_list(
 ) -> list[Price]:
     """Costs per 1,000 patients where a missed melanoma costs `ratio` unneeded excisions.
 
-    The threshold is chosen on validation, at the same prevalence. The interval is that of the test
-    images at that threshold.
+    The threshold is chosen on validation, at the same prevalence. The interval holds the chance of
+    both parts: each resample of the test images has the threshold that one of the validation
+    images chose. Empty where a part lacks the class, or every other: there nothing can be counted.
     """
-    own, others = validation.called(np.ones((1, len(validation.scores))))
-    with np.errstate(invalid="ignore"):
-        found, spared = (own / own[:, -1:])[0], 1 - (others / others[:, -1:])[0]
-    once, weights = np.ones((1, len(test.scores))), bootstrap_weights(len(test.scores))
-    carriers = min(int(test.positive.sum()), int((~test.positive).sum()))
+    parts = (validation, test)
+    carriers = min(int(np.sum(side)) for part in parts for side in (part.positive, ~part.positive))
+    if not carriers:
+        return []
+    ratios = tuple(ratios)
+    weights = bootstrap_weights(len(test.scores))
+    # A seed of its own: that a picture was drawn on one part has no bearing on the other.
+    chosen = _cheapest(
+        validation, bootstrap_weights(len(validation.scores), seed=1), prevalence, ratios
+    )
+    own = _cheapest(validation, np.ones((1, len(validation.scores))), prevalence, ratios)[:, 0]
     prices = []
-    for ratio in ratios:
-        costs = expected_cost(found, spared, prevalence, ratio)
-        threshold = float(validation.thresholds[np.argmin(costs)])
+    for ratio, threshold, redrawn in zip(ratios, own.tolist(), chosen, strict=True):
         rates = test.rates(threshold)
-        (cost,), draws = (
-            expected_cost(*test.shares(np.full(len(w), threshold), w), prevalence, ratio)
-            for w in (once, weights)
-        )
-        low, high = percentile_interval(draws, carriers)
+        cost = expected_cost(rates.sensitivity, rates.specificity, prevalence, ratio)
+        draws = expected_cost(*test.redrawn(redrawn, weights), prevalence, ratio)
+        low, high = percentile_interval(draws, carriers, is_share=False)
         prices.append(
             Price(
                 ratio,
@@ -125,6 +132,25 @@ def price_list(
             )
         )
     return prices
+
+
+def _cheapest(
+    part: Scored, weights: np.ndarray, prevalence: float, ratios: tuple[float, ...]
+) -> np.ndarray:
+    """The threshold that costs least for each ratio in each resample: (ratios, R) float64.
+
+    `weights` (R, N). NaN in a resample that lacks the class, or every other.
+    """
+    blocks = []
+    for start in range(0, len(weights), _BLOCK):
+        own, others = part.called(weights[start : start + _BLOCK])
+        with np.errstate(invalid="ignore"):
+            found, spared = own / own[:, -1:], 1 - others / others[:, -1:]
+        defined = (own[:, -1] > 0) & (others[:, -1] > 0)
+        costs = (expected_cost(found, spared, prevalence, ratio) for ratio in ratios)
+        best = np.stack([np.argmin(cost, axis=1) for cost in costs])
+        blocks.append(np.where(defined, part.thresholds[best], np.nan))
+    return np.concatenate(blocks, axis=1)
 
 
 class Answered(NamedTuple):

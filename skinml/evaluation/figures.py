@@ -47,6 +47,7 @@ class FigureData:
     turns indices into `predictions` into uint8 images (n, height, width, 3). `validation` are the
     predictions that thresholds are chosen on, if they are at hand, `first` the run's own rule.
     `maps_of` turns indices into class activation maps of the predicted class (n, h, w) uint8.
+    `prevalence` is the share of melanomas that benefits are counted at, None that of the test part.
     """
 
     title: str
@@ -57,6 +58,7 @@ class FigureData:
     validation: Predictions | None = None
     first: Rule = RULES[0]
     maps_of: Callable[[np.ndarray], np.ndarray] | None = None
+    prevalence: float | None = None
 
 
 _MOST_MISTAKES = 20
@@ -389,7 +391,7 @@ def _decision_curve(data: FigureData) -> "Figure":
     if not test.positive.any() or test.positive.all():
         _say(figure, f"undefined: the part has {name} images alone, or none")
         return figure
-    curve = decision_curve(test, np.linspace(0.01, 0.6, 60))
+    curve = decision_curve(test, np.linspace(0.01, 0.6, 60), data.prevalence)
     x = [point.probability for point in curve]
     colour = class_colours(predictions.classes)[label]
     axes = figure.add_subplot()
@@ -399,14 +401,16 @@ def _decision_curve(data: FigureData) -> "Figure":
     everybody = [point.everybody for point in curve]
     axes.plot(x, everybody, color="black", linestyle="--", label="act on everything")
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":", label="act on nothing")
-    share = test.positive.mean()
+    share = test.positive.mean() if data.prevalence is None else data.prevalence
+    said = "that of the test part" if data.prevalence is None else "as asked for"
     axes.set(
         xlim=(0, 0.6),
         ylim=(-0.25 * share, 1.1 * share),
         xlabel=f"probability of a {name} from which one would excise",
         ylabel=f"net benefit ({name}s found per patient)",
     )
-    figure.legend(loc="outside lower center", ncols=3)
+    prevalence = f"at a prevalence of {100 * share:.1f} %, {said}"
+    figure.legend(loc="outside lower center", ncols=3, title=prevalence, title_fontsize=8)
     return figure
 
 

@@ -214,6 +214,17 @@ def _thresholds(
     columns = ("chosen for", "threshold", "validation sensitivity", "validation specificity",
                "test sensitivity", "test specificity")  # fmt: skip
     yield Table(f"Operating points for {name}", columns, rows)
+    yield from _costs(name, validation, test, prevalence)
+    yield from _pictures(figures, "decision_curve")
+
+
+def _costs(
+    name: str, validation: Scored, test: Scored, prevalence: float | None
+) -> Iterator[Block]:
+    for said, part in (("validation", validation), ("test", test)):
+        if not part.positive.any() or part.positive.all():
+            yield Text(f"No cost is counted: the {said} part has {name} images alone, or none.")
+            return
     share = float(test.positive.mean()) if prevalence is None else prevalence
     said = "as in the test part, which is no clinic" if prevalence is None else "as asked for"
     yield Text(
@@ -227,14 +238,19 @@ def _thresholds(
         ("missed : unneeded", "threshold", "sensitivity", "specificity", "cost", "excise nothing",
          "excise everything"),
         [
-            [Cell(f"{price.ratio:g} : 1"), Cell(_number(price.threshold, 4)),
+            [Cell(f"{price.ratio:g} : 1"), _cheapest(price.threshold),
              Cell(_number(price.sensitivity)), Cell(_number(price.specificity)),
              Cell(f"{price.cost.value:.0f}", _range(price.cost[1:], 0)),
              Cell(f"{price.nobody:.0f}"), Cell(f"{price.everybody:.0f}")]
             for price in prices
         ],
     )  # fmt: skip
-    yield from _pictures(figures, "decision_curve")
+
+
+def _cheapest(threshold: float) -> Cell:
+    if math.isinf(threshold):
+        return Cell("none", "to call nothing costs least")
+    return Cell(_number(threshold, 4))
 
 
 def _threshold(point: OperatingPoint) -> Cell:

@@ -152,6 +152,24 @@ def test_the_latex_document_compiles(document: Document, tmp_path: Path) -> None
     assert (tmp_path / "report.pdf").stat().st_size > 1000
 
 
+def test_a_latex_table_of_many_rows_is_split(tmp_path: Path) -> None:
+    """Of a table that is higher than the page the last rows fell off it."""
+    rows = [[Cell(f"network {number}."), Cell("0.5", "0.4–0.6")] for number in range(940)]
+    text = to_latex(Document("Many", [Table("All pairs", ("model", "AUC"), rows, labels=1)]))
+    parts = re.findall(r"\\begin{table}.*?\\end{table}", text, re.DOTALL)
+    told = [re.findall(r"network (\d+)\.", part) for part in parts]
+    assert [row for part in told for row in part] == [str(number) for number in range(940)]
+    assert max(map(len, told)) <= 45
+    assert ["continued" in part for part in parts] == [False] + [True] * (len(parts) - 1)
+    if not shutil.which("pdflatex"):
+        pytest.skip("pdflatex is missing: install texlive-latex-base")
+    (tmp_path / "report.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert "Float too large" not in result.stdout
+
+
 def test_the_terminal_shows_a_note_below_its_value(document: Document) -> None:
     lines = to_terminal(document, width=200).splitlines()
     [index] = [number for number, line in enumerate(lines) if "80.36" in line]

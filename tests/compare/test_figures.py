@@ -1,6 +1,7 @@
 """The figures of a comparison: what they show, and that the same runs give the same picture."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,80 @@ def test_the_cells_of_one_network_stand_at_one_latency(comparison: Comparison) -
     for row in comparison.rows:
         assert row.latency is not None and row.latency.runs == 3
         assert row.costs["latency_ms"] == latencies[row.cell.model]
+
+
+@pytest.mark.parametrize("name", ["roc_curves", "confusion_matrices"])
+def test_the_last_panel_of_each_column_has_its_ticks_and_axis_named(
+    comparison: Comparison, name: str
+) -> None:
+    """Of 7 cells two columns end above a panel that is off."""
+    with drawing():
+        figure = FIGURES[name][0](replace(comparison, rows=comparison.rows[:7]))
+        figure.draw_without_rendering()
+    for index, axes in enumerate(figure.axes[:7]):
+        told = [label.get_text() for label in axes.get_xticklabels() if label.get_visible()]
+        named = bool(axes.get_xlabel() and any(told))
+        assert named == (index >= 4), index
+
+
+@pytest.mark.parametrize("name", ["intervals", "ranks"])
+def test_the_frame_leaves_room_for_whole_markers(comparison: Comparison, name: str) -> None:
+    """With two cells it cut the crosses, and the bands of the spread, in half."""
+    with drawing():
+        figure = FIGURES[name][0](replace(comparison, rows=comparison.rows[:2]))
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low <= -0.5 and high >= 1.5
+
+
+def many(comparison: Comparison, models: int, sizes: tuple[int, ...]) -> Comparison:
+    """A comparison of as many cells, whose accuracy is the higher the larger the batch size."""
+    rows = []
+    for model in range(models):
+        for place, size in enumerate(sizes):
+            row = comparison.rows[0]
+            value = replace(row.values["accuracy"], value=0.5 + 0.02 * model + 0.01 * place)
+            cell = replace(row.cell, model=f"a_network_{model}", batch_size=size)
+            costs = dict.fromkeys(row.costs, 10.0 + model)
+            rows.append(
+                replace(row, cell=cell, costs=costs, values={**row.values, "accuracy": value})
+            )
+    return replace(comparison, rows=tuple(rows))
+
+
+def test_the_front_passes_below_no_cell(comparison: Comparison) -> None:
+    """Cells of one network are drawn apart: the front rises before the first of them."""
+    with drawing():
+        figure = FIGURES["pareto"][0](many(comparison, 3, (4, 8, 16, 32, 64, 128)))
+    for axes in figure.axes:
+        (front,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+        x, y = front.get_data()
+        cells = [line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+        assert len(cells) == 18
+        for place, height in cells:
+            assert y[np.searchsorted(x, place + 1e-9) - 1] >= height - 1e-9
+
+
+def test_the_legend_of_many_networks_stays_on_the_page(comparison: Comparison) -> None:
+    with drawing():
+        figure = FIGURES["pareto"][0](many(comparison, 7, (16,)))
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_the_ranks_of_many_cells_can_be_read(comparison: Comparison) -> None:
+    """40 ticks ran into each other."""
+    found = many(comparison, 5, (1, 2, 4, 8, 16, 32, 64, 128))
+    ranks = {row.cell: 1.0 for row in found.rows}
+    standings = {
+        metric: replace(standing, rank_low=ranks, rank_high=ranks, probability_best=ranks)
+        for metric, standing in found.standings.items()
+    }
+    with drawing():
+        figure = FIGURES["ranks"][0](replace(found, standings=standings))
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())

@@ -6,6 +6,7 @@ import pytest
 from skinml.evaluation.decision import answered, decision_curve, price_list
 from skinml.evaluation.operating_point import Scored
 from skinml.evaluation.predictions import Predictions
+from skinml.evaluation.statistics import bootstrap_weights
 
 
 def sample(seed: int, count: int = 300) -> Scored:
@@ -55,6 +56,39 @@ def test_the_dearer_a_missed_melanoma_the_lower_the_threshold() -> None:
     prices = price_list(sample(4), sample(5), [1.0, 5.0, 50.0], prevalence=0.1)
     thresholds = [price.threshold for price in prices]
     assert thresholds == sorted(thresholds, reverse=True)
+
+
+def test_the_interval_of_a_cost_holds_the_choice_of_the_threshold() -> None:
+    """Against a plain loop over both parts drawn anew; at a fixed threshold it is too narrow."""
+    validation, test = sample(6, 60), sample(7, 200)
+    (price,) = price_list(validation, test, [10.0], prevalence=0.2)
+
+    def drawn(part: Scored, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        counts = bootstrap_weights(len(part.scores), seed=seed).astype(int)
+        return [(np.repeat(part.positive, n), np.repeat(part.scores, n)) for n in counts]
+
+    def cost(positive: np.ndarray, scores: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+        called = scores >= threshold[:, None]
+        missed, needless = (called[:, side].mean(axis=1) for side in (positive, ~positive))
+        return 1000 * (10 * 0.2 * (1 - missed) + 0.8 * needless)
+
+    thresholds = np.append(np.inf, np.unique(validation.scores)[::-1])
+    anew, fixed = [], []
+    for chosen_on, tested_on in zip(drawn(validation, 1), drawn(test, 0), strict=True):
+        threshold = thresholds[[np.argmin(cost(*chosen_on, thresholds).round(9))]]
+        anew.append(cost(*tested_on, threshold)[0])
+        fixed.append(cost(*tested_on, np.array([price.threshold]))[0])
+    low, high = np.quantile(anew, [0.025, 0.975])
+    assert (price.cost.low, price.cost.high) == pytest.approx((low, high), abs=3)
+    assert high - low > 1.2 * np.diff(np.quantile(fixed, [0.025, 0.975]))[0]
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_no_cost_is_invented_where_validation_has_one_class_alone(present: bool) -> None:
+    """It was chosen never to call anything, at a cost that had no spread."""
+    validation = Scored(np.full(50, present), sample(8, 50).scores)
+    assert price_list(validation, sample(9), [10.0], prevalence=0.2) == []
+    assert price_list(sample(9), validation, [10.0], prevalence=0.2) == []
 
 
 def test_only_the_surest_are_answered() -> None:

@@ -409,3 +409,15 @@ def test_no_mistakes_ask_for_no_images(draw: Callable[..., Figure]) -> None:
 def test_mistakes_carry_the_warning(case: str, draw: Callable[..., Figure]) -> None:
     footer = draw("mistakes", CASES[case]).get_supxlabel()
     assert footer == NOTICE
+
+
+@pytest.mark.parametrize("prevalence", [None, 0.02])
+def test_a_decision_curve_is_of_the_prevalence_that_it_names(prevalence: float | None) -> None:
+    """Acting on everything gains the share of melanomas, less the others by the odds."""
+    with drawing():
+        figure = FIGURES["decision_curve"](replace(ORDINARY, prevalence=prevalence))
+    share = 15 / 90 if prevalence is None else prevalence
+    (everybody,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    odds = 0.01 / 0.99
+    assert everybody.get_ydata()[0] == pytest.approx(share - (1 - share) * odds)
+    assert f"prevalence of {100 * share:.1f} %" in figure.legends[0].get_title().get_text()

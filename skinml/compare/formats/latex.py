@@ -43,6 +43,10 @@ _GREEK_AS_LATIN = {"Α": "A", "Β": "B", "Ε": "E", "Ζ": "Z", "Η": "H", "Ι": 
                    "Ν": "N", "Ο": "O", "Ρ": "P", "Τ": "T", "Χ": "X", "ο": "o"}  # fmt: skip
 
 
+# A table breaks over no page: of more rows the last ones fall off a page of this size.
+_MOST_ROWS = 45
+
+
 def latex_text(text: str) -> str:
     """Text with every character that LaTeX would take for its own, or cannot set, replaced.
 
@@ -107,7 +111,14 @@ def _latex(blocks: Sequence[Block]) -> list[str]:
             case Details():
                 lines += _latex(unfolded(block))
             case Table(title, columns, rows, labels):
-                lines += _latex_table(title, columns, rows, labels)
+                if len(rows) <= _MOST_ROWS:
+                    lines += _latex_table(title, columns, rows, labels)
+                    continue
+                for start in range(0, len(rows), _MOST_ROWS):
+                    told = f"{title}, continued" if start else title
+                    part = rows[start : start + _MOST_ROWS]
+                    # Set at once: LaTeX keeps but a few floats that wait for a page.
+                    lines += [*_latex_table(told, columns, part, labels), r"\clearpage"]
     return lines
 
 
