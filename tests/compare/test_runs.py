@@ -278,6 +278,16 @@ def test_the_newest_run_folder_of_a_training_is_known_by_its_name(tmp_path: Path
     assert run.run_id.startswith("20261123")
 
 
+def write_own_and_odd(folder: Path, section: str, name: str, value: object) -> tuple[Path, Path]:
+    """A run, and one beside it that has another value in a section of its description."""
+    own = write_run(folder, made_up(1, [1]))
+    odd = write_run(folder, made_up(1, [2]), started=1)
+    described = json.loads((odd / "run.json").read_text())
+    described[section][name] = value
+    (odd / "run.json").write_text(json.dumps(described))
+    return own, odd
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -293,11 +303,7 @@ def test_the_newest_run_folder_of_a_training_is_known_by_its_name(tmp_path: Path
 def test_an_odd_run_is_left_out_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, value: object
 ) -> None:
-    own = write_run(tmp_path, made_up(1, [1]))
-    odd = write_run(tmp_path, made_up(1, [2]), started=1)
-    described = json.loads((odd / "run.json").read_text())
-    described["tags"][place] = value
-    (odd / "run.json").write_text(json.dumps(described))
+    own, odd = write_own_and_odd(tmp_path, "tags", place, value)
     assert [run.run_id for run in runs_in_folder(tmp_path)] == [own.name]
     told = capsys.readouterr().err
     assert odd.name in told and place in told and len(told) < 1000 and "\x1b" not in told
@@ -310,11 +316,7 @@ def test_a_parameter_that_is_no_number_leaves_out_its_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     """The report, or the command for missing cells, reads it as a number later."""
-    own = write_run(tmp_path, made_up(1, [1]))
-    odd = write_run(tmp_path, made_up(1, [2]), started=1)
-    described = json.loads((odd / "run.json").read_text())
-    described["params"][name] = value
-    (odd / "run.json").write_text(json.dumps(described))
+    own, _ = write_own_and_odd(tmp_path, "params", name, value)
     assert [run.run_id for run in runs_in_folder(tmp_path)] == [own.name]
     assert f"{name}='{value}': expected a whole number" in capsys.readouterr().err
 
