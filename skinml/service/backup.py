@@ -258,6 +258,20 @@ def schedule(backups: Path, artifacts: Path, keep: int, times: str, listen: str)
         at = next_time(times, datetime.now(UTC))
 
 
+def _list(backups: Path) -> int:
+    """Print a line for each backup; 1 where one is damaged."""
+    damaged = 0
+    for folder in (found := whole_backups(backups)):
+        try:
+            print(_told(folder))
+        except (UserError, KeyError, TypeError, AttributeError):
+            damaged += 1
+            print(f"{folder.name}: DAMAGED, its {MANIFEST} cannot be read; restore another")
+    if not found:
+        print(f"no backup in {backups}")
+    return 1 if damaged else 0
+
+
 def _told(folder: Path) -> str:
     manifest = read_manifest(folder)
     size = sum(entry["size"] for entry in manifest["artifacts"].values())
@@ -322,10 +336,7 @@ def _main(options: argparse.Namespace) -> int:
     backups = Path(os.environ["SKINML_BACKUPS"])
     artifacts = Path(os.environ["SKINML_ARTIFACTS"])
     if options.command == "list":
-        print(
-            "\n".join(_told(folder) for folder in whole_backups(backups))
-            or f"no backup in {backups}"
-        )
+        return _list(backups)
     elif options.command == "create":
         print(_told(create(backups, artifacts, _kept())))
     elif options.command == "schedule":

@@ -19,6 +19,9 @@ COMPOSE = (2, 20, 2)
 _DOWN = ["docker", "compose", "--profile", "*", "down", "--remove-orphans"]
 _INSTEAD = "or run the core without it: make serve"
 
+# An engine that is starting, or far away, answers within a few seconds.
+_PATIENCE = 60.0
+
 
 def check_versions() -> None:
     """Refuse, before anything is built or started, a Docker that is missing or too old."""
@@ -66,9 +69,14 @@ def settle_networks() -> list[str]:
 
 def _ask(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["docker", *words], capture_output=True, text=True)
+        return subprocess.run(["docker", *words], capture_output=True, text=True, timeout=_PATIENCE)
     except FileNotFoundError:
         raise UserError(f"docker is not here: install it, {_INSTEAD}") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"docker {words[0]} did not answer within {_PATIENCE:.0f} s: restart the engine, "
+            f"{_INSTEAD}"
+        ) from None
 
 
 def main() -> int:

@@ -374,3 +374,21 @@ def test_a_count_that_is_none_is_told_in_one_line(
         assert len(said) < 200 and "1 or more" in said
     # What needs no count does not ask for it.
     assert run(["list"]) == 0
+
+
+@pytest.mark.usefixtures("variables")
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"artifacts": {}, "rows": 1}'])
+def test_a_damaged_backup_does_not_hide_the_others(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list ended at it, so that nobody saw the newer ones."""
+    whole = '{"artifacts": {"a": {"size": 2000000}}, "rows": {"public.runs": 3}, "missing": []}'
+    for day, text in ((1, whole), (2, damage), (3, whole)):
+        folder = tmp_path / "backups" / f"2026010{day}T000000Z"
+        folder.mkdir(parents=True)
+        (folder / backup_folder.MANIFEST).write_text(text)
+    assert run(["list"]) == 1
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "20260101T000000Z: 3 runs, 1 files, 2.0 MB"
+    assert second.startswith("20260102T000000Z: DAMAGED") and "restore another" in second
+    assert third.startswith("20260103T000000Z: 3 runs")

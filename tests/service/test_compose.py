@@ -447,6 +447,16 @@ def test_a_docker_that_is_too_old_is_refused_before_anything_starts(
     assert "config" not in told.read_text()
 
 
+def test_a_docker_that_does_not_answer_is_not_waited_for(
+    stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = stand_in(ANSWERS.replace("echo 26.1.5+dfsg1", "exec sleep 600"))
+    monkeypatch.setattr(docker, "_PATIENCE", 2.0)
+    with pytest.raises(UserError, match="docker version did not answer within 2 s: restart the"):
+        docker.main()
+    assert "config" not in told.read_text()
+
+
 def test_networks_are_made_anew_where_open_and_closed_changed(
     stand_in: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -224,7 +224,10 @@ def files_to_send(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def cores_here(threads: int) -> Iterator[frozenset[int]]:
-    """Cores of this machine for so many threads, others than those of the cells beside it."""
+    """Cores of this machine for so many threads, others than those of the cells beside it.
+
+    All of them, an empty set, where the cache folder cannot hold the locks that tell cells apart.
+    """
     cores = own_cores()
     if not threads or threads > len(cores):
         yield frozenset()
@@ -232,7 +235,11 @@ def cores_here(threads: int) -> Iterator[frozenset[int]]:
     mine = hashlib.sha256(str(cores).encode()).hexdigest()[:8]
     for slot in range(len(cores) // threads):
         path = cache_dir() / "locks" / f"cores-{platform.node()}-{mine}-{threads}-{slot}"
-        held, taken = lock_file(path, None)
+        try:
+            held, taken = lock_file(path, None)
+        except OSError:
+            yield frozenset()
+            return
         if not taken:
             try:
                 yield cores_of(slot, threads)

@@ -25,6 +25,7 @@ from skinml.sweep.engines.node import (
     Unclaimed,
     absolute_uri,
     claim,
+    cores_here,
     files_to_send,
     make_ready,
 )
@@ -147,6 +148,22 @@ def test_what_arrives_broken_is_not_kept(
         make_ready(order, source, broken)
     with pytest.raises(Missing):
         make_ready(order, source, no_fetch)
+
+
+def test_cells_beside_each_other_have_cores_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the locks that tell them apart cannot be held, each may use all."""
+    monkeypatch.setattr("skinml.sweep.engines.node.own_cores", lambda: [0, 1])
+    monkeypatch.setattr("skinml.base.processes.own_cores", lambda: [0, 1])
+    with cores_here(1) as first, cores_here(1) as second:
+        assert {*first, *second} == {0, 1} and len(first) == len(second) == 1
+    with cores_here(3) as more_than_there_are:
+        assert not more_than_there_are
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKINML_CACHE_DIR", str(tmp_path / "file"))
+    with cores_here(1) as any_of_them:
+        assert not any_of_them
 
 
 def test_a_tracking_uri_means_the_same_in_every_folder(tmp_path: Path) -> None:

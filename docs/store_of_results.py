@@ -1,0 +1,59 @@
+"""Put published runs into an MLflow store: `python docs/store_of_results.py results/nine-runs`.
+
+Each run's figures and report are drawn anew from its tables (without those that show pictures),
+and all of it goes to $MLFLOW_TRACKING_URI, where the UI shows it: `make ui`, docs/screenshots.py.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from skinml.config import config_from_params
+from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
+from skinml.evaluation.operating_point import rule_of
+from skinml.evaluation.predictions import read_predictions
+from skinml.run.note import make_note
+from skinml.run.report import figures_title
+from skinml.run.results import write_report
+from skinml.sync import sync
+from skinml.tracking.folder import NOTE, RunFolder
+
+
+def complete(folder: RunFolder) -> None:
+    """Add to a published run's tables what a run's folder has beside them, but for its network."""
+    description, metrics = folder.read_description(), folder.read_metrics()
+    description.dataset.setdefault("source", "")  # It is a path, which nobody publishes.
+    folder.write_description(description)
+    tables = {part: read_predictions(folder.predictions(part)) for part in ("validation", "test")}
+
+    def no_pictures(_: object) -> None:
+        raise LookupError("the pictures are not published")
+
+    data = FigureData(
+        figures_title(description),
+        tables["test"],
+        folder.read_history(),
+        int(metrics["best_epoch"]),
+        no_pictures,  # type: ignore[arg-type]
+        tables["validation"],
+        rule_of(description.params),
+    )
+    draw_figures(data, folder.figures, FIGURES.keys() - {"mistakes"})
+    write_report(folder, description, metrics, tables)
+    config = config_from_params(description.params)
+    folder.write_text(NOTE, make_note(config, description, metrics, tables["test"]))
+    folder.finish()
+
+
+def main(results: str) -> None:
+    """Complete the runs of a results folder in a copy, and send them to MLflow."""
+    for run in sorted(Path(results, "runs").iterdir()):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = RunFolder.open(shutil.copytree(run, Path(temporary) / run.name))
+            complete(folder)
+            print(run.name, sync(folder.path))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
