@@ -88,6 +88,11 @@ class Row:
         return f" {ONE_CLASS_MARK}" if self.one_class else ""
 
     @property
+    def from_random(self) -> bool:
+        """Whether its trainings began with random weights."""
+        return all(run.weights_kind == "none" for run in self.runs)
+
+    @property
     def one_answer(self) -> str:
         """What it answers, in words, where its networks give nearly every image one class."""
         if len(self.runs) == 1:

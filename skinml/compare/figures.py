@@ -77,11 +77,7 @@ def _first(row: Row) -> Predictions:
 
 def _title(row: Row) -> str:
     more = f", seed {row.runs[0].tags['seed']} of {len(row.runs)}" if len(row.runs) > 1 else ""
-    return f"{_name(row)}{more}"
-
-
-def _name(row: Row) -> str:
-    return f"{row.cell}{row.mark}"
+    return f"{row.cell}{row.mark}{more}"
 
 
 def _explained(comparison: Comparison, heading: str) -> str:
@@ -261,7 +257,10 @@ def _draw_front(axes: "Axes", rows: Sequence[Row], cost: str, models: Sequence[s
 
 def _name_lines(axes: "Axes", rows: Sequence[Row]) -> None:
     """Name the line of each cell, the first on top, with room for whole markers above and below."""
-    axes.set_yticks(np.arange(len(rows))[::-1], [_name(row) for row in rows])
+    some = not all(row.from_random for row in rows)
+    told = [", random weights" if some and row.from_random else "" for row in rows]
+    names = [f"{row.cell}{row.mark}{began}" for row, began in zip(rows, told, strict=True)]
+    axes.set_yticks(np.arange(len(rows))[::-1], names)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.tick_params(axis="y", length=0)
 

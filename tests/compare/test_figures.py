@@ -60,6 +60,19 @@ def test_other_grids_can_be_drawn_too(tmp_path: Path, seeds: tuple[int, ...]) ->
     assert all(path.stat().st_size > 5000 for path in draw_figures(found, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("others", ["none", "imagenet"])
+def test_a_network_from_random_weights_is_told_beside_others(tmp_path: Path, others: str) -> None:
+    """Beside a paper's that began with trained ones it would look like a failed reproduction."""
+    write_run(tmp_path, made_up(1, [1]), model="mobilenet", weights=others)
+    write_run(tmp_path, made_up(1, [2]), model="nasnetmobile", weights="none")
+    found = analyse(select(runs_in_folder(tmp_path)), 50)
+    with drawing():
+        axes = FIGURES["intervals"][0](found).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    told = ", random weights" if others == "imagenet" else ""
+    assert names == ["mobilenet-16", f"nasnetmobile-16{told}"]
+
+
 @pytest.mark.parametrize("name", ["intervals", "pareto"])
 def test_a_network_of_one_answer_is_hollow_and_never_on_the_front(
     tmp_path: Path, name: str
