@@ -1,7 +1,7 @@
 """The report of a run as one HTML file: `python -m skinml.report runs/…`.
 
 A run writes its own at its end. This writes it once more from the run's folder: of an earlier
-version, of results/, or for another prevalence.
+version, of results/, or for another prevalence. The run's own is not written over.
 """
 
 import sys
@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 from skinml.base.errors import UserError, run_command
 from skinml.base.files import write_out, write_whole
 from skinml.config import Parser
+
+# Beside a run's own report: that one holds images which no folder has, and the journal has noted
+# its SHA-256, without which MLflow never gets it.
+ANEW = "report-anew.html"
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +73,11 @@ def _tables(run: "RunFolder") -> "dict[str, Predictions]":
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m skinml.report", description="A run's report as one HTML file.")
     parser.add_argument("folder", type=Path, help="the folder of a run: runs/… or of results/")
-    parser.add_argument("--out", type=Path, help="the file to write (FOLDER/report.html)")
+    parser.add_argument(
+        "--out", type=Path,
+        help="the file to write (FOLDER/report.html; in the folder of a run with a journal, whose "
+        f"own report stays as it is, FOLDER/{ANEW})",
+    )  # fmt: skip
     parser.add_argument(
         "--prevalence", type=float, metavar="SHARE",
         help="share of melanomas among the patients of costs and decision curve (that of the test)",
@@ -81,11 +89,19 @@ def main(argv: list[str] | None = None) -> int:
     html = report_html(options.folder, share)
     if options.out:
         write_out(options.out, html)
-    else:
-        # The folder may be somebody else's: a link in it is replaced, not followed.
-        write_whole(options.folder / "report.html", html)
-    print(options.out or options.folder / "report.html")
+        print(options.out)
+        return 0
+    path = _own_place(options.folder)
+    # The folder may be somebody else's: a link in it is replaced, not followed.
+    write_whole(path, html)
+    print(path)
     return 0
+
+
+def _own_place(folder: Path) -> Path:
+    from skinml.tracking.folder import JOURNAL, REPORT
+
+    return folder / (ANEW if (folder / JOURNAL).exists() else REPORT)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,19 @@ def test_another_prevalence_changes_the_costs(
     assert [data.prevalence for data in drawn] == [0.02]
 
 
+def test_the_report_that_a_run_has_noted_stays_as_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written over, it lost the images of its mistakes, and MLflow never got any report."""
+    monkeypatch.setattr("skinml.report.report_html", lambda *given: "anew")
+    (tmp_path / "report.html").write_text("the run's own")
+    (tmp_path / "journal.log").touch()
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == "the run's own"
+    assert (tmp_path / "report-anew.html").read_text() == "anew"
+    assert capsys.readouterr().out == f"{tmp_path / 'report-anew.html'}\n"
+
+
 def test_a_threshold_that_calls_nothing_is_none(folder: Path) -> None:
     """Where hardly a patient has a melanoma it costs least, and was told as "inf"."""
     description, tables = described(folder)
