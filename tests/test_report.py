@@ -21,7 +21,7 @@ from skinml.compare.formats.html import to_html
 from skinml.config import config_from_params, config_from_strings
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation import figures
-from skinml.evaluation.calibration import brier
+from skinml.evaluation.calibration import Temperature, brier
 from skinml.evaluation.figures import FigureData
 from skinml.evaluation.operating_point import RULES, Rule, Scored, operating_points
 from skinml.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -106,6 +106,16 @@ def test_calibration_costs_and_abstaining_are_told(folder: Path, page: str) -> N
     text = text_of(page)
     for told in ("20 : 1", "excise nothing", "Brier score", "90 %", "no clinic", "clinical use"):
         assert told in text
+
+
+@pytest.mark.parametrize("value", [0.05, 20.0])
+def test_a_temperature_at_the_end_of_the_range_is_no_answer(value: float) -> None:
+    """The report said of an interval below 0 that nothing was shown."""
+    said = report._of_temperature(Temperature(value, 0.3, 0.2, 0.4))
+    assert "lies at the end of the range that was looked at (0.05 to 20)" in said
+    assert "-0.300 (-0.400 to -0.200)" in said and "left without one" in said
+    assert "shown" not in said
+    assert "makes the scores better" in report._of_temperature(Temperature(1.2, 0.3, 0.2, 0.4))
 
 
 def test_another_prevalence_changes_the_costs(

@@ -57,6 +57,12 @@ class Temperature(NamedTuple):
         return self.gain_low > 0 and 1.01 * _COLDEST < self.value < _HOTTEST / 1.01
 
 
+def end_of_range(temperature: float) -> str:
+    """Where a temperature was looked for, if it lies at an end of that; else nothing."""
+    inside = 1.01 * _COLDEST < temperature < _HOTTEST / 1.01
+    return "" if inside else f"{_COLDEST:g} to {_HOTTEST:g}"
+
+
 def fit_temperature(predictions: Predictions) -> Temperature:
     """The temperature of the lowest log loss on a part (validation), by Brent's method.
 

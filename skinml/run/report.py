@@ -22,7 +22,13 @@ from skinml.compare.document import (
 from skinml.compare.formats.html import to_html
 from skinml.config import FOLDERS, options_given
 from skinml.data.datasets import title_of
-from skinml.evaluation.calibration import Temperature, brier, fit_temperature, scaled
+from skinml.evaluation.calibration import (
+    Temperature,
+    brier,
+    end_of_range,
+    fit_temperature,
+    scaled,
+)
 from skinml.evaluation.classes import against_the_rest, of_class, sought
 from skinml.evaluation.decision import answered, price_list
 from skinml.evaluation.drawing import spaced
@@ -289,6 +295,11 @@ def _of_temperature(found: Temperature) -> str:
         return "There are too few validation images to fit a temperature on."
     change = f"{-found.gain:+.3f} ({-found.gain_high:+.3f} to {-found.gain_low:+.3f})"
     images = f"on validation images that did not choose it the log loss changes by {change}."
+    if ends := end_of_range(found.value):
+        return (
+            f"The best temperature ({found.value:.2f}) lies at the end of the range that was "
+            f"looked at ({ends}), which is no answer: {images} The model is left without one."
+        )
     if not found.helps:
         return (
             f"A temperature ({found.value:.2f} fits best) is not shown to make the scores better: "
