@@ -119,7 +119,7 @@ def track(
             )
         folder.mark_unpublished()
         record_start(journal, description, known)
-        forwarder = None if offline else ForwarderProcess(folder)
+        forwarder = None if offline else ForwarderProcess(folder, known.sequence)
         recorder = LoadRecorder(journal, known.load_samples) if load else None
         tracked = Tracked(folder, journal, forwarder, known)
         try:
@@ -177,14 +177,18 @@ def _end(
     finally:
         if forwarder is not None:
             forwarder.stop()
-            _say_what_is_left(tracked, forwarder.state())
+            _say_what_is_left(tracked, forwarder.state(), reason)
 
 
-def _say_what_is_left(tracked: Tracked, state: Acknowledged) -> None:
+def _say_what_is_left(tracked: Tracked, state: Acknowledged, reason: str) -> None:
+    """Say what MLflow lacks; `reason` is that of the run's end, which is told by itself."""
     left = tracked.journal.sequence - state.sequence
-    if left and not state.refused:
+    refused = first_line(UserError(state.refused)) if state.refused else ""
+    # A run that was refused before it trained has nothing that is worth being sent.
+    if left and not (refused and refused == reason):
         print(
-            f"skinml: {left} of {tracked.journal.sequence} records are not in MLflow yet; send "
+            f"skinml: {left} of {tracked.journal.sequence} records are not in MLflow yet"
+            f"{f' ({refused})' if refused else ''}; send "
             f"them with: python -m skinml.sync {tracked.folder.path}",
             file=sys.stderr,
         )

@@ -65,7 +65,7 @@ class Forwarder:
         self._told: set[str] = set()
         # Whether the server has taken anything from this process.
         self._taken = False
-        if self.state.refused:  # What an earlier process was told.
+        if Acknowledged.load(self._path).refused:  # An earlier process was told so, of any server.
             self.state.refused = ""
             self._save()
         self._asked = False

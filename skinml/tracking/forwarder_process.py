@@ -15,10 +15,11 @@ from typing import IO
 
 from skinml.base.address import URI_VARIABLE
 from skinml.base.errors import UserError
+from skinml.base.locks import is_locked
 from skinml.base.progress import WAIT_IS_TOLD, progress_bar
 from skinml.base.provenance import PACKAGE
 from skinml.tracking.acknowledged import Acknowledged
-from skinml.tracking.folder import LOG, STATE, RunFolder
+from skinml.tracking.folder import LOCK, LOG, STATE, RunFolder
 
 # Exit code of a run that is trained, of which MLflow lacks records: EX_TEMPFAIL of sysexits.h.
 UNSENT = 75
@@ -44,8 +45,14 @@ _PAUSE, _LAST_PAUSE, _LOOK = 1.0, 30.0, 0.25
 class ForwarderProcess:
     """The forwarder of a run's folder: kept alive, and its words passed on, by a thread."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, noted: int = 0) -> None:
+        """Start it; `noted` is the number of records that earlier processes of the run wrote."""
         self._folder = folder
+        self._noted = noted
+        self._before = self.state()
+        # That of an earlier process may live on and send for this one too, which then waits.
+        lock = folder.path / LOCK
+        self._another_sends = lock.exists() and bool(is_locked(lock))
         self._log = folder.path / LOG
         self._begin = self._read = self._log.stat().st_size if self._log.exists() else 0
         self._passing_on = threading.Lock()
@@ -62,11 +69,13 @@ class ForwarderProcess:
         """Wait until the run is made; a server that refuses it is a `UserError`.
 
         One that does not answer within `patience` seconds, or not at all, is no reason to wait;
-        they begin when the forwarder could ask it, on a busy machine many after its start.
+        they begin when the forwarder could ask it, on a busy machine many after its start. What
+        an earlier process was told is no answer: a password may have been mended since.
         """
         deadline, asks, told = time.monotonic() + IMPORTS, False, False
         while (now := time.monotonic()) < deadline:
-            if not asks and self._has_said(READY):
+            ready = self._has_said(READY)
+            if not asks and (ready or self._another_sends):
                 deadline, asks = now + patience, True
             if asks and not told and deadline - now < patience - WAIT_IS_TOLD:
                 told = True
@@ -75,13 +84,21 @@ class ForwarderProcess:
                 if os.environ.get(URI_VARIABLE, "sqlite:").startswith("sqlite:"):
                     said = "MLflow opens its database; a new one takes some seconds"
                 print(f"skinml: {said}", file=sys.stderr)
-            state = self.state()
-            if state.refused:
+            # Looked for first: a refusal is noted before it is said that nothing is taken.
+            away, state = self._has_said(NOT_TAKEN), self.state()
+            if ready and state.refused:  # An earlier one is cleared before that word.
                 raise UserError(state.refused)
-            if state.run_id or self._has_said(NOT_TAKEN):
+            if away or self._is_taken(state):
                 self._pass_on()
                 return
             time.sleep(_LOOK)
+
+    def _is_taken(self, state: Acknowledged) -> bool:
+        """Whether the server has taken something since this process began."""
+        before = self._before
+        moved = (state.run_id, state.sequence) != (before.run_id, before.sequence)
+        # One that sends already may have had the first of this process before it was looked at.
+        return bool(state.run_id) and (moved or state.sequence > self._noted)
 
     def drain(self, last: int, limit: float) -> int:
         """Wait until record `last` is acknowledged, at most `limit` seconds; how many are not."""
