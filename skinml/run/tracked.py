@@ -14,7 +14,7 @@ from skinml.base.errors import UserError, first_line
 from skinml.store.access import check_address
 from skinml.store.lease import lease_term
 from skinml.tracking.acknowledged import Acknowledged
-from skinml.tracking.folder import Description, RunFolder
+from skinml.tracking.folder import STATE, Description, RunFolder
 from skinml.tracking.forwarder_process import (
     DRAIN_LIMIT,
     DRAIN_VARIABLE,
@@ -118,6 +118,7 @@ def track(
                 "one at a time: start again if it is not done"
             )
         folder.mark_unpublished()
+        _send_anew_if_ahead(folder, journal)
         record_start(journal, description, known)
         forwarder = None if offline else ForwarderProcess(folder, known.sequence)
         recorder = LoadRecorder(journal, known.load_samples) if load else None
@@ -132,6 +133,26 @@ def track(
         _end(tracked, recorder, "FINISHED", "", limit)
     finally:
         journal.close()
+
+
+def _send_anew_if_ahead(folder: RunFolder, journal: Journal) -> None:
+    """Forget what was acknowledged of a journal that has less than that: all of it is sent again.
+
+    After a power cut it lacks what was not on the disk yet, and what was acknowledged is: what is
+    written next would have numbers that are taken for sent. What is there already counts once.
+    """
+    path = folder.path / STATE
+    state = Acknowledged.load(path)
+    if state.sequence <= journal.sequence:
+        return
+    more = state.sequence - journal.sequence
+    print(
+        f"skinml: {folder.path}: its journal lacks {more} records that MLflow has (a power cut?): "
+        "all of it is sent again",
+        file=sys.stderr,
+    )
+    state.sequence, state.offset, state.ended = 0, 0, False
+    state.save(path)
 
 
 def check_settings(offline: bool = False) -> None:

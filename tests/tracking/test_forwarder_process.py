@@ -16,7 +16,8 @@ from skinml.store.forwarding import Forwarder
 from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import LOCK, RunFolder
 from skinml.tracking.forwarder_process import ForwarderProcess
-from skinml.tracking.record import read_noted, server_digest
+from skinml.tracking.journal import Journal
+from skinml.tracking.record import read_noted, record_start, server_digest
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,3 +158,20 @@ def test_a_run_that_is_refused_says_what_is_left_of_it(
     count = read_noted(folder.journal).sequence
     left = f"{count} of {count} records are not in MLflow yet (no right to that: http://x); send"
     assert (left in said) is trained
+
+
+def test_a_folder_whose_state_is_ahead_of_its_journal_is_sent_anew(folder: RunFolder) -> None:
+    """After a power cut: the journal's last records were not on the disk, and their receipt was."""
+    journal = Journal(folder.journal)
+    record_start(journal, folder.read_description())
+    journal.close()
+    known = read_noted(folder.journal)
+    path = folder.path / "forward.json"
+    for ahead in (False, True):
+        reached = known.sequence + 3 * ahead
+        Acknowledged("s", "a" * 32, reached, 600, uris={"results": "there"}).save(path)
+        with track(folder, folder.read_description(), offline=True, load=False, known=known):
+            state = Acknowledged.load(path)
+        assert (state.sequence, state.offset) == ((0, 0) if ahead else (reached, 600))
+        assert (state.server, state.run_id) == ("s", "a" * 32)
+        known = read_noted(folder.journal)
