@@ -137,7 +137,10 @@ def test_another_prevalence_changes_the_costs(
 
 
 def test_the_report_that_a_run_has_noted_stays_as_it_is(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Written over, it lost the images of its mistakes, and MLflow never got any report."""
     monkeypatch.setattr("skinml.report.report_html", lambda *given: "anew")
@@ -237,6 +240,18 @@ def test_its_command_and_settings_are_those_of_the_run() -> None:
     told = {name.text: value.text for name, value in settings.rows}
     assert told["epochs finetune"] == "10" and told["head"] == "one" and told["test views"] == "8"
     assert "auto" not in told.values() and "mixup" not in told
+
+
+@pytest.mark.parametrize("data", ["/home/ann/clinic", "./clinic", "C:\\ann\\clinic.csv", "ann.csv"])
+def test_it_tells_no_path_of_somebody_s_machine(folder: Path, data: str) -> None:
+    """docs/data.md: the path is a parameter of the run in the store, and nowhere else."""
+    paths = {"data": data, "weights": "/home/ann/w.weights.h5", "data_dir": "/home/ann/data"}
+    description, tables = described(folder, **paths)
+    metrics = evaluate_tables(tables)
+    text = text_of(to_html(make_report(description, metrics, tables)))
+    assert "ann" not in re.sub("channel|cannot|another|planned", "", text)
+    assert "--data=PATH" in text and "--weights=w.weights.h5" in text
+    assert "ann" not in make_card(description, metrics, tables["test"], ())
 
 
 def test_it_leads_to_the_pictures_that_lie_beside_it(

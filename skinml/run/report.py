@@ -1,6 +1,7 @@
 """The report of one run: all that is known of it, as one HTML file that a mail can carry."""
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from skinml.compare.document import (
     Text,
 )
 from skinml.compare.formats.html import to_html
-from skinml.config import FOLDERS, options_given
+from skinml.config import FOLDERS, is_path, options_given
 from skinml.data.datasets import title_of
 from skinml.evaluation.calibration import (
     Temperature,
@@ -346,7 +347,8 @@ _DIGESTS = (
 
 
 def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Block]:
-    params, found = description.params, description.dataset.get("counts", {})
+    found = description.dataset.get("counts", {})
+    params = _without_paths(description.params)
     rows = [
         [Cell(part), *(Cell(f"{found[part].get(label, 0):,}") for label in classes)]
         for part in ("train", "validation", "test")
@@ -366,6 +368,19 @@ def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Blo
         shlex.quote(f"--{name}={value}") for name, value in asked.items() if name not in FOLDERS
     )
     yield Code((f"python -m skinml.run {options}",))
+
+
+def _without_paths(params: Mapping[str, str]) -> dict[str, str]:
+    """Parameters whose paths, which tell of somebody's machine, no mail is to carry.
+
+    A person's own pictures lie at PATH; of a file with weights its name stays.
+    """
+    told = dict(params)
+    if is_path(params.get("data", "")):
+        told["data"] = "PATH"
+    if "weights" in params:
+        told["weights"] = re.split(r"[/\\]", params["weights"])[-1]
+    return told
 
 
 def _facts(title: str, known: Mapping[str, str], names: tuple[str, ...]) -> Table:
