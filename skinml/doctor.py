@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -375,11 +376,12 @@ def _in_folder(item: Left, closed: bool) -> list[Finding]:
     Nothing where the run goes on elsewhere, in an experiment that is not looked at.
     """
     path, found = item.folder.path, list[Finding]()
+    typed = shlex.quote(str(path))
     if not closed and item.is_open_run():
         return found
     if not closed and (count := item.unsent):
         why = f"{count} records that MLflow lacks"
-        remedy = f"python -m skinml.sync {path}"
+        remedy = f"python -m skinml.sync {typed}"
         if item.elsewhere:
             why = f"{count} records that another server lacks than this one"
             remedy += " with its MLFLOW_TRACKING_URI"
@@ -387,11 +389,11 @@ def _in_folder(item: Left, closed: bool) -> list[Finding]:
         found.append(Finding(UNSENT, str(path), why, remedy, act))
     elif item.state.left_out:
         # For a person to send: nothing here says that its server takes them by now.
-        remedy = f"python -m skinml.sync {path}"
+        remedy = f"python -m skinml.sync {typed}"
         found.append(Finding(LEFT_OUT, str(path), f"not in MLflow: {item.state.left_out}", remedy))
     if not item.folder.finished and has_checkpoint(path):
         why = "not finished, and can be gone on with"
-        again = f"python -m skinml.run --resume {path}"
+        again = f"python -m skinml.run --resume {typed}"
         found.append(Finding(CHECKPOINT, str(path), why, again))
     return found
 

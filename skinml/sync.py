@@ -1,6 +1,7 @@
 """Send to MLflow what it lacks of runs, from their folders: `python -m skinml.sync FOLDER…`."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,9 +48,10 @@ def sync(path: Path, limit: float = DRAIN_LIMIT) -> str:
         with exclusive(folder.path / LOCK, notice, limit):
             return send_rest(folder, limit)
     except StillLocked:
+        parent = shlex.quote(str(path.absolute().parent))
         raise UserError(
             f"{path}: another process sends it, for more than {limit:g} s; expected its end: if it "
-            f"hangs, python -m skinml.doctor --fix --output-dir {path.absolute().parent} ends a "
+            f"hangs, python -m skinml.doctor --fix --output-dir {parent} ends a "
             "forwarder and sends the rest; a skinml.sync is ended by who started it"
         ) from None
 

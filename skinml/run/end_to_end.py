@@ -24,9 +24,9 @@ from skinml.run.messages import (
     epoch_line,
     features_teller,
     run_name,
-    shown_path,
     tell_how_to_go_on,
     tell_results,
+    typed_path,
 )
 from skinml.run.results import evaluate
 from skinml.run.resumption import (
@@ -108,7 +108,7 @@ def resume(
     if known.ended == "FINISHED":
         rest = "there is nothing to do"
         if not (offline or folder.published):
-            where = shown_path(folder.path)
+            where = typed_path(folder.path)
             rest = f"send what MLflow lacks of it with: python -m skinml.sync {where}"
         print(f"skinml: run {name} is finished: {rest}", file=sys.stderr)
         return folder
@@ -214,7 +214,7 @@ def _tracked(
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         if begun and (stopped or has_checkpoint(folder.path)):
-            tell_how_to_go_on(folder)
+            tell_how_to_go_on(folder, offline)
         raise
 
 

@@ -62,7 +62,7 @@ def tell_results(folder: RunFolder, tracked: Tracked) -> None:
     _show(folder.read_text("note.md"))
     told: dict[str, str] = {}
     if tracked.forwarder is None:
-        told = {"publish": f"python -m skinml.sync {shown_path(folder.path)}"}
+        told = {"publish": f"python -m skinml.sync {typed_path(folder.path)}"}
     elif folder.published:
         told, uris = {"run": folder.published}, tracked.forwarder.state().uris
         if "model" in uris:
@@ -85,16 +85,22 @@ def _compare_command(description: Description) -> str:
     return f"{command} --experiment {shlex.quote(name)}"
 
 
-def tell_how_to_go_on(folder: RunFolder) -> None:
+def tell_how_to_go_on(folder: RunFolder, offline: bool = False) -> None:
     # By its id alone it is looked for where runs lie unless told otherwise.
     found = folder.path.is_relative_to(Path(Config().output_dir).resolve())
-    name = run_name(folder) if found else shown_path(folder.path)
-    print(f"skinml: go on with: python -m skinml.run --resume {name}", file=sys.stderr)
+    name = shlex.quote(run_name(folder)) if found else typed_path(folder.path)
+    how = " --offline" * offline  # Else it would be sent, of which it was told to send nothing.
+    print(f"skinml: go on with: python -m skinml.run --resume {name}{how}", file=sys.stderr)
 
 
 def shown_path(path: Path) -> str:
     """A path as a person who is in the working folder would write it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def typed_path(path: Path) -> str:
+    """A path as a command takes it, whatever signs are in it."""
+    return shlex.quote(shown_path(path))
 
 
 def _show(note: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -204,18 +205,19 @@ def _end(
 def _say_what_is_left(tracked: Tracked, state: Acknowledged, reason: str) -> None:
     """Say what MLflow lacks; `reason` is that of the run's end, which is told by itself."""
     left = tracked.journal.sequence - state.sequence
+    path = shlex.quote(str(tracked.folder.path))
     refused = first_line(UserError(state.refused)) if state.refused else ""
     # A run that was refused before it trained has nothing that is worth being sent.
     if left and not (refused and refused == reason):
         print(
             f"skinml: {left} of {tracked.journal.sequence} records are not in MLflow yet"
             f"{f' ({refused})' if refused else ''}; send "
-            f"them with: python -m skinml.sync {tracked.folder.path}",
+            f"them with: python -m skinml.sync {path}",
             file=sys.stderr,
         )
     if state.left_out:
         print(
             f"skinml: not in MLflow: {state.left_out}; they stay in the run's folder, and a server "
-            f"that takes them gets them with: python -m skinml.sync {tracked.folder.path}",
+            f"that takes them gets them with: python -m skinml.sync {path}",
             file=sys.stderr,
         )
