@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m skinml.sync",
         description="Send to MLflow what it lacks of runs: made with --offline, or while the "
         "server was away, here or on another machine. Sent twice counts once.",
+        epilog="exit code: 0 all are sent; 2 one cannot be: the others are all the same",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument(
@@ -82,15 +83,22 @@ def main(argv: list[str] | None = None) -> int:
         type=seconds,
         default=DRAIN_LIMIT,
         metavar="SECONDS",
-        help="how long to try where the server does not answer, or another process is sending "
-        "the same (default: %(default)g)",
+        help="how long to try, for each folder, where the server does not answer, or another "
+        "process is sending the same (default: %(default)g)",
     )
     options = parser.parse_args(argv)
+    failed = False
     for path in options.folders:
-        print(f"{path}: run {sync(path, options.drain_limit)}")
+        try:
+            print(f"{path}: run {sync(path, options.drain_limit)}")
+        except UserError as error:
+            # The next one may be sent all the same.
+            print(f"skinml: error: {error}", file=sys.stderr)
+            failed = True
+            continue
         if left_out := Acknowledged.load(path / STATE).left_out:
             print(f"skinml: warning: {path}: not sent: {left_out}", file=sys.stderr)
-    return 0
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -265,7 +265,8 @@ def test_the_command_names_the_run_of_each_folder(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_command(lambda: sync.main([str(finished_folder.path), str(tmp_path)])) == 2
+    """One that cannot be sent keeps none behind it from being sent."""
+    assert run_command(lambda: sync.main([str(tmp_path), str(finished_folder.path)])) == 2
     out, err = capsys.readouterr()
     run_id = finished_folder.read_text("mlflow_run_id").strip()
     assert out == f"{finished_folder.path}: run {run_id}\n"
