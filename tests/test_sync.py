@@ -217,6 +217,15 @@ def test_a_forwarder_that_hangs_is_waited_for_with_a_limit_and_doctor_ends_it(
     assert [status for _, status in runs(store)] == ["FINISHED"]
 
 
+@pytest.mark.parametrize("limit", ["inf", "1e300"])
+def test_a_limit_that_never_comes_is_one(
+    store: MlflowClient, finished_folder: RunFolder, limit: str
+) -> None:
+    """No request can be told to wait for that long: it was a traceback."""
+    assert sync.main(["--drain-limit", limit, str(finished_folder.path)]) == 0
+    assert runs(store) == [(finished_folder.published, "FINISHED")]
+
+
 def test_a_file_that_has_changed_since_is_told_and_left_out(
     store: MlflowClient, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,8 @@ from skinml.tracking.forwarder_process import NOT_TAKEN, READY, UNSENT
 POLL = 0.5
 # Seconds between two attempts: doubled each time, up to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+# The longest that one request is waited for: a day. Of more, such as inf, no socket makes a limit.
+_LONGEST_REQUEST = 86_400.0
 # How far behind its training a forwarder stands on a busy processor, of 19: see `give_way`.
 _NICENESS = 5
 
@@ -114,7 +116,7 @@ def send_rest(folder: RunFolder, limit: float) -> str:
     taken = time.monotonic()
     while True:
         # A request waits for whole seconds.
-        left = max(1, math.ceil(limit + taken - time.monotonic()))
+        left = max(1, math.ceil(min(limit + taken - time.monotonic(), _LONGEST_REQUEST)))
         try:
             # We try again by ourselves, and say so.
             with environment({RETRIES_VARIABLE: "0", LIMIT_VARIABLE: f"{left}"}):
