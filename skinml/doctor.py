@@ -43,6 +43,7 @@ from skinml.store.lease import (
 )
 from skinml.store.read import experiment_id, experiment_ids
 from skinml.store.runs import GONE, JOURNAL
+from skinml.store.sweeps import is_superseded
 from skinml.sync import sync
 from skinml.tracking.acknowledged import Acknowledged
 from skinml.tracking.folder import JOURNAL as JOURNAL_FILE
@@ -180,6 +181,10 @@ class Left:
     def is_open_run(self) -> bool:
         """Whether the run that it was sent to has not ended: it may go on on another machine."""
         return bool(self.state.run_id) and not self.elsewhere and is_open(self.state.run_id)
+
+    def is_superseded(self) -> bool:
+        """Whether another attempt at its cell of a sweep has taken the place of its run."""
+        return bool(self.state.run_id) and not self.elsewhere and is_superseded(self.state.run_id)
 
     def send(self) -> str:
         return f"sent: run {sync(self.folder.path, SEND_LIMIT)}"
@@ -373,7 +378,8 @@ def _close(run: "Run", why: str) -> str:
 def _in_folder(item: Left, closed: bool) -> list[Finding]:
     """What is left of a folder that nobody writes; it is sent with its run where that is `closed`.
 
-    Nothing where the run goes on elsewhere, in an experiment that is not looked at.
+    Nothing where the run goes on elsewhere, in an experiment that is not looked at, nor where
+    another has taken its place: nothing more is sent to it, and nobody goes on with it.
     """
     path, found = item.folder.path, list[Finding]()
     typed = shlex.quote(str(path))
@@ -395,7 +401,8 @@ def _in_folder(item: Left, closed: bool) -> list[Finding]:
         why = "not finished, and can be gone on with"
         again = f"python -m skinml.run --resume {typed}"
         found.append(Finding(CHECKPOINT, str(path), why, again))
-    return found
+    # Asked last: most folders have nothing left.
+    return [] if found and item.is_superseded() else found
 
 
 # Processes

@@ -25,7 +25,7 @@ from skinml.base.errors import UserError
 from skinml.base.processes import is_dead, process_lives, process_name
 from skinml.run.tracked import track
 from skinml.store.lease import LEASE, clock_stands, lease_term, renewed, watch
-from skinml.store.runs import GONE
+from skinml.store.runs import GONE, SUPERSEDED
 from skinml.store.sweeps import SweepRun
 from skinml.sweep.stopping import end_leftovers
 from skinml.sync import sync
@@ -410,6 +410,23 @@ def test_checkpoints_that_can_be_gone_on_from_are_listed_and_kept(
     assert item["why"] == "not finished, and can be gone on with"
     assert item["remedy"] == f"python -m skinml.run --resume {folder.path}"
     assert checkpoint.exists()
+
+
+def test_of_a_run_whose_place_another_has_taken_nothing_is_left_to_do(
+    world: Any, visit: Doctor, finished_folder: RunFolder
+) -> None:
+    """Its journal is refused for ever, and so was the advice to go on with it."""
+    folder = noted(finished_folder, ValueError("no memory"))
+    visit("--fix")
+    (folder.path / "FINISHED").unlink()
+    (folder.path / "checkpoint-000002").write_text("weights")
+    state = doctor.Acknowledged.load(folder.path / "forward.json")
+    state.sequence = state.offset = 0
+    state.save(folder.path / "forward.json")
+    assert set(visit()[1]) == {str(folder.path)}
+    world.client.set_tag(state.run_id, SUPERSEDED, "true")
+    for options in ([], ["--fix"]):
+        assert visit(*options) == (0, {})
 
 
 # Processes
