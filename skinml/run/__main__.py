@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--resume",
+        type=_named,
         metavar="RUN",
         help="go on with a run that was stopped or killed: its MLflow id (its folder is looked for "
         "below output_dir), or its folder; its parameters are those that it was started with",
@@ -72,6 +73,16 @@ def main(argv: list[str] | None = None) -> int:
         stop_no_more()
         raise
     return 0 if options.offline or folder.published else UNSENT
+
+
+def _named(text: str) -> str:
+    """The name of a run: of a variable that is empty, a new training would begin."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected the MLflow id of a run, or its folder; leave --resume out to "
+            "train anew"
+        )
+    return text
 
 
 def _to_resume(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from skinml import doctor
+from skinml.base.errors import UserError
+from skinml.run.__main__ import main as run_main
 from skinml.run.messages import tell_how_to_go_on
 from skinml.run.tracked import Tracked, _say_what_is_left
 from skinml.tracking.acknowledged import Acknowledged
@@ -55,3 +57,9 @@ def test_a_path_is_typed_as_a_shell_takes_it(
         found = doctor._in_folder(item, closed=False)
         assert len(found) == 2
         assert [shlex.split(finding.remedy)[-1] for finding in found] == [str(folder.path)] * 2
+
+
+def test_an_empty_name_is_no_run_to_go_on_with() -> None:
+    """`--resume "$RUN"` of a variable that is not set began a new training."""
+    with pytest.raises(UserError, match=r"--resume: '': expected the MLflow id of a run, or its"):
+        run_main(["--resume", ""])
