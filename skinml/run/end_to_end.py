@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -74,14 +75,27 @@ def run(
     read_rule(config.operating_point)
     setup = set_up(config, yes)
     description = describe_run(config, setup.data, setup.parts, setup.device, setup.execution)
-    folder = RunFolder.create(at_home(config.output_dir, "output_dir="), config)
-    folder.write_description(description)
+    folder = _begin_folder(config, description)
     announce(folder, description, setup)
     for line in duplicates_warning(setup.data):
         print(f"skinml: {line}", file=sys.stderr)
     with _tracked(folder, description, offline, drain_limit) as tracked:
         _train_and_evaluate(tracked, config, description, setup, None)
     tell_results(folder, tracked)
+    return folder
+
+
+def _begin_folder(config: Config, description: Description) -> RunFolder:
+    """A new folder that says what its run is; none is left on a disk that does not take that."""
+    folder = RunFolder.create(at_home(config.output_dir, "output_dir="), config)
+    try:
+        folder.write_description(description)
+    except OSError as error:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise UserError(
+            f"output_dir={config.output_dir}: the run's folder cannot be written there "
+            f"({error.strerror}); expected a disk with some space: free some, or name another place"
+        ) from None
     return folder
 
 

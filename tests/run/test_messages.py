@@ -1,5 +1,6 @@
 """What a run tells a person to type is what helps, wherever its folder lies."""
 
+import errno
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 
 from skinml import doctor
 from skinml.base.errors import UserError
+from skinml.config import Config
 from skinml.run.__main__ import main as run_main
+from skinml.run.end_to_end import _begin_folder
 from skinml.run.messages import tell_how_to_go_on
 from skinml.run.tracked import Tracked, _say_what_is_left
 from skinml.tracking.acknowledged import Acknowledged
-from skinml.tracking.folder import RunFolder
+from skinml.tracking.folder import Description, RunFolder
 from skinml.tracking.journal import Journal
 from skinml.tracking.record import Noted, record_start
 
@@ -63,3 +66,16 @@ def test_an_empty_name_is_no_run_to_go_on_with() -> None:
     """`--resume "$RUN"` of a variable that is not set began a new training."""
     with pytest.raises(UserError, match=r"--resume: '': expected the MLflow id of a run, or its"):
         run_main(["--resume", ""])
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "_write_json", full)
+    config = Config(output_dir=str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"output_dir=.*out: .*\(No space left on device\); exp"):
+        _begin_folder(config, Description("a-run", {}, {}, {}))
+    assert list((tmp_path / "out").iterdir()) == []
