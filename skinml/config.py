@@ -540,6 +540,16 @@ def options_given(params: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def idle_in(used: Mapping[str, str]) -> frozenset[str]:
+    """The parameters that changed nothing in a run, by the values that it used, as texts."""
+    return frozenset(
+        option
+        for name, value, among in _WITHOUT_EFFECT
+        if used.get(name) == str(value)
+        for option in among
+    )
+
+
 def value_used(params: Mapping[str, str], name: str) -> str | None:
     """The value of a parameter as a run used it: what `auto` became, or what was done before it."""
     before = str(BEFORE[name]) if name in BEFORE else None

@@ -18,7 +18,7 @@ from PIL import Image
 from skinml.base.errors import UserError
 from skinml.compare.document import Code, Table
 from skinml.compare.formats.html import to_html
-from skinml.config import config_from_params, config_from_strings
+from skinml.config import Config, config_from_params, config_from_strings
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation import figures
 from skinml.evaluation.calibration import Temperature, brier
@@ -252,6 +252,58 @@ def test_it_tells_no_path_of_somebody_s_machine(folder: Path, data: str) -> None
     assert "ann" not in re.sub("channel|cannot|another|planned", "", text)
     assert "--data=PATH" in text and "--weights=w.weights.h5" in text
     assert "ann" not in make_card(description, metrics, tables["test"], ())
+
+
+def test_settings_that_changed_nothing_are_not_told(folder: Path) -> None:
+    """As if the challenge's parts had been split by a fraction, and the backbone fine-tuned."""
+    logged = {name: str(value) for name, value in Config().as_dict().items()}
+
+    def settings(**params: str) -> set[str]:
+        description = described(folder, **{**logged, **params})[0]
+        found = report._trained(description, CLASSES)
+        [table] = [b for b in found if isinstance(b, Table) and b.title == "Settings"]
+        return {name.text for name, _ in table.rows}
+
+    split = {"test fraction", "near duplicates", "split seed"}
+    second = {"learning rate finetune", "finetune layers", "batch norm"}
+    assert split | second < settings(effective_epochs_finetune="10")
+    told = settings(protocol="challenge", epochs_finetune="0")
+    assert not told & (split | second) and "epochs finetune" in told
+    assert "learning rate frozen" not in settings(effective_epochs_frozen="0")
+
+
+@pytest.mark.parametrize(
+    ("weights", "epochs", "said"),
+    [
+        ("imagenet", "10", "fine-tuned by skinml from imagenet initial weights with"),
+        ("random", "10", "trained by skinml from random initial weights with"),
+        ("imagenet", "0", "its new layers alone trained by skinml, the others left at imagenet"),
+    ],
+)
+def test_the_card_says_how_the_network_was_made(
+    folder: Path, weights: str, epochs: str, said: str
+) -> None:
+    description, tables = described(folder, epochs_finetune=epochs)
+    description.tags["weights_kind"] = weights
+    card = make_card(description, evaluate_tables(tables), tables["test"], ())
+    assert f"mobilenet, {said}" in card
+
+
+@pytest.mark.parametrize("data", ["isic2019", "pad-ufes-20", "demo", "own-clinic"])
+def test_the_card_calls_dermoscopy_what_is(folder: Path, data: str) -> None:
+    """PAD-UFES-20 was taken with telephones, and of one's own pictures nobody knows."""
+    description, tables = described(folder)
+    description.tags["data"] = data
+    card = make_card(description, evaluate_tables(tables), tables["test"], ())
+    assert ("dermoscopy" in yaml.safe_load(card.split("---\n")[1])["tags"]) is (data == "isic2019")
+
+
+def test_a_sign_in_a_class_s_name_parts_no_column_of_the_card(folder: Path) -> None:
+    description, tables = described(folder)
+    tables = {part: replace(table, classes=("a|b", "c", "d")) for part, table in tables.items()}
+    card = make_card(description, evaluate_tables(tables), tables["test"], ())
+    [row] = [line for line in card.splitlines() if line.startswith("| a")]
+    assert row.startswith(r"| a\|b |") and len(re.split(r"(?<!\\)\|", row)) == 6
 
 
 def test_it_leads_to_the_pictures_that_lie_beside_it(

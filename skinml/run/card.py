@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from skinml.config import value_used
 from skinml.data.datasets import DATASETS, title_of
 from skinml.data.isic2017 import NOTICE
 from skinml.evaluation.classes import against_the_rest, of_class
@@ -17,6 +18,9 @@ from skinml.evaluation.predictions import Predictions
 from skinml.evaluation.results import chosen_on_validation
 from skinml.run.subgroups import card_lines
 from skinml.tracking.folder import Description
+
+# The data sets whose pictures were taken through a dermatoscope.
+_DERMOSCOPY = ("isic2017", "ham10000", "isic2019")
 
 # The names that tools know for metrics of ours.
 _KNOWN_AS = {"accuracy": "accuracy", "f1_weighted": "f1", "auc_macro": "roc_auc"}
@@ -52,11 +56,14 @@ def _header(description: Description, metrics: Mapping[str, float]) -> dict[str,
     return {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "tags": ["skinml", "dermoscopy", "not-for-clinical-use", description.tags["model"]],
+        "tags": [
+            "skinml", *["dermoscopy"] * (data in _DERMOSCOPY), "not-for-clinical-use",
+            description.tags["model"],
+        ],
         "datasets": [data],
         "metrics": list(_KNOWN_AS.values()),
         "model-index": [{"name": description.name, "results": [result]}],
-    }
+    }  # fmt: skip
 
 
 def _body(
@@ -69,7 +76,7 @@ def _body(
     known = DATASETS.get(tags["data"])
     yield from (f"# {description.name}", "", f"**{NOTICE}**", "", "## Model details", "")
     yield (
-        f"{tags['model']}, fine-tuned by skinml from {tags['weights_kind']} initial weights with "
+        f"{tags['model']}, {_how(tags['weights_kind'], params)} with "
         f"batch size {params['batch_size']}, seed {params['seed']}, recipe "
         f"{params.get('recipe', 'paper')}. It takes RGB pixels from 0 to 255 and gives a score for "
         f"each of {', '.join(map(spaced, test.classes))}; the scores add up to 1. Training code "
@@ -111,6 +118,20 @@ def _body(
     yield from ("", "## Caveats and recommendations", "", *(f"- {limit}" for limit in limits), "")
 
 
+def _how(weights: str, params: Mapping[str, str]) -> str:
+    """How a network was made, from what its initial weights were."""
+    if value_used(params, "epochs_finetune") == "0":
+        return f"its new layers alone trained by skinml, the others left at {weights} weights,"
+    if weights == "random":
+        return "trained by skinml from random initial weights"
+    return f"fine-tuned by skinml from {weights} initial weights"
+
+
+def _cell(label: str) -> str:
+    """A class's name in a table, whose columns a sign of its own would part."""
+    return spaced(label).replace("|", r"\|")
+
+
 def _counts(description: Description) -> str:
     counts = description.dataset.get("counts", {})
     parts = ("train", "validation", "test")
@@ -128,7 +149,7 @@ def _table(metrics: Mapping[str, float], test: Predictions) -> Iterator[str]:
             for rate in ("sensitivity", "specificity")
         ]
         texts = ["–" if math.isnan(rate) else f"{rate:.3f}" for rate in rates]
-        yield f"| {spaced(label)} | {images} | {' | '.join(texts)} |"
+        yield f"| {_cell(label)} | {images} | {' | '.join(texts)} |"
 
 
 def _points(
@@ -138,7 +159,7 @@ def _points(
     chosen = chosen_on_validation(metrics, test.classes, params)
     if not chosen.points:
         return
-    yield from ("", f"| {spaced(chosen.label)} from a threshold on, chosen on validation for | "
+    yield from ("", f"| {_cell(chosen.label)} from a threshold on, chosen on validation for | "
                 "threshold | test sensitivity | test specificity |",
                 "| --- | --- | --- | --- |")  # fmt: skip
     for name, point in chosen.points.items():

@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from skinml.compare.document import (
     Text,
 )
 from skinml.compare.formats.html import to_html
-from skinml.config import FOLDERS, is_path, options_given
+from skinml.config import FOLDERS, idle_in, is_path, options_given
 from skinml.data.datasets import title_of
 from skinml.evaluation.calibration import (
     Temperature,
@@ -361,7 +361,9 @@ def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Blo
     used = {name: params.get(f"effective_{name}", value) for name, value in known.items()}
     given = options_given(params)
     switched_on = tuple(name for name in _SWITCHED_ON if name in given)
-    yield _facts("Settings", used, (*_SHOWN, *switched_on))
+    idle = idle_in(used)
+    settings = [name for name in (*_SHOWN, *switched_on) if name not in idle]
+    yield _facts("Settings", used, settings)
     yield _facts("By which it can be told again", known, _DIGESTS)
     asked = {name: params[name] for name in _NAMED if name in params} | given
     options = " ".join(
@@ -383,7 +385,7 @@ def _without_paths(params: Mapping[str, str]) -> dict[str, str]:
     return told
 
 
-def _facts(title: str, known: Mapping[str, str], names: tuple[str, ...]) -> Table:
+def _facts(title: str, known: Mapping[str, str], names: Sequence[str]) -> Table:
     rows = [
         [Cell(name.replace("_", " ")), Cell(str(known[name]))] for name in names if name in known
     ]
