@@ -31,6 +31,7 @@ from skinml.report import main
 from skinml.run import report
 from skinml.run.card import make_card
 from skinml.run.report import make_report
+from skinml.run.trained import trained_blocks
 from skinml.tracking.folder import Description, RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -228,7 +229,7 @@ def test_its_command_and_settings_are_those_of_the_run() -> None:
     """Of a run by another recipe, on another split: the command asks for the same."""
     run = ROOT / "results" / "real-table-ours" / "mobilenet-16-seed1"
     description = Description(**json.loads((run / "run.json").read_text()))
-    found = list(report._trained(description, CLASSES))
+    found = list(trained_blocks(description, CLASSES))
     [command] = [block.lines[0] for block in found if isinstance(block, Code)]
     given = dict(word.removeprefix("--").split("=") for word in shlex.split(command)[3:])
     assert given.pop("weights") == "mobilenet_imagenet_notop.weights.h5"
@@ -260,7 +261,7 @@ def test_settings_that_changed_nothing_are_not_told(folder: Path) -> None:
 
     def settings(**params: str) -> set[str]:
         description = described(folder, **{**logged, **params})[0]
-        found = report._trained(description, CLASSES)
+        found = trained_blocks(description, CLASSES)
         [table] = [b for b in found if isinstance(b, Table) and b.title == "Settings"]
         return {name.text for name, _ in table.rows}
 

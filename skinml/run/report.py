@@ -1,9 +1,7 @@
 """The report of one run: all that is known of it, as one HTML file that a mail can carry."""
 
 import math
-import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ import numpy as np
 from skinml.compare.document import (
     Block,
     Cell,
-    Code,
     Document,
     Heading,
     Items,
@@ -21,7 +18,6 @@ from skinml.compare.document import (
     Text,
 )
 from skinml.compare.formats.html import to_html
-from skinml.config import FOLDERS, idle_in, is_path, options_given
 from skinml.data.datasets import title_of
 from skinml.evaluation.calibration import (
     Temperature,
@@ -45,6 +41,7 @@ from skinml.evaluation.operating_point import (
 )
 from skinml.evaluation.predictions import Predictions
 from skinml.run.subgroups import subgroup_blocks
+from skinml.run.trained import trained_blocks
 from skinml.tracking.folder import PICTURES, Description
 
 # What a missed melanoma costs, in unneeded excisions.
@@ -111,7 +108,7 @@ def make_report(
                 f"the file {PICTURES} that lies beside this one",
             )
         )
-    blocks += [Heading("What was trained"), *_trained(description, test.classes)]
+    blocks += [Heading("What was trained"), *trained_blocks(description, test.classes)]
     blocks += _pictures(figures, "learning_curves")
     blocks += [
         Heading("What it is not for"),
@@ -328,68 +325,6 @@ def _where_sure(test: Predictions, figures: frozenset[str]) -> Iterator[Block]:
         ],
     )  # fmt: skip
     yield from _pictures(figures, "answered")
-
-
-_SHOWN = (
-    "model", "weights", "batch_size", "seed", "data", "protocol", "test_fraction",
-    "near_duplicates", "split_seed", "recipe", "head", "epochs_frozen", "epochs_finetune",
-    "finetune_layers", "optimizer", "learning_rate_frozen", "learning_rate_finetune",
-    "augmentation", "batch_norm", "monitor", "test_views",
-)  # fmt: skip
-# Shown where they are not at their defaults, which is off.
-_SWITCHED_ON = ("class_weights", "label_smoothing", "mixup", "focal", "ema")
-# What a command names even at its default: it is what the run is.
-_NAMED = ("model", "batch_size", "seed", "data", "protocol", "split_seed")
-_DIGESTS = (
-    "data_digest", "weights_digest", "training_digest", "evaluation_digest", "git_commit",
-    "keras_backend", "device_name", "version_python", "version_keras", "version_numpy",
-)  # fmt: skip
-
-
-def _trained(description: Description, classes: tuple[str, ...]) -> Iterator[Block]:
-    found = description.dataset.get("counts", {})
-    params = _without_paths(description.params)
-    rows = [
-        [Cell(part), *(Cell(f"{found[part].get(label, 0):,}") for label in classes)]
-        for part in ("train", "validation", "test")
-        if part in found
-    ]
-    if rows:
-        heads = ("part", *(spaced(label) for label in classes))
-        yield Table("Images", heads, rows)
-    known = {**description.tags, **params}
-    used = {name: params.get(f"effective_{name}", value) for name, value in known.items()}
-    given = options_given(params)
-    switched_on = tuple(name for name in _SWITCHED_ON if name in given)
-    idle = idle_in(used)
-    settings = [name for name in (*_SHOWN, *switched_on) if name not in idle]
-    yield _facts("Settings", used, settings)
-    yield _facts("By which it can be told again", known, _DIGESTS)
-    asked = {name: params[name] for name in _NAMED if name in params} | given
-    options = " ".join(
-        shlex.quote(f"--{name}={value}") for name, value in asked.items() if name not in FOLDERS
-    )
-    yield Code((f"python -m skinml.run {options}",))
-
-
-def _without_paths(params: Mapping[str, str]) -> dict[str, str]:
-    """Parameters whose paths, which tell of somebody's machine, no mail is to carry.
-
-    A person's own pictures lie at PATH; of a file with weights its name stays.
-    """
-    told = dict(params)
-    if is_path(params.get("data", "")):
-        told["data"] = "PATH"
-    if "weights" in params:
-        told["weights"] = re.split(r"[/\\]", params["weights"])[-1]
-    return told
-
-
-def _facts(title: str, known: Mapping[str, str], names: Sequence[str]) -> Table:
-    rows = [
-        [Cell(name.replace("_", " ")), Cell(str(known[name]))] for name in names if name in known
-    ]
-    return Table(title, ("", ""), rows)
 
 
 def limits(data: str, classes: int) -> tuple[str, ...]:
