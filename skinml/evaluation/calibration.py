@@ -58,7 +58,7 @@ class Temperature(NamedTuple):
 
 
 def end_of_range(temperature: float) -> str:
-    """Where a temperature was looked for, if it lies at an end of that; else nothing."""
+    """Where a temperature was looked for, if it lies at an end of that, or is NaN; else nothing."""
     inside = 1.01 * _COLDEST < temperature < _HOTTEST / 1.01
     return "" if inside else f"{_COLDEST:g} to {_HOTTEST:g}"
 

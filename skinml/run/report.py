@@ -271,7 +271,7 @@ def _calibration(
     yield Text(_of_temperature(found))
     own = test.classes.index(label)
     shown = [("as they are", test.scores)]
-    if not math.isnan(found.value):
+    if not end_of_range(found.value):
         after = scaled(test.scores, found.value)
         shown.append((f"at temperature {found.value:.2f}", after))
     rows = []
