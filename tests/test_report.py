@@ -303,8 +303,8 @@ def test_a_sign_in_a_class_s_name_parts_no_column_of_the_card(folder: Path) -> N
     description, tables = described(folder)
     tables = {part: replace(table, classes=("a|b", "c", "d")) for part, table in tables.items()}
     card = make_card(description, evaluate_tables(tables), tables["test"], ())
-    [row] = [line for line in card.splitlines() if line.startswith("| a")]
-    assert row.startswith(r"| a\|b |") and len(re.split(r"(?<!\\)\|", row)) == 6
+    [row] = [line for line in card.splitlines() if line.startswith(r"| a\|b |")]
+    assert len(re.split(r"(?<!\\)\|", row)) == 6
 
 
 def test_it_leads_to_the_pictures_that_lie_beside_it(
