@@ -24,6 +24,7 @@ from skinml.data.making import DOWNLOAD, clean_after, is_prepared_from, prepare,
 from skinml.data.official import official_files_nearby
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared, read_source, update_facts
 from skinml.data.preview import preview
+from skinml.data.protocols import own_parts_warning
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 
@@ -243,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         return _dry_run(options, jobs)
     found = open_data(options.data, options.data_dir, jobs, yes, options.out, options.force)
     print(describe(found))
+    _warn(own_parts_warning(options.data, found.official_parts))
     return 0
 
 
@@ -253,8 +255,14 @@ def _dry_run(options: argparse.Namespace, jobs: int | None) -> int:
         raise UserError(_nothing_there(dataset, folder))
     found = preview(folder, dataset, jobs)
     print("\n".join(found.lines))
+    _warn(own_parts_warning(options.data, found.parts))
     found.problems.raise_if_any(str(folder), remedy_for(dataset, folder))
     return 0
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        print(f"skinml: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

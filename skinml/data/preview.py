@@ -24,10 +24,14 @@ _LISTED = 5
 
 
 class Preview(NamedTuple):
-    """What was found: as text for a person, and whether anything has to be mended first."""
+    """What was found: as text for a person, and whether anything has to be mended first.
+
+    `parts` are those that pictures have of their own, empty where they have none.
+    """
 
     lines: list[str]
     problems: Problems
+    parts: tuple[str, ...] = ()
 
 
 def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
@@ -53,6 +57,7 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
             *_near_duplicates(usable, [look.perceptual for look in looks]),
         ],
         problems,
+        tuple(part for part in PARTS if any(source.part == part for source in sources)),
     )
 
 

@@ -15,6 +15,7 @@ from skinml.base.files import at_home
 from skinml.base.signals import stop_no_more
 from skinml.config import Config
 from skinml.data.prepare import duplicates_warning
+from skinml.data.protocols import own_parts_warning
 from skinml.evaluation.metrics import epoch_metrics
 from skinml.evaluation.operating_point import read_rule
 from skinml.models.weights import check_weights, weights_digest
@@ -77,7 +78,10 @@ def run(
     folder = RunFolder.create(at_home(config.output_dir, "output_dir="), config)
     folder.write_description(description)
     announce(folder, description, setup)
-    for line in duplicates_warning(setup.data):
+    warnings = duplicates_warning(setup.data)
+    if config.protocol == "paper":
+        warnings += own_parts_warning(config.data, setup.data.official_parts)
+    for line in warnings:
         print(f"skinml: {line}", file=sys.stderr)
     with _tracked(folder, description, offline, drain_limit) as tracked:
         _train_and_evaluate(tracked, config, description, setup, None)

@@ -20,7 +20,7 @@ from skinml.data.prepared import (
     open_prepared,
     write_manifest,
 )
-from skinml.data.protocols import assign_parts
+from skinml.data.protocols import assign_parts, own_parts_warning
 from tests.data.conftest import picture
 
 # Letters of other scripts, signs of CSV, Markdown, LaTeX and formulas; a word like a formula's.
@@ -83,6 +83,28 @@ def test_folders_of_parts_are_the_official_parts(tmp_path: Path, parts: tuple[st
     assert data.part_counts(assign_parts(data, "challenge")) == {
         part: {"a": 1, "b": 1} for part in ("train", "validation", "test")
     }
+
+
+@pytest.mark.parametrize("asked", [["--dry-run"], []])
+def test_that_parts_of_ones_own_are_drawn_anew_is_said(
+    asked: list[str], groups: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever made a test part would else report a score on pictures that were trained on."""
+    assert main(["--data", str(groups), *asked]) == 0
+    assert "drawn anew" not in capsys.readouterr().err, "it has no parts"
+    header, *rows = groups.read_text().splitlines()
+    parts = [("train", "validation", "test")[n // 3 % 3] for n in range(len(rows))]
+    own = groups.with_name("parts.csv")
+    lines = [f"{header},part", *(f"{r},{p}" for r, p in zip(rows, parts, strict=True))]
+    own.write_text("\n".join(lines))
+    assert main(["--data", str(own), *asked]) == 0
+    told = capsys.readouterr().err
+    assert "your own train/validation/test parts are pooled and drawn anew" in told
+    assert "--protocol challenge keeps them" in told
+
+
+def test_the_parts_of_a_data_set_by_name_are_no_warning() -> None:
+    assert own_parts_warning("isic2017", ["train", "test"]) == []
 
 
 def test_a_table_has_groups_parts_and_further_columns(tmp_path: Path) -> None:
