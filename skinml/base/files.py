@@ -23,7 +23,7 @@ _LONGEST_NAME = 150
 # memory, a run's own have some kilobytes; a table of predictions has some 60 bytes a line.
 LARGEST_JSON = 8 * 2**20
 _LARGEST_TABLE = 32 * 2**20
-# A line counts as one more: the manifest of 100,000 pictures with lesions and ten facts of each.
+# A line counts as one more: a table of 100,000 pictures with lesions and ten facts of each.
 _MOST_CELLS = 2_000_000
 
 
@@ -99,21 +99,24 @@ def read_file(path: Path, largest: int) -> bytes:
     return path.read_bytes()
 
 
-def read_table(path: Path) -> list[tuple[int, list[str]]]:
+def read_table(
+    path: Path, largest: int = _LARGEST_TABLE, most_cells: int = _MOST_CELLS
+) -> list[tuple[int, list[str]]]:
     """The rows of a CSV file of whatever origin, each with the number of its (last) line.
 
-    An `OSError` as of `read_file`; a `UnicodeDecodeError` where it is no UTF-8; a `csv.Error` where
-    a cell has more than 128 kB, or there are more than two million.
+    An `OSError` as of `read_file` where it has more than `largest` bytes (32 MiB), or cannot be
+    read; a `UnicodeDecodeError` where it is no UTF-8; a `csv.Error` where a cell has more than
+    128 kB, or there are more than `most_cells` (two million).
     """
-    content = read_file(path, _LARGEST_TABLE)
+    content = read_file(path, largest)
     content.decode("utf-8-sig")  # Here a wrong byte has its place in the file.
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
     rows: list[tuple[int, list[str]]] = []
     cells = 0
     for row in reader:
         cells += len(row) + 1
-        if cells > _MOST_CELLS:
-            raise csv.Error(f"more than {_MOST_CELLS:,} cells")
+        if cells > most_cells:
+            raise csv.Error(f"more than {most_cells:,} cells")
         rows.append((reader.line_num, row))
     return rows
 
