@@ -24,8 +24,9 @@ from skinml.data.isic2017 import (
 )
 from skinml.data.layout import Layout, Source
 
-_PICTURES = (
-    *(".jpg", ".jpeg", ".png", ".avif", ".tif", ".tiff", ".bmp"),
+PICTURE_ENDINGS = (
+    # Windows and browsers save JPEG as .jfif and .jpe too.
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".avif", ".tif", ".tiff", ".bmp"),
     # With the extras heif and dicom; without them they are told of.
     *(".heic", ".heif", ".dcm"),
 )
@@ -40,7 +41,7 @@ ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeErro
 def is_picture(path: Path | PurePosixPath) -> bool:
     """Whether a name is that of an image: not a superpixel mask, nor what a system left behind."""
     return (
-        path.suffix.lower() in _PICTURES
+        path.suffix.lower() in PICTURE_ENDINGS
         and not path.stem.endswith("_superpixels")
         and not path.name.startswith(".")
     )

@@ -23,7 +23,7 @@ from skinml.data.fetch import offer_download
 from skinml.data.making import DOWNLOAD, clean_after, is_prepared_from, prepare, remedy_for
 from skinml.data.official import official_files_nearby
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared, read_source, update_facts
-from skinml.data.preview import preview
+from skinml.data.preview import left_out_warning, preview
 from skinml.data.protocols import own_parts_warning
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
@@ -90,6 +90,7 @@ def open_data(
     else:
         when = "" if asked_for else " on first use"
         print(f"skinml: preparing {folder}{when}", file=sys.stderr)
+        _warn(left_out_warning(folder, dataset))
         prepare(folder, place, jobs, dataset)
     return _checked(open_prepared(place), dataset)
 

@@ -16,6 +16,7 @@ from skinml.data.foreign import says_burnt_in
 from skinml.data.images import ImageProblem, decode_image, size_of
 from skinml.data.isic2017 import PARTS
 from skinml.data.layout import Source
+from skinml.data.official import PICTURE_ENDINGS
 from skinml.data.published import compare_files
 from skinml.data.worklog import in_order
 
@@ -40,7 +41,8 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
     with dataset.layout.sources(folder, problems) as sources:
         classes = classes_of(sources, dataset, problems)
         usable, looks = _read(sources, jobs or usable_cores(), problems)
-    lines = [f"{len(sources)} pictures of {len(classes)} classes in {folder}", ""]
+    lines = [f"{len(sources)} pictures of {len(classes)} classes in {folder}"]
+    lines += [*left_out_warning(folder, dataset), ""]
     lines += [*_counts(sources, classes), *_unlike_published(sources, dataset)]
     lines += compare_files(folder, dataset.files)
     if looks:
@@ -59,6 +61,18 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
         problems,
         tuple(part for part in PARTS if any(source.part == part for source in sources)),
     )
+
+
+def left_out_warning(folder: Path, dataset: DataSet) -> list[str]:
+    """A line that counts the files that are not taken for pictures, by ending; none without any."""
+    found = dataset.layout.left_out(folder) if dataset.layout.left_out else {}
+    if not found:
+        return []
+    told = ", ".join(f"{count:,} {ending}" for ending, count in found.items())
+    return [
+        f"warning: left out, as their names are not those of pictures: {told}; expected "
+        f"{', '.join(PICTURE_ENDINGS)}: save pictures as one of these"
+    ]
 
 
 class _Look(NamedTuple):

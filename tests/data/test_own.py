@@ -168,6 +168,33 @@ def test_own_pictures_without_parts_have_no_official_ones(groups: Path) -> None:
         assign_parts(open_data(str(groups)), "challenge")
 
 
+def test_thumbnails_that_a_system_keeps_are_no_pictures(tmp_path: Path) -> None:
+    """Copies of pictures in hidden folders would be counted, and split, as further pictures."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    for hidden in ("a/.thumbnails", "a/deep/@eaDir/0.jpg", "@eaDir", "lost+found"):
+        (folder / hidden).mkdir(parents=True)
+        (folder / hidden / "9.jpg").write_bytes(picture(9))
+    assert len(open_data(str(folder))) == 6
+
+
+def test_files_that_are_left_out_are_told_by_ending(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of WebP with three JPEGs must not become a data set of three without a word."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    for name in ("a/3.jfif", "b/3.JPE"):
+        (folder / name).write_bytes(picture(ord(name[0])))
+    for name in ("a/4.webp", "b/deep/5.WEBP", "b/notes", ".webp", "notes.webp", "a/.DS_Store"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    told = "left out, as their names are not those of pictures: 2 .webp, 1 without an ending;"
+    assert main(["--data", str(folder), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "8 pictures of 2 classes" in out and told in out
+    assert len(open_data(str(folder))) == 8
+    assert told in capsys.readouterr().err
+
+
 # What is wrong with a folder → what is done to a sound one, and what is told.
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a picture beside the classes": (
