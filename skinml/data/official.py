@@ -6,7 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -182,8 +182,14 @@ def official_files_nearby(folder: Path) -> Path | None:
     """Where a folder has no official files: the folder in it, or around it, that has them."""
     if has_official_files(folder):
         return None
-    near = [*sorted(folder.glob("*/")), folder.parent]
-    return next((other for other in near if has_official_files(other)), None)
+
+    def has_them(other: Path) -> bool:
+        # A disk's lost+found, or another user's folder beside this one, is no place to look.
+        with suppress(PermissionError):
+            return has_official_files(other)
+        return False
+
+    return next(filter(has_them, [*sorted(folder.glob("*/")), folder.parent]), None)
 
 
 def fingerprint(folder: Path) -> str:

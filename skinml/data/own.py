@@ -165,8 +165,8 @@ def _table(path: Path, problems: Problems) -> list[Source]:
             problems.add("lines without an image or a label", where)
         elif part not in ("", *PARTS):
             problems.add("unknown parts", f"{where}: {part}, expected {', '.join(PARTS)}")
-        elif not (path.parent / image).is_file():
-            problems.add("missing images", f"line {line}: {image}")
+        elif why := _no_file(path.parent / image):
+            problems.add(why, f"line {line}: {image}")
         else:
             further = {name: values[name] for name in names if name not in _KNOWN}
             group = values.get("group", "")
@@ -176,6 +176,14 @@ def _table(path: Path, problems: Problems) -> list[Source]:
     if not found and not problems:
         problems.add("empty table", path.name)
     return found
+
+
+def _no_file(path: Path) -> str:
+    """Why there is no file of a name that a table has; empty where there is one."""
+    try:
+        return "" if path.is_file() else "missing images"
+    except OSError as error:  # A name of more than 255 letters, a folder that is closed.
+        return f"images that cannot be looked for ({error.strerror})"
 
 
 def _check_ids(found: list[Source], problems: Problems) -> None:

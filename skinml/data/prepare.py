@@ -8,7 +8,8 @@ import csv
 import hashlib
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,26 @@ def open_data(
     `yes`. Never falls back to other data: without any of these it is a `UserError`. With `out`, or
     by `force`, the set is made from the files: in that folder, or anew.
     """
+    with _closed_told(data):
+        return _open_data(data, data_dir, jobs, yes, out, force)
+
+
+@contextmanager
+def _closed_told(data: str) -> Iterator[None]:
+    """Make a `UserError` of a file or folder that this user may not open, wherever it is met."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(
+            f"data={data}: {error.filename} cannot be opened ({error.strerror}); expected files "
+            "and folders that you may read, and a cache that you may write to: change their "
+            "rights, or name others"
+        ) from None
+
+
+def _open_data(
+    data: str, data_dir: str, jobs: int | None, yes: bool, out: str, force: bool
+) -> PreparedSet:
     dataset, folder = find_dataset(data), data_folder(data, data_dir)
     asked_for = force or out != AUTO
     if not asked_for and is_prepared(folder):
@@ -252,9 +273,10 @@ def main(argv: list[str] | None = None) -> int:
 def _dry_run(options: argparse.Namespace, jobs: int | None) -> int:
     dataset = find_dataset(options.data)
     folder = data_folder(options.data, options.data_dir)
-    if not dataset.layout.has_files(folder):
-        raise UserError(_nothing_there(dataset, folder))
-    found = preview(folder, dataset, jobs)
+    with _closed_told(options.data):
+        if not dataset.layout.has_files(folder):
+            raise UserError(_nothing_there(dataset, folder))
+        found = preview(folder, dataset, jobs)
     print("\n".join(found.lines))
     _warn(own_parts_warning(options.data, found.parts))
     found.problems.raise_if_any(str(folder), remedy_for(dataset, folder))

@@ -2,8 +2,12 @@
 
 import csv
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,6 +264,43 @@ def test_what_is_wrong_with_a_table_is_told(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         open_data(str(table))
     assert expected in str(caught.value)
+
+
+def test_a_cell_that_no_file_can_be_called_is_one_of_the_problems(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "t.csv", "image,label", ("a.jpg", "x"), ("b.jpg", "y"))
+    table.write_text(table.read_text() + f"{'long' * 99}.jpg,x\n")
+    with pytest.raises(UserError, match=r"cannot be looked for \(File name too long\) \(1\)"):
+        open_data(str(table))
+
+
+@pytest.mark.parametrize("asked", [["--dry-run"], []])
+@pytest.mark.parametrize("closed", ["set", "set/a", "set/a/deep"])
+def test_a_folder_that_is_closed_is_told_in_one_line(
+    closed: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback, and not a data set without the pictures in it."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    (folder / "a" / "deep").mkdir()
+    (folder / "a" / "deep" / "9.jpg").write_bytes(picture(9))
+    close(tmp_path / closed, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        main(["--data", str(folder), *asked])
+    told = str(caught.value)
+    assert f"{tmp_path / closed} cannot be opened (Permission denied)" in told
+    assert "\n" not in told
+
+
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says of a folder without rights: root, whom tests may run as, has them."""
+    scandir, listdir = os.scandir, os.listdir
+
+    def closed(ask: Callable[..., Any], path: Any = ".") -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return ask(path)
+
+    monkeypatch.setattr(os, "scandir", partial(closed, scandir))
+    monkeypatch.setattr(os, "listdir", partial(closed, listdir))
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
