@@ -185,8 +185,14 @@ def title_of(data: str) -> str:
 
 
 def own_name(path: str) -> str:
-    """What a person's own pictures are called in tables and tags: never the path itself."""
-    return f"own-{identifier(at_home(path, 'data=').resolve().stem) or 'pictures'}"
+    """What a person's own pictures are called in tables and tags: never the path itself.
+
+    A folder's name is taken whole: clinic.v1 and clinic.v2 are two data sets.
+    """
+    name = at_home(path, "data=").resolve().name
+    if name.lower().endswith(".csv"):
+        name = name[: -len(".csv")]
+    return f"own-{identifier(name) or 'pictures'}"
 
 
 def challenge_tasks(classes: Sequence[str]) -> Mapping[str, str]:

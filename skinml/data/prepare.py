@@ -33,7 +33,14 @@ DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
     """Where the official files (or a prepared set) of a data set are expected."""
     if data_dir not in (AUTO, ""):
-        return at_home(data_dir, "data_dir=").resolve()
+        folder = at_home(data_dir, "data_dir=").resolve()
+        # What was prepared of own pictures goes to other machines; other pictures are other data.
+        if is_path(data) and folder != at_home(data, "data=").resolve() and not _is_set(folder):
+            raise UserError(
+                f"data={data} with data_dir={data_dir}: expected one of the two, as a path says "
+                "where your pictures are; leave out data_dir, or give a prepared set with it"
+            )
+        return folder
     if data == "demo":
         # Another version of the generator makes another set, in a folder of its own.
         code = [Path(file).read_bytes() for file in (demo.__file__, demo_pictures.__file__)]
@@ -44,6 +51,12 @@ def data_folder(data: str, data_dir: str = AUTO) -> Path:
     return (
         at_home(override, f"{DATA_DIR_VARIABLE}=") if override else cache_dir() / data
     ).resolve()
+
+
+def _is_set(folder: Path) -> bool:
+    with suppress(PermissionError):
+        return is_prepared(folder)
+    return False
 
 
 def prepared_folder(data: str, folder: Path) -> Path:

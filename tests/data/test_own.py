@@ -377,6 +377,22 @@ def test_classes_travel_with_the_prepared_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.labels, data.labels)
 
 
+def test_other_pictures_than_those_of_the_path_are_refused(tmp_path: Path) -> None:
+    """With data_dir the pictures of the path were left aside without a word, under its name."""
+    one, other = (write_folder(tmp_path / name, ("a", "b")) for name in ("one", "other"))
+    with pytest.raises(UserError, match="expected one of the two") as caught:
+        open_data(str(one), str(other))
+    assert "\n" not in str(caught.value)
+    assert open_data(str(one), str(one)).name == "own-one"
+
+
+def test_versions_of_a_folder_are_data_sets_of_their_own() -> None:
+    """They shared an experiment and a registered model, where each is a rival of the other."""
+    assert find_dataset("./clinic.v1").name == "own-clinic_v1"
+    assert find_dataset("./clinic.v2").name == "own-clinic_v2"
+    assert find_dataset("some/clinic.v1.CSV").name == "own-clinic_v1"
+
+
 def test_a_manifest_larger_than_other_tables_may_be_is_read_again(tmp_path: Path) -> None:
     """What is prepared can be opened: the limits of a table from elsewhere are not its own."""
     facts = [f"{SUBGROUP}{number}" for number in range(330)]
