@@ -45,8 +45,13 @@ def assign_parts(
         if missing := [name for name, count in counts.items() if not count]:
             raise UserError(
                 f"protocol={protocol}: the {part} part has no image of {', '.join(missing)}; "
-                "every part needs every class: use more images (of at least three groups, where "
-                "they have groups) or another fraction"
+                "every part needs every class: "
+                + (
+                    "add pictures to that part"
+                    if protocol == "challenge"
+                    else "use more images (of more groups, where they have groups; seven of about "
+                    "one size are enough at the default fractions) or another fraction"
+                )
             )
     return parts
 

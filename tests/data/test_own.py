@@ -26,7 +26,7 @@ from skinml.data.prepared import (
     write_about,
     write_manifest,
 )
-from skinml.data.protocols import assign_parts, own_parts_warning
+from skinml.data.protocols import assign_parts
 from tests.data.conftest import picture
 
 # Letters of other scripts, signs of CSV, Markdown, LaTeX and formulas; a word like a formula's.
@@ -89,28 +89,6 @@ def test_folders_of_parts_are_the_official_parts(tmp_path: Path, parts: tuple[st
     assert data.part_counts(assign_parts(data, "challenge")) == {
         part: {"a": 1, "b": 1} for part in ("train", "validation", "test")
     }
-
-
-@pytest.mark.parametrize("asked", [["--dry-run"], []])
-def test_that_parts_of_ones_own_are_drawn_anew_is_said(
-    asked: list[str], groups: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whoever made a test part would else report a score on pictures that were trained on."""
-    assert main(["--data", str(groups), *asked]) == 0
-    assert "drawn anew" not in capsys.readouterr().err, "it has no parts"
-    header, *rows = groups.read_text().splitlines()
-    parts = [("train", "validation", "test")[n // 3 % 3] for n in range(len(rows))]
-    own = groups.with_name("parts.csv")
-    lines = [f"{header},part", *(f"{r},{p}" for r, p in zip(rows, parts, strict=True))]
-    own.write_text("\n".join(lines))
-    assert main(["--data", str(own), *asked]) == 0
-    told = capsys.readouterr().err
-    assert "your own train/validation/test parts are pooled and drawn anew" in told
-    assert "--protocol challenge keeps them" in told
-
-
-def test_the_parts_of_a_data_set_by_name_are_no_warning() -> None:
-    assert own_parts_warning("isic2017", ["train", "test"]) == []
 
 
 def test_a_table_has_groups_parts_and_further_columns(tmp_path: Path) -> None:
@@ -179,24 +157,6 @@ def test_thumbnails_that_a_system_keeps_are_no_pictures(tmp_path: Path) -> None:
         (folder / hidden).mkdir(parents=True)
         (folder / hidden / "9.jpg").write_bytes(picture(9))
     assert len(open_data(str(folder))) == 6
-
-
-def test_files_that_are_left_out_are_told_by_ending(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder of WebP with three JPEGs must not become a data set of three without a word."""
-    folder = write_folder(tmp_path / "set", ("a", "b"))
-    for name in ("a/3.jfif", "b/3.JPE"):
-        (folder / name).write_bytes(picture(ord(name[0])))
-    for name in ("a/4.webp", "b/deep/5.WEBP", "b/notes", ".webp", "notes.webp", "a/.DS_Store"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"")
-    told = "left out, as their names are not those of pictures: 2 .webp, 1 without an ending;"
-    assert main(["--data", str(folder), "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "8 pictures of 2 classes" in out and told in out
-    assert len(open_data(str(folder))) == 8
-    assert told in capsys.readouterr().err
 
 
 # What is wrong with a folder → what is done to a sound one, and what is told.
@@ -330,41 +290,6 @@ def test_a_class_with_too_few_pictures_names_it(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(UserError, match=r"part has no image of a; every part needs every class"):
         assign_parts(open_data(str(folder)), "paper")
-
-
-def test_the_preview_counts_and_writes_nothing(
-    groups: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (groups.parent / "3.jpg").write_bytes((groups.parent / "2.jpg").read_bytes())
-    with groups.open("a") as file:
-        file.write("5.jpg,benign,L9,1\n")
-    before = sorted(groups.parent.rglob("*"))
-    with pytest.raises(UserError, match="one image twice"):
-        main(["--data", str(groups), "--dry-run"])
-    told = capsys.readouterr().out
-    assert "25 pictures of 2 classes" in told
-    assert "benign" in told and "13" in told
-    assert "9 groups of up to 3 pictures" in told
-    assert "smallest, median, largest 40×30, 40×30, 40×30" in told
-    assert sorted(groups.parent.rglob("*")) == before
-
-
-def test_the_preview_warns_of_groups_with_two_labels_and_of_near_duplicates(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = write_csv(
-        tmp_path / "t.csv",
-        "image,label,group,part",
-        *[("a.jpg", "x", "P1", "train"), ("b.jpg", "y", "P1", "train")],
-        *[("c.jpg", "x", "P2", "test"), ("d.jpg", "y", "P3", "validation")],
-    )
-    (tmp_path / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
-    assert main(["--data", str(table), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "1 group has pictures of several classes" in told and "P1: x, y" in told
-    assert "1 group of these in more than one part" in told
-    assert "a (train) = c (test)" in told
-    assert "the test part has no picture of y" in told
 
 
 def test_classes_travel_with_the_prepared_set(tmp_path: Path) -> None:
