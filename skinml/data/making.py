@@ -193,6 +193,11 @@ def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Worklog]:
 def _make_workshop(out: Path, size: int) -> Path:
     """Make the folder that a set is made in; `UserError` where it or `size` bytes cannot be."""
     workshop = _workshop(out)
+    if out.is_mount():
+        raise UserError(
+            f"out={out}: a disk is mounted there, and a set comes in one piece by renaming its "
+            f"folder; expected a folder within it, such as {out / 'prepared'}"
+        )
     try:
         workshop.mkdir(parents=True, exist_ok=True)
         # A memory-mapped file that outgrows the disk kills the process without a word.

@@ -17,6 +17,7 @@ import numpy as np
 from skinml.base.cache import cache_dir
 from skinml.base.errors import Problems, UserError, run_command
 from skinml.base.files import at_home
+from skinml.base.locks import lock_file
 from skinml.config import AUTO, Parser, is_path, is_true
 from skinml.data import demo, demo_pictures
 from skinml.data.datasets import DATASETS, DataSet, find_dataset
@@ -106,8 +107,7 @@ def _open_data(
         return _checked(open_prepared(folder), dataset)
     place = prepared_folder(data, folder) if out == AUTO else _new_folder(out)
     if data == "demo" and not folder.exists():
-        print(f"skinml: generating the demo set in {folder}", file=sys.stderr)
-        demo.generate(folder)
+        _generate_once(folder)
     clean_after(place)
     there = is_prepared(place) and not force
     if there and out == AUTO and not dataset.layout.has_pictures(folder):
@@ -127,6 +127,24 @@ def _open_data(
         _warn(left_out_warning(folder, dataset))
         prepare(folder, place, jobs, dataset)
     return _checked(open_prepared(place), dataset)
+
+
+def _generate_once(folder: Path) -> None:
+    """Generate the demo set where it is not; of two first commands at once the second waits."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    notice = f"skinml: waiting for another process, which generates {folder}"
+    held = None
+    # Where no lock can be, no folder can: generating says why.
+    with suppress(OSError):
+        held, _ = lock_file(lock, notice)
+    try:
+        if not folder.exists():
+            print(f"skinml: generating the demo set in {folder}", file=sys.stderr)
+            demo.generate(folder)
+    finally:
+        if held is not None:
+            lock.unlink(missing_ok=True)
+            os.close(held)
 
 
 def _new_folder(out: str) -> Path:
