@@ -92,6 +92,20 @@ def class_problems(names: Sequence[str]) -> list[str]:
     return problems
 
 
+def thresholds_note(classes: Sequence[str]) -> list[str]:
+    """A line on the class that thresholds are chosen for where none is exactly "melanoma".
+
+    As `skinml.evaluation.classes.sought` has it, which stands above the data; a test compares them.
+    """
+    if "melanoma" in classes:
+        return []
+    chosen = f"chosen for {classes[1]}" if len(classes) == 2 else "not chosen for any class"
+    near = [name for name in classes if name.strip().casefold() == "melanoma"]
+    remedy = f": rename {near[0]} to melanoma, if it is that" if near else ""
+    kind = "warning" if near else "note"
+    return [f"{kind}: thresholds are {chosen}, as no class is named exactly melanoma{remedy}"]
+
+
 def classes_of(sources: list[Source], dataset: DataSet, problems: Problems) -> tuple[str, ...]:
     """The classes of a set: the data set's own, else those of its pictures, which may be wrong."""
     if dataset.classes:

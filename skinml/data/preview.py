@@ -10,7 +10,7 @@ import numpy as np
 from skinml.base.errors import Problems, UserError
 from skinml.base.processes import usable_cores
 from skinml.base.progress import progress_bar
-from skinml.data.datasets import DataSet, classes_of
+from skinml.data.datasets import DataSet, classes_of, thresholds_note
 from skinml.data.duplicates import near_duplicate_groups, perceptual_hash
 from skinml.data.foreign import says_burnt_in
 from skinml.data.images import ImageProblem, decode_image, size_of
@@ -60,6 +60,7 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
             *_burnt_in([s for s, look in zip(usable, looks, strict=True) if look.burnt_in]),
             *_groups(sources),
             *_near_duplicates(usable, near),
+            *thresholds_note(classes),
             *([] if problems else _too_few(usable, near, classes)),
         ],
         problems,

@@ -14,6 +14,7 @@ from skinml.base.errors import UserError, say_stopped
 from skinml.base.files import at_home
 from skinml.base.signals import stop_no_more
 from skinml.config import Config
+from skinml.data.datasets import thresholds_note
 from skinml.data.prepare import duplicates_warning
 from skinml.data.protocols import own_parts_warning
 from skinml.evaluation.metrics import epoch_metrics
@@ -78,7 +79,7 @@ def run(
     folder = RunFolder.create(at_home(config.output_dir, "output_dir="), config)
     folder.write_description(description)
     announce(folder, description, setup)
-    warnings = duplicates_warning(setup.data)
+    warnings = [*duplicates_warning(setup.data), *thresholds_note(setup.data.classes)]
     if config.protocol == "paper":
         warnings += own_parts_warning(config.data, setup.data.official_parts)
     for line in warnings:

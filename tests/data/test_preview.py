@@ -1,14 +1,17 @@
 """What is said of pictures before anything is made of them: `--dry-run`, and its warnings."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skinml.base.errors import UserError
+from skinml.data.datasets import thresholds_note
 from skinml.data.images import decode_image
 from skinml.data.prepare import main, open_data
 from skinml.data.protocols import assign_parts, own_parts_warning
+from skinml.evaluation.classes import sought
 from tests.data.conftest import picture
 from tests.data.test_own import write_csv, write_folder
 
@@ -115,6 +118,36 @@ def test_the_preview_tries_the_split(
             assign_parts(data, "paper")
     else:
         assign_parts(data, "paper")
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("melanoma", "nevus"), ""),
+        (("Melanoma", "nevus"), "chosen for nevus, .*: rename Melanoma to melanoma"),
+        (("benign", "malignant"), "note: thresholds are chosen for malignant"),
+        (("MELANOMA", "a", "b"), "not chosen for any class, .*: rename MELANOMA to melanoma"),
+        (("a", "b", "c"), "note: thresholds are not chosen for any class"),
+    ],
+)
+def test_the_class_that_thresholds_are_for_is_said_where_it_is_no_melanoma(
+    classes: tuple[str, ...], told: str
+) -> None:
+    """With folders Melanoma and Nevus they were for nevus, without a word."""
+    lines = thresholds_note(classes)
+    assert len(lines) == bool(told)
+    assert all(re.search(told, line) for line in lines)
+    chosen = sought(classes)
+    assert all((f"chosen for {chosen}" if chosen else "not chosen") in line for line in lines)
+    assert lines or chosen == "melanoma"
+
+
+def test_the_preview_says_what_thresholds_are_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "set", ("Melanoma", "Nevus"), each=7)
+    assert main(["--data", str(folder), "--dry-run"]) == 0
+    assert "thresholds are chosen for Nevus" in capsys.readouterr().out
 
 
 def test_a_part_without_a_class_asks_for_pictures_in_that_part(tmp_path: Path) -> None:
