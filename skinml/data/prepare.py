@@ -22,7 +22,14 @@ from skinml.config import AUTO, Parser, is_path, is_true
 from skinml.data import demo, demo_pictures
 from skinml.data.datasets import DATASETS, DataSet, find_dataset
 from skinml.data.fetch import offer_download
-from skinml.data.making import DOWNLOAD, clean_after, is_prepared_from, prepare, remedy_for
+from skinml.data.making import (
+    DOWNLOAD,
+    clean_after,
+    is_prepared_from,
+    prepare,
+    remedy_for,
+    require_same_content,
+)
 from skinml.data.official import official_files_nearby
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared, read_source, update_facts
 from skinml.data.preview import left_out_warning, preview
@@ -120,6 +127,7 @@ def _open_data(
         raise UserError(_nothing_there(dataset, folder))
     if there:
         _require_unchanged(dataset, folder, place)
+        require_same_content(dataset, folder, place)
         _update_facts(dataset, folder, place)
     else:
         when = "" if asked_for else " on first use"

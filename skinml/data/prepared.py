@@ -17,7 +17,7 @@ import numpy as np
 
 from skinml.base.cache import cached_array
 from skinml.base.errors import UserError
-from skinml.base.files import check_regular, read_json, read_table
+from skinml.base.files import check_regular, read_json, read_table, write_whole
 from skinml.data.duplicates import NEAR_BITS, joined, near_duplicate_groups, perceptual_hash
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import CLASSES, PARTS
@@ -263,5 +263,11 @@ def read_source(folder: Path) -> dict[str, str]:
         return {}
 
 
+def source_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each picture's file, by image id, as it was prepared."""
+    _, *rows = read_manifest(folder)
+    return {row[0]: row[COLUMNS.index("source_sha256")] for row in rows}
+
+
 def write_source(folder: Path, source: dict[str, str]) -> None:
-    (folder / "source.json").write_text(json.dumps(source, indent=2) + "\n")
+    write_whole(folder / "source.json", json.dumps(source, indent=2) + "\n")

@@ -15,6 +15,7 @@ import pytest
 from skinml.base.errors import UserError
 from skinml.base.files import read_table
 from skinml.data.datasets import find_dataset
+from skinml.data.layout import Source
 from skinml.data.prepare import describe, main, open_data, prepared_folder
 from skinml.data.prepared import (
     GROUP,
@@ -316,6 +317,36 @@ def test_versions_of_a_folder_are_data_sets_of_their_own() -> None:
     assert find_dataset("./clinic.v1").name == "own-clinic_v1"
     assert find_dataset("./clinic.v2").name == "own-clinic_v2"
     assert find_dataset("some/clinic.v1.CSV").name == "own-clinic_v1"
+
+
+def test_a_picture_replaced_by_another_of_its_size_is_noticed(tmp_path: Path) -> None:
+    """All BMPs of a camera have one size: the earlier picture would be trained on for ever."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        path.with_suffix(".bmp").write_bytes(picture(number, kind="BMP"))
+        path.unlink()
+    before = open_data(str(folder))
+    changed = folder / "a" / "1.bmp"
+    kept = changed.read_bytes()
+    changed.write_bytes(picture(99, kind="BMP"))
+    os.utime(changed, ns=(1, 1))
+    with pytest.raises(UserError, match=r"a/1.bmp is not the picture .*--force"):
+        open_data(str(folder))
+    changed.write_bytes(kept)
+    assert open_data(str(folder)).digest == before.digest, "brought back"
+
+
+def test_files_that_were_copied_are_compared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have other times; reading all of them at each start would take minutes."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    before = open_data(str(folder))
+    for path in folder.rglob("*.jpg"):
+        os.utime(path, ns=(1, 1))
+    assert open_data(str(folder)).digest == before.digest
+    monkeypatch.setattr(Source, "read", lambda source: pytest.fail("read again"))
+    assert open_data(str(folder)).digest == before.digest
 
 
 def test_a_manifest_larger_than_other_tables_may_be_is_read_again(tmp_path: Path) -> None:
