@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skinml.base.errors import Problems, UserError, run_command
+from skinml.base.files import require_place, whole_folder
 from skinml.base.progress import progress_bar, status_line
 from skinml.config import AUTO, Parser, test_views_of
 from skinml.data.datasets import DATASETS, classes_said, find_dataset
@@ -140,7 +141,6 @@ def write_test(
     metrics: dict[str, float], note: str,
 ) -> None:  # fmt: skip
     """Write the predictions table, metrics, figures and the note of a test into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_predictions(table, folder / "predictions_external.csv")
     known = {name: value for name, value in metrics.items() if np.isfinite(value)}
     (folder / "metrics.json").write_text(json.dumps(known, indent=2) + "\n")
@@ -150,7 +150,7 @@ def write_test(
     draw_figures(drawn, folder / "figures", [name for name in FIGURES if name != "learning_curves"])
 
 
-def main(argv: list[str] | None = None) -> int:
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m skinml.evaluate",
         description="Test a registered model on another data set than its own.",
@@ -168,12 +168,23 @@ def main(argv: list[str] | None = None) -> int:
         "(default: equal names)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write the test here instead of into MLflow"
-    )
-    options = parser.parse_args(argv)
+        "--out", type=Path, metavar="FOLDER",
+        help="write the test here, a new folder or an empty one, instead of into MLflow",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    if options.out:
+        require_place(options.out)
     name = find_dataset(options.data).name
     data = open_data(options.data, options.data_dir)
     with open_source(options.model) as source:
+        if not source.run_id and not options.out:
+            raise UserError(
+                f"{options.model}: no model of a store; expected --out FOLDER for its test"
+            )
         classes = classes_said(source.params)
         if data.digest == source.params["data_digest"]:
             raise UserError(
@@ -189,11 +200,10 @@ def main(argv: list[str] | None = None) -> int:
     note = describe(source, name, table, mapped, metrics)
     title = f"{version_of(source.uri)}\nexternal test on {name}"
     if options.out:
-        write_test(options.out, title, data, table, mapped, metrics, note)
+        with whole_folder(options.out) as folder:
+            write_test(folder, title, data, table, mapped, metrics, note)
         print(f"{note}\nwritten to {options.out}")
         return 0
-    if not source.run_id:
-        raise UserError(f"{options.model}: no model of a store; expected --out FOLDER for its test")
     tags = {
         "model": source.params["model"], "model_version": version_of(source.uri),
         "trained_by": source.run_id, "trained_on": find_dataset(source.params["data"]).name,

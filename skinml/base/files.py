@@ -7,8 +7,10 @@ import json
 import os
 import re
 import stat
+import tempfile
 import unicodedata
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ _LONGEST_NAME = 150
 # memory, a run's own have some kilobytes; a table of predictions has some 60 bytes a line.
 LARGEST_JSON = 8 * 2**20
 _LARGEST_TABLE = 32 * 2**20
-# A line counts as one more: the manifest of 100,000 pictures with lesions and ten facts of each.
+# A line counts as one more: a table of 100,000 pictures with lesions and ten facts of each.
 _MOST_CELLS = 2_000_000
 
 
@@ -99,21 +101,24 @@ def read_file(path: Path, largest: int) -> bytes:
     return path.read_bytes()
 
 
-def read_table(path: Path) -> list[tuple[int, list[str]]]:
+def read_table(
+    path: Path, largest: int = _LARGEST_TABLE, most_cells: int = _MOST_CELLS
+) -> list[tuple[int, list[str]]]:
     """The rows of a CSV file of whatever origin, each with the number of its (last) line.
 
-    An `OSError` as of `read_file`; a `UnicodeDecodeError` where it is no UTF-8; a `csv.Error` where
-    a cell has more than 128 kB, or there are more than two million.
+    An `OSError` as of `read_file` where it has more than `largest` bytes (32 MiB), or cannot be
+    read; a `UnicodeDecodeError` where it is no UTF-8; a `csv.Error` where a cell has more than
+    128 kB, or there are more than `most_cells` (two million).
     """
-    content = read_file(path, _LARGEST_TABLE)
+    content = read_file(path, largest)
     content.decode("utf-8-sig")  # Here a wrong byte has its place in the file.
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
     rows: list[tuple[int, list[str]]] = []
     cells = 0
     for row in reader:
         cells += len(row) + 1
-        if cells > _MOST_CELLS:
-            raise csv.Error(f"more than {_MOST_CELLS:,} cells")
+        if cells > most_cells:
+            raise csv.Error(f"more than {most_cells:,} cells")
         rows.append((reader.line_num, row))
     return rows
 
@@ -172,6 +177,59 @@ def write_out(out: Path, text: str) -> None:
             f"--out {out}: cannot be written ({error.strerror}); what was there is as it was: free "
             "some space, or give another file, in a folder that exists and may be written"
         ) from None
+
+
+def require_place(out: Path) -> None:
+    """A `UserError` where no folder can be made for a person's `--out`, or something lies there.
+
+    Asked before anything is done: an empty folder is welcome, as it may be mounted.
+    """
+    place = _place(out)
+    if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"--out {out}: is there already; expected a new folder, or an empty one")
+    near = next(path for path in (place, *place.parents) if path.exists())
+    if not near.is_dir() or not os.access(near, os.W_OK):
+        raise UserError(f"--out {out}: cannot be made in {near}; expected a folder to write to")
+
+
+@contextmanager
+def whole_folder(out: Path, last: str = "") -> Iterator[Path]:
+    """A folder to write into, of which nothing is in `out` before all of it is.
+
+    A folder that is there stays, as it may be mounted, or the current one: the files are written
+    within it, on its own disk, and moved to their names, that of the name `last` at the end. The
+    errors are those of `require_place`; where the body fails, nothing is left.
+    """
+    require_place(out)  # Again: it may have been filled in the meantime.
+    place = _place(out)
+    there = place.is_dir()
+    near = place if there else place.parent
+    near.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=near) as name:
+        ready = Path(name, "ready")
+        ready.mkdir()
+        yield ready
+        if there:
+            _move_into(ready, place, last)
+        else:
+            ready.replace(place)
+
+
+def _move_into(ready: Path, place: Path, last: str) -> None:
+    """Move what is ready into an empty folder: all of it, or nothing where that fails."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(ready.iterdir(), key=lambda path: path.name == last):
+            moved.append(path.rename(place / path.name))
+    except BaseException:
+        for path in moved:
+            path.rename(ready / path.name)
+        raise
+
+
+def _place(out: Path) -> Path:
+    """Where a folder goes: a link means what it leads to, a dot the folder itself."""
+    return Path(os.path.realpath(out))
 
 
 def is_stream(path: Path) -> bool:

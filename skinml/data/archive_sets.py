@@ -137,6 +137,8 @@ def _rows(path: Path | zipfile.Path, needed: tuple[str, ...], problems: Problems
             "wrong CSV columns", f"{path.name}: {','.join(columns)}; expected {', '.join(lacking)}"
         )
         return []
+    if not rows:
+        problems.add("empty tables", path.name)
     return rows
 
 
@@ -246,12 +248,16 @@ def _read_isic2019(folder: Path, problems: Problems) -> dict[str, _Entry]:
             problems.add("missing tables", f"{name}.csv")
     if path is None or meta is None:
         return {}
-    about = {row["image"]: row for row in _rows(meta, ("image", "lesion_id"), problems)}
+    rows = _rows(meta, ("image", "lesion_id"), problems)
+    about = {row["image"]: row for row in rows}
     names = ("age_approx", "sex", "anatom_site_general")
     entries = {}
     for image_id, label in _one_hot(path, ISIC2019_CODES, problems).items():
+        if rows and image_id not in about:
+            # Without its lesion it could be drawn into another part than the rest of that.
+            problems.add("images without a line in the metadata", f"{meta.name}: {image_id}")
         row = about.get(image_id, {})
-        # Some images have no lesion: they are known by their likeness alone.
+        # Some images have a line, and no lesion: they are known by their likeness alone.
         entries[image_id] = _Entry(label, row.get("lesion_id", ""), _facts(row, names))
     return entries
 

@@ -92,6 +92,20 @@ def class_problems(names: Sequence[str]) -> list[str]:
     return problems
 
 
+def thresholds_note(classes: Sequence[str]) -> list[str]:
+    """A line on the class that thresholds are chosen for where none is exactly "melanoma".
+
+    As `skinml.evaluation.classes.sought` has it, which stands above the data; a test compares them.
+    """
+    if "melanoma" in classes:
+        return []
+    chosen = f"chosen for {classes[1]}" if len(classes) == 2 else "not chosen for any class"
+    near = [name for name in classes if name.strip().casefold() == "melanoma"]
+    remedy = f": rename {near[0]} to melanoma, if it is that" if near else ""
+    kind = "warning" if near else "note"
+    return [f"{kind}: thresholds are {chosen}, as no class is named exactly melanoma{remedy}"]
+
+
 def classes_of(sources: list[Source], dataset: DataSet, problems: Problems) -> tuple[str, ...]:
     """The classes of a set: the data set's own, else those of its pictures, which may be wrong."""
     if dataset.classes:
@@ -185,8 +199,14 @@ def title_of(data: str) -> str:
 
 
 def own_name(path: str) -> str:
-    """What a person's own pictures are called in tables and tags: never the path itself."""
-    return f"own-{identifier(at_home(path, 'data=').resolve().stem) or 'pictures'}"
+    """What a person's own pictures are called in tables and tags: never the path itself.
+
+    A folder's name is taken whole: clinic.v1 and clinic.v2 are two data sets.
+    """
+    name = at_home(path, "data=").resolve().name
+    if name.lower().endswith(".csv"):
+        name = name[: -len(".csv")]
+    return f"own-{identifier(name) or 'pictures'}"
 
 
 def challenge_tasks(classes: Sequence[str]) -> Mapping[str, str]:

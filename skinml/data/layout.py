@@ -55,7 +55,8 @@ class Layout(NamedTuple):
     `sources` opens them, ordered by id; what is wrong goes to the `Problems`. `fingerprint` is a
     quick digest of what they are made from. `expected` says in words which files belong there.
     `facts` reads the `subgroups` of each image id anew where the fingerprint is not of them: an
-    earlier version prepared sets without.
+    earlier version prepared sets without. `left_out` counts the files among the pictures that are
+    none by their names, by ending, where a person may have meant them as pictures.
     """
 
     expected: str
@@ -64,3 +65,4 @@ class Layout(NamedTuple):
     sources: Callable[[Path, Problems], AbstractContextManager[list[Source]]]
     fingerprint: Callable[[Path], str]
     facts: Callable[[Path, Problems], Mapping[str, Mapping[str, str]]] | None = None
+    left_out: Callable[[Path], Mapping[str, int]] | None = None

@@ -27,6 +27,7 @@ from skinml.data.prepared import (
     is_prepared,
     open_prepared,
     read_source,
+    source_digests,
     write_about,
     write_manifest,
     write_source,
@@ -54,6 +55,51 @@ def is_prepared_from(out: Path, files: str) -> bool:
     return is_prepared(out) and read_source(out).get("fingerprint") == files
 
 
+def require_same_content(dataset: DataSet, folder: Path, out: Path) -> None:
+    """Raise `UserError` where a picture was replaced by another of its size since `out` was made.
+
+    Uncompressed pictures all have one size. Where the files were written anew since they were last
+    looked at, as a copy's are, each is read and compared, once: what the system says of them is
+    noted then. A set that nobody may write to, or that has no such note yet, is none the worse.
+    """
+    noted = read_source(out)
+    with dataset.layout.sources(folder, Problems()) as sources:
+        stamps = _stamps(sources)
+        if stamps == noted.get("stamps"):
+            return
+        if "stamps" in noted:
+            digests = source_digests(out)
+            with progress_bar("comparing", len(sources)) as advance:
+                for source in sources:
+                    if _file_digest(source) != digests.get(source.image_id):
+                        raise UserError(
+                            f"{source} is not the picture that {out} was prepared from; run "
+                            "`python -m skinml.data.prepare --force` with the same data, data_dir "
+                            "and out to prepare them again, or bring the file back"
+                        )
+                    advance()
+    with suppress(OSError):
+        write_source(out, noted | {"stamps": stamps})
+
+
+def _file_digest(source: Source) -> str:
+    """The SHA-256 of a picture's file; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(source.read()).hexdigest()
+    except ImageProblem:
+        return ""
+
+
+def _stamps(sources: list[Source]) -> str:
+    """A digest of what the system says of each picture's file: another one if it was written."""
+    digest = hashlib.sha256()
+    for source in sources:
+        # What cannot be looked at is told of where it is read.
+        with suppress(OSError):
+            digest.update(f"{source.image_id} {source.stamp()}\n".encode())
+    return digest.hexdigest()
+
+
 def prepare(
     folder: Path, out: Path, jobs: int | None = None, dataset: DataSet = ISIC2017
 ) -> PreparedSet:
@@ -71,7 +117,7 @@ def prepare(
         if not sources:
             problems.add("empty set", f"no image with a label in {folder}")
             problems.raise_if_any(str(folder), remedy)
-        classes = classes_of(sources, dataset, problems)
+        classes, stamps = classes_of(sources, dataset, problems), _stamps(sources)
         workshop = _make_workshop(out, len(sources) * IMAGE_SIZE * IMAGE_SIZE * 3)
         notice = f"skinml: waiting for another process, which is preparing {out}"
         with exclusive(workshop / "lock", notice) as waited:
@@ -83,7 +129,8 @@ def prepare(
                 _remove(workshop)
             problems.raise_if_any(str(folder), remedy)
             complete = workshop / _SET
-            write_source(complete, {"folder": str(folder), "fingerprint": files})
+            about = {"folder": str(folder), "fingerprint": files, "stamps": stamps}
+            write_source(complete, about)
             write_about(complete, dataset.name, classes)
             further, columns = _further_columns(sources)
             write_manifest(
@@ -193,6 +240,11 @@ def _resume(workshop: Path, sources: list[Source]) -> tuple[np.memmap, Worklog]:
 def _make_workshop(out: Path, size: int) -> Path:
     """Make the folder that a set is made in; `UserError` where it or `size` bytes cannot be."""
     workshop = _workshop(out)
+    if out.is_mount():
+        raise UserError(
+            f"out={out}: a disk is mounted there, and a set comes in one piece by renaming its "
+            f"folder; expected a folder within it, such as {out / 'prepared'}"
+        )
     try:
         workshop.mkdir(parents=True, exist_ok=True)
         # A memory-mapped file that outgrows the disk kills the process without a word.

@@ -6,7 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,8 +24,9 @@ from skinml.data.isic2017 import (
 )
 from skinml.data.layout import Layout, Source
 
-_PICTURES = (
-    *(".jpg", ".jpeg", ".png", ".avif", ".tif", ".tiff", ".bmp"),
+PICTURE_ENDINGS = (
+    # Windows and browsers save JPEG as .jfif and .jpe too.
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".avif", ".tif", ".tiff", ".bmp"),
     # With the extras heif and dicom; without them they are told of.
     *(".heic", ".heif", ".dcm"),
 )
@@ -40,7 +41,7 @@ ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeErro
 def is_picture(path: Path | PurePosixPath) -> bool:
     """Whether a name is that of an image: not a superpixel mask, nor what a system left behind."""
     return (
-        path.suffix.lower() in _PICTURES
+        path.suffix.lower() in PICTURE_ENDINGS
         and not path.stem.endswith("_superpixels")
         and not path.name.startswith(".")
     )
@@ -181,8 +182,14 @@ def official_files_nearby(folder: Path) -> Path | None:
     """Where a folder has no official files: the folder in it, or around it, that has them."""
     if has_official_files(folder):
         return None
-    near = [*sorted(folder.glob("*/")), folder.parent]
-    return next((other for other in near if has_official_files(other)), None)
+
+    def has_them(other: Path) -> bool:
+        # A disk's lost+found, or another user's folder beside this one, is no place to look.
+        with suppress(PermissionError):
+            return has_official_files(other)
+        return False
+
+    return next(filter(has_them, [*sorted(folder.glob("*/")), folder.parent]), None)
 
 
 def fingerprint(folder: Path) -> str:

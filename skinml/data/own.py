@@ -7,6 +7,7 @@ PATH.csv                            image,label and, where wanted, group, part, 
 
 import csv
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ _PARTS = {
     "valid": "validation",
     "testing": "test",
 }
+
+# Folders that systems make: a network drive's thumbnails, and what a check of a disk has found.
+_SYSTEM = ("@eaDir", "lost+found")
 
 _NEEDED = ("image", "label")
 _KNOWN = (*_NEEDED, "group", "part")
@@ -61,27 +65,58 @@ def _sources(path: Path, problems: Problems) -> Iterator[list[Source]]:
 
 def _folder(root: Path, problems: Problems) -> list[Source]:
     files = _Files(root)
-    above = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    above = [p for p in _shown(root) if p.is_dir()]
     parts = {p: _PARTS[p.name.lower()] for p in above if p.name.lower() in _PARTS}
-    for path in sorted(root.iterdir()) if parts else ():
-        if path.is_dir() and path not in parts and not path.name.startswith("."):
+    for path in above if parts else ():
+        if path not in parts:
             problems.add("folders beside those of the parts", f"{path.name}: expected within one")
     found: list[Source] = []
     for folder in parts or [root]:
-        inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-        for path in inside:
+        for path in _shown(folder):
             if path.is_file() and is_picture(path):
                 problems.add("pictures outside the folder of a class", _below(path, root))
             elif path.is_dir():
                 own = [
                     Source(_id(name), path.name, parts.get(folder, ""), files, name)
-                    for p in sorted(path.rglob("*"))
-                    if is_picture(p) and p.is_file() and (name := _below(p, root))
+                    for p in _files_below(path)
+                    if is_picture(p) and (name := _below(p, root))
                 ]
                 if not own:
                     problems.add("classes without a picture", _below(path, root))
                 found += own
     return found
+
+
+def _shown(folder: Path) -> list[Path]:
+    """What is in a folder, in order, but for what is hidden or the system's own."""
+    return sorted(
+        p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in _SYSTEM
+    )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files in a folder and in those within, but for what `_shown` leaves out.
+
+    Thumbnails in a hidden folder are copies of pictures. A folder that cannot be read is an
+    `OSError`: `rglob` would pass over it, and over the pictures in it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [n for n in folders if not n.startswith(".") and n not in _SYSTEM]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
+
+
+def _left_out(path: Path) -> dict[str, int]:
+    """The files in the folders of classes that are not taken, by ending; none beside a table."""
+    if not path.is_dir():
+        return {}
+    others = (p for p in _files_below(path) if p.parent != path and not is_picture(p))
+    return dict(Counter(p.suffix.lower() or "without an ending" for p in others).most_common())
 
 
 def _below(path: Path, root: Path) -> str:
@@ -130,8 +165,8 @@ def _table(path: Path, problems: Problems) -> list[Source]:
             problems.add("lines without an image or a label", where)
         elif part not in ("", *PARTS):
             problems.add("unknown parts", f"{where}: {part}, expected {', '.join(PARTS)}")
-        elif not (path.parent / image).is_file():
-            problems.add("missing images", f"line {line}: {image}")
+        elif why := _no_file(path.parent / image):
+            problems.add(why, f"line {line}: {image}")
         else:
             further = {name: values[name] for name in names if name not in _KNOWN}
             group = values.get("group", "")
@@ -141,6 +176,14 @@ def _table(path: Path, problems: Problems) -> list[Source]:
     if not found and not problems:
         problems.add("empty table", path.name)
     return found
+
+
+def _no_file(path: Path) -> str:
+    """Why there is no file of a name that a table has; empty where there is one."""
+    try:
+        return "" if path.is_file() else "missing images"
+    except OSError as error:  # A name of more than 255 letters, a folder that is closed.
+        return f"images that cannot be looked for ({error.strerror})"
 
 
 def _check_ids(found: list[Source], problems: Problems) -> None:
@@ -189,5 +232,6 @@ OWN = Layout(
     has_pictures=_has_files,
     sources=_sources,
     fingerprint=_fingerprint,
+    left_out=_left_out,
 )
 """The layout of a person's own pictures."""

@@ -8,7 +8,8 @@ import csv
 import hashlib
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,23 @@ import numpy as np
 from skinml.base.cache import cache_dir
 from skinml.base.errors import Problems, UserError, run_command
 from skinml.base.files import at_home
+from skinml.base.locks import lock_file
 from skinml.config import AUTO, Parser, is_path, is_true
 from skinml.data import demo, demo_pictures
 from skinml.data.datasets import DATASETS, DataSet, find_dataset
 from skinml.data.fetch import offer_download
-from skinml.data.making import DOWNLOAD, clean_after, is_prepared_from, prepare, remedy_for
+from skinml.data.making import (
+    DOWNLOAD,
+    clean_after,
+    is_prepared_from,
+    prepare,
+    remedy_for,
+    require_same_content,
+)
 from skinml.data.official import official_files_nearby
 from skinml.data.prepared import PreparedSet, is_prepared, open_prepared, read_source, update_facts
-from skinml.data.preview import preview
+from skinml.data.preview import left_out_warning, preview
+from skinml.data.protocols import own_parts_warning
 
 DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 
@@ -31,7 +41,14 @@ DATA_DIR_VARIABLE = "SKINML_DATA_DIR"
 def data_folder(data: str, data_dir: str = AUTO) -> Path:
     """Where the official files (or a prepared set) of a data set are expected."""
     if data_dir not in (AUTO, ""):
-        return at_home(data_dir, "data_dir=").resolve()
+        folder = at_home(data_dir, "data_dir=").resolve()
+        # What was prepared of own pictures goes to other machines; other pictures are other data.
+        if is_path(data) and folder != at_home(data, "data=").resolve() and not _is_set(folder):
+            raise UserError(
+                f"data={data} with data_dir={data_dir}: expected one of the two, as a path says "
+                "where your pictures are; leave out data_dir, or give a prepared set with it"
+            )
+        return folder
     if data == "demo":
         # Another version of the generator makes another set, in a folder of its own.
         code = [Path(file).read_bytes() for file in (demo.__file__, demo_pictures.__file__)]
@@ -42,6 +59,12 @@ def data_folder(data: str, data_dir: str = AUTO) -> Path:
     return (
         at_home(override, f"{DATA_DIR_VARIABLE}=") if override else cache_dir() / data
     ).resolve()
+
+
+def _is_set(folder: Path) -> bool:
+    with suppress(PermissionError):
+        return is_prepared(folder)
+    return False
 
 
 def prepared_folder(data: str, folder: Path) -> Path:
@@ -65,14 +88,33 @@ def open_data(
     `yes`. Never falls back to other data: without any of these it is a `UserError`. With `out`, or
     by `force`, the set is made from the files: in that folder, or anew.
     """
+    with _closed_told(data):
+        return _open_data(data, data_dir, jobs, yes, out, force)
+
+
+@contextmanager
+def _closed_told(data: str) -> Iterator[None]:
+    """Make a `UserError` of a file or folder that this user may not open, wherever it is met."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(
+            f"data={data}: {error.filename} cannot be opened ({error.strerror}); expected files "
+            "and folders that you may read, and a cache that you may write to: change their "
+            "rights, or name others"
+        ) from None
+
+
+def _open_data(
+    data: str, data_dir: str, jobs: int | None, yes: bool, out: str, force: bool
+) -> PreparedSet:
     dataset, folder = find_dataset(data), data_folder(data, data_dir)
     asked_for = force or out != AUTO
     if not asked_for and is_prepared(folder):
         return _checked(open_prepared(folder), dataset)
     place = prepared_folder(data, folder) if out == AUTO else _new_folder(out)
     if data == "demo" and not folder.exists():
-        print(f"skinml: generating the demo set in {folder}", file=sys.stderr)
-        demo.generate(folder)
+        _generate_once(folder)
     clean_after(place)
     there = is_prepared(place) and not force
     if there and out == AUTO and not dataset.layout.has_pictures(folder):
@@ -85,12 +127,32 @@ def open_data(
         raise UserError(_nothing_there(dataset, folder))
     if there:
         _require_unchanged(dataset, folder, place)
+        require_same_content(dataset, folder, place)
         _update_facts(dataset, folder, place)
     else:
         when = "" if asked_for else " on first use"
         print(f"skinml: preparing {folder}{when}", file=sys.stderr)
+        _warn(left_out_warning(folder, dataset))
         prepare(folder, place, jobs, dataset)
     return _checked(open_prepared(place), dataset)
+
+
+def _generate_once(folder: Path) -> None:
+    """Generate the demo set where it is not; of two first commands at once the second waits."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    notice = f"skinml: waiting for another process, which generates {folder}"
+    held = None
+    # Where no lock can be, no folder can: generating says why.
+    with suppress(OSError):
+        held, _ = lock_file(lock, notice)
+    try:
+        if not folder.exists():
+            print(f"skinml: generating the demo set in {folder}", file=sys.stderr)
+            demo.generate(folder)
+    finally:
+        if held is not None:
+            lock.unlink(missing_ok=True)
+            os.close(held)
 
 
 def _new_folder(out: str) -> Path:
@@ -243,18 +305,26 @@ def main(argv: list[str] | None = None) -> int:
         return _dry_run(options, jobs)
     found = open_data(options.data, options.data_dir, jobs, yes, options.out, options.force)
     print(describe(found))
+    _warn(own_parts_warning(options.data, found.official_parts))
     return 0
 
 
 def _dry_run(options: argparse.Namespace, jobs: int | None) -> int:
     dataset = find_dataset(options.data)
     folder = data_folder(options.data, options.data_dir)
-    if not dataset.layout.has_files(folder):
-        raise UserError(_nothing_there(dataset, folder))
-    found = preview(folder, dataset, jobs)
+    with _closed_told(options.data):
+        if not dataset.layout.has_files(folder):
+            raise UserError(_nothing_there(dataset, folder))
+        found = preview(folder, dataset, jobs)
     print("\n".join(found.lines))
+    _warn(own_parts_warning(options.data, found.parts))
     found.problems.raise_if_any(str(folder), remedy_for(dataset, folder))
     return 0
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        print(f"skinml: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 
 from skinml.base.cache import cached_array
 from skinml.base.errors import UserError
-from skinml.base.files import check_regular, read_json, read_table
+from skinml.base.files import check_regular, read_json, read_table, write_whole
 from skinml.data.duplicates import NEAR_BITS, joined, near_duplicate_groups, perceptual_hash
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import CLASSES, PARTS
@@ -40,6 +40,10 @@ COLUMNS_WITHOUT_GROUPS = COLUMNS[:-1]
 # What follows these where a set has it: the lesion or patient, and further facts about an image.
 GROUP = "group"
 SUBGROUP = "subgroup:"
+
+# The largest manifest that is read, in bytes and cells: one of some millions of pictures. More than
+# of other tables, as what this program has written must not be too large for it.
+_LARGEST_MANIFEST, _MOST_CELLS = 2**30, 100_000_000
 
 # The name of the data set and its classes. Where it is missing, the set was made before there were
 # others than ISIC 2017.
@@ -157,6 +161,12 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / IMAGES).is_file()
 
 
+def read_manifest(folder: Path) -> list[list[str]]:
+    """The lines of a set's manifest, its heading first; errors as of `read_table`."""
+    table = read_table(folder / MANIFEST, _LARGEST_MANIFEST, _MOST_CELLS)
+    return [row for _, row in table]
+
+
 def write_manifest(folder: Path, rows: list[tuple[str, ...]], further: Sequence[str] = ()) -> None:
     """Write the manifest, the last file of a prepared set; rows as in `COLUMNS` and `further`."""
     # Whoever goes on after a kill writes over what was left of it.
@@ -174,7 +184,7 @@ def update_facts(folder: Path, facts: Mapping[str, Mapping[str, str]]) -> None:
 
     The digest of a set is not of them. Facts that the manifest has stay where there are none now.
     """
-    header, *rows = [row for _, row in read_table(folder / MANIFEST)]
+    header, *rows = read_manifest(folder)
     names = list(dict.fromkeys(name for own in facts.values() for name in own))
     if not names:
         return
@@ -199,7 +209,7 @@ def open_prepared(folder: Path) -> PreparedSet:
     """Open a prepared set; one that is damaged or of another format is a `UserError`."""
     remedy = "delete the folder and run `python -m skinml.data.prepare` again"
     try:
-        header, *rows = [row for _, row in read_table(folder / MANIFEST)]
+        header, *rows = read_manifest(folder)
         known = tuple(header[: len(COLUMNS)]) in (COLUMNS, COLUMNS_WITHOUT_GROUPS)
         further = header[len(COLUMNS) :]
         known &= all(name == GROUP or name.startswith(SUBGROUP) for name in further)
@@ -253,5 +263,11 @@ def read_source(folder: Path) -> dict[str, str]:
         return {}
 
 
+def source_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each picture's file, by image id, as it was prepared."""
+    _, *rows = read_manifest(folder)
+    return {row[0]: row[COLUMNS.index("source_sha256")] for row in rows}
+
+
 def write_source(folder: Path, source: dict[str, str]) -> None:
-    (folder / "source.json").write_text(json.dumps(source, indent=2) + "\n")
+    write_whole(folder / "source.json", json.dumps(source, indent=2) + "\n")

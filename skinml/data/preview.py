@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skinml.base.errors import Problems
+from skinml.base.errors import Problems, UserError
 from skinml.base.processes import usable_cores
 from skinml.base.progress import progress_bar
-from skinml.data.datasets import DataSet, classes_of
+from skinml.data.datasets import DataSet, classes_of, thresholds_note
 from skinml.data.duplicates import near_duplicate_groups, perceptual_hash
 from skinml.data.foreign import says_burnt_in
 from skinml.data.images import ImageProblem, decode_image, size_of
 from skinml.data.isic2017 import PARTS
 from skinml.data.layout import Source
+from skinml.data.official import PICTURE_ENDINGS
+from skinml.data.prepared import PreparedSet
+from skinml.data.protocols import assign_parts
 from skinml.data.published import compare_files
 from skinml.data.worklog import in_order
 
@@ -24,10 +27,14 @@ _LISTED = 5
 
 
 class Preview(NamedTuple):
-    """What was found: as text for a person, and whether anything has to be mended first."""
+    """What was found: as text for a person, and whether anything has to be mended first.
+
+    `parts` are those that pictures have of their own, empty where they have none.
+    """
 
     lines: list[str]
     problems: Problems
+    parts: tuple[str, ...] = ()
 
 
 def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
@@ -35,8 +42,9 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
     problems = Problems()
     with dataset.layout.sources(folder, problems) as sources:
         classes = classes_of(sources, dataset, problems)
-        usable, looks = _read(sources, jobs or usable_cores(), problems)
-    lines = [f"{len(sources)} pictures of {len(classes)} classes in {folder}", ""]
+        usable, looks = _read(sources, dataset.as_stored, jobs or usable_cores(), problems)
+    lines = [f"{len(sources)} pictures of {len(classes)} classes in {folder}"]
+    lines += [*left_out_warning(folder, dataset), ""]
     lines += [*_counts(sources, classes), *_unlike_published(sources, dataset)]
     lines += compare_files(folder, dataset.files)
     if looks:
@@ -45,15 +53,31 @@ def preview(folder: Path, dataset: DataSet, jobs: int | None = None) -> Preview:
         small, middle, large = (np.argsort(areas)[k] for k in (0, len(areas) // 2, -1))
         told = ", ".join(f"{widths[k]}×{heights[k]}" for k in (small, middle, large))
         lines.append(f"sizes: smallest, median, largest {told}")
+    near = near_duplicate_groups([look.perceptual for look in looks])
     return Preview(
         [
             *lines,
             *_burnt_in([s for s, look in zip(usable, looks, strict=True) if look.burnt_in]),
             *_groups(sources),
-            *_near_duplicates(usable, [look.perceptual for look in looks]),
+            *_near_duplicates(usable, near),
+            *thresholds_note(classes),
+            *([] if problems else _too_few(usable, near, classes)),
         ],
         problems,
+        tuple(part for part in PARTS if any(source.part == part for source in sources)),
     )
+
+
+def left_out_warning(folder: Path, dataset: DataSet) -> list[str]:
+    """A line that counts the files that are not taken for pictures, by ending; none without any."""
+    found = dataset.layout.left_out(folder) if dataset.layout.left_out else {}
+    if not found:
+        return []
+    told = ", ".join(f"{count:,} {ending}" for ending, count in found.items())
+    return [
+        f"warning: left out, as their names are not those of pictures: {told}; expected "
+        f"{', '.join(PICTURE_ENDINGS)}: save pictures as one of these"
+    ]
 
 
 class _Look(NamedTuple):
@@ -64,13 +88,15 @@ class _Look(NamedTuple):
     burnt_in: bool
 
 
-def _read(sources: list[Source], jobs: int, problems: Problems) -> tuple[list[Source], list[_Look]]:
-    """The sources whose pictures are usable, and what is seen of each."""
+def _read(
+    sources: list[Source], as_stored: bool, jobs: int, problems: Problems
+) -> tuple[list[Source], list[_Look]]:
+    """The sources whose pictures are usable, and what is seen of each, as it is prepared."""
 
     def look(source: Source) -> _Look | ImageProblem:
         try:
             content = source.read()
-            perceptual = perceptual_hash(decode_image(content))
+            perceptual = perceptual_hash(decode_image(content, as_stored))
             return _Look(perceptual, size_of(content), says_burnt_in(content))
         except ImageProblem as problem:
             return problem
@@ -167,9 +193,29 @@ def mixed_groups(mixed: dict[str, set[str]]) -> list[str]:
     return [f"{heading}patients, wrong for lesions):", *told, *more]
 
 
-def _near_duplicates(sources: list[Source], hashes: list[str]) -> list[str]:
+def _too_few(sources: list[Source], near: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+    """A line on classes that are too small for the default split: it is drawn.
+
+    No number of groups says so: what a class gets depends on its groups' sizes and on the others.
+    """
+    ids = np.array([source.image_id for source in sources])
+    groups = np.array([source.group for source in sources])
+    labels = np.array([classes.index(source.label) for source in sources], dtype=np.int64)
+    # Without pixels, which a split does not look at where near-duplicates stay together.
+    data = PreparedSet(
+        Path(), np.empty((len(ids), 0), np.uint8), ids, labels, np.full(len(ids), ""), ids,
+        classes, ids[near], groups if groups.any() else None,
+    )  # fmt: skip
+    try:
+        assign_parts(data, "paper")
+    except UserError as error:
+        return [f"warning: as things are a training would refuse them: {error}"]
+    return []
+
+
+def _near_duplicates(sources: list[Source], near: np.ndarray) -> list[str]:
     members: dict[int, list[Source]] = defaultdict(list)
-    for source, number in zip(sources, near_duplicate_groups(hashes).tolist(), strict=True):
+    for source, number in zip(sources, near.tolist(), strict=True):
         members[number].append(source)
     several = [own for own in members.values() if len(own) > 1]
     across = [own for own in several if len({source.part for source in own}) > 1]

@@ -1,9 +1,11 @@
 """Which image is for training, validation or test: a pure function of the set and four numbers."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from skinml.base.errors import UserError
-from skinml.config import Config
+from skinml.config import Config, is_path
 from skinml.data.prepared import PreparedSet
 
 
@@ -43,10 +45,29 @@ def assign_parts(
         if missing := [name for name, count in counts.items() if not count]:
             raise UserError(
                 f"protocol={protocol}: the {part} part has no image of {', '.join(missing)}; "
-                "every part needs every class: use more images (of at least three groups, where "
-                "they have groups) or another fraction"
+                "every part needs every class: "
+                + (
+                    "add pictures to that part"
+                    if protocol == "challenge"
+                    else "use more images (of more groups, where they have groups; seven of about "
+                    "one size are enough at the default fractions) or another fraction"
+                )
             )
     return parts
+
+
+def own_parts_warning(data: str, official_parts: Iterable[str]) -> list[str]:
+    """A line that says that `paper` does not keep a person's own parts; none where it takes none.
+
+    `data` is what `data=` was given, `official_parts` has the part of each picture, empty texts for
+    none. The parts of a data set by name are no choice of its user's: of these nothing is said.
+    """
+    if not is_path(data) or not any(official_parts):
+        return []
+    return [
+        "warning: under protocol=paper, the default, your own train/validation/test parts are "
+        "pooled and drawn anew; --protocol challenge keeps them"
+    ]
 
 
 def _groups(data: PreparedSet, near_duplicates: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from skinml.base.errors import UserError, run_command
+from skinml.base.files import require_place, whole_folder
 from skinml.config import AUTO, Parser
 from skinml.data.isic2017 import NOTICE
 from skinml.evaluation.statistics import LEAST_OF_A_CLASS
@@ -24,7 +25,7 @@ _ALTERNATIVE = {"float16": "float32", "dynamic": "float16", "int8": "float16"}
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    _require_place(options.out)
+    require_place(options.out)
     # Whatever the model was trained on: the converters take TensorFlow's graph.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with open_source(options.model) as source:
@@ -53,47 +54,17 @@ def main(argv: list[str] | None = None) -> int:
 def write(made: Made, out: Path, page: bool = False) -> Path:
     """Write an export's folder, of which nothing is there before all of it is; the file's path.
 
-    A folder that is there stays, as it may be mounted, or the current one: the files are written
-    within it, on its own disk, and moved to their names.
+    The page goes last.
     """
-    _require_place(out)  # Again: it may have been filled in the meantime.
-    place = _place(out)
-    there = place.is_dir()
-    near = place if there else place.parent
-    near.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=near) as name:
-        file, ready = Path(name, FILES[made.to]), Path(name, "ready")
-        ready.mkdir()
-        file.write_bytes(made.content)
+    file = FILES[made.to]
+    with whole_folder(out, last="index.html") as ready:
         if page:
-            write_page(file, ready)
+            with tempfile.TemporaryDirectory() as name:
+                Path(name, file).write_bytes(made.content)
+                write_page(Path(name, file), ready)
         else:
-            file.rename(ready / file.name)
-        if there:
-            _move_into(ready, place)
-        else:
-            ready.replace(place)
-    return out / FILES[made.to]
-
-
-def _move_into(ready: Path, place: Path) -> None:
-    """Move what is ready into an empty folder: the page, if there is one, when all else is there.
-
-    All, or nothing where that fails.
-    """
-    moved: list[Path] = []
-    try:
-        for path in sorted(ready.iterdir(), key=lambda path: path.name == "index.html"):
-            moved.append(path.rename(place / path.name))
-    except BaseException:
-        for path in moved:
-            path.rename(ready / path.name)
-        raise
-
-
-def _place(out: Path) -> Path:
-    """Where an export goes: a link means what it leads to, a dot the folder itself."""
-    return Path(os.path.realpath(out))
+            (ready / file).write_bytes(made.content)
+    return out / file
 
 
 def _refusal(made: Made) -> str:
@@ -114,16 +85,6 @@ def _refusal(made: Made) -> str:
         f"for {made.verification.same:.1%}; expected a lower end of -{LOSS:g} at least: nothing "
         f"was written; use {remedy}--allow-loss, and the file says so"
     )
-
-
-def _require_place(out: Path) -> None:
-    """Refuse a place where something lies: an export makes its folder, whole or not at all."""
-    place = _place(out)
-    if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
-        raise UserError(f"--out {out}: is there already; expected a new folder, or an empty one")
-    near = next(path for path in (place, *place.parents) if path.exists())
-    if not near.is_dir() or not os.access(near, os.W_OK):
-        raise UserError(f"--out {out}: cannot be made in {near}; expected a folder to write to")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,11 +11,11 @@ import numpy as np
 
 from skinml.base.errors import UserError
 from skinml.base.files import file_sha256
-from skinml.config import AUTO, Config, config_from_params
+from skinml.config import AUTO, Config, config_from_params, is_path
 from skinml.data.datasets import classes_said, find_dataset
 from skinml.data.isic2017 import NOTICE
 from skinml.data.prepare import open_data
-from skinml.data.prepared import PreparedSet
+from skinml.data.prepared import PreparedSet, is_prepared
 from skinml.data.protocols import assign_parts, split_of
 from skinml.evaluation.answering import Chosen, read_chosen
 from skinml.evaluation.results import chosen_on_validation
@@ -97,6 +97,9 @@ def open_pictures(source: Source, data_dir: str = AUTO) -> Pictures:
     config = source.config
     if data_dir != AUTO:
         config = replace(config, data_dir=data_dir)
+        if is_path(config.data) and not is_prepared(Path(data_dir).expanduser()):
+            # A person's own pictures, whose path is another one on this machine.
+            config = replace(config, data=str(Path(data_dir).absolute()), data_dir=AUTO)
     data = open_data(config.data, config.data_dir)
     if data.digest != source.params["data_digest"]:
         raise UserError(

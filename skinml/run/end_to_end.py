@@ -15,7 +15,9 @@ from skinml.base.errors import UserError, say_stopped
 from skinml.base.files import at_home
 from skinml.base.signals import stop_no_more
 from skinml.config import Config
+from skinml.data.datasets import thresholds_note
 from skinml.data.prepare import duplicates_warning
+from skinml.data.protocols import own_parts_warning
 from skinml.evaluation.metrics import epoch_metrics
 from skinml.evaluation.operating_point import read_rule
 from skinml.models.weights import check_weights, weights_digest
@@ -77,7 +79,10 @@ def run(
     description = describe_run(config, setup.data, setup.parts, setup.device, setup.execution)
     folder = _begin_folder(config, description)
     announce(folder, description, setup)
-    for line in duplicates_warning(setup.data):
+    warnings = [*duplicates_warning(setup.data), *thresholds_note(setup.data.classes)]
+    if config.protocol == "paper":
+        warnings += own_parts_warning(config.data, setup.data.official_parts)
+    for line in warnings:
         print(f"skinml: {line}", file=sys.stderr)
     with _tracked(folder, description, offline, drain_limit) as tracked:
         _train_and_evaluate(tracked, config, description, setup, None)

@@ -157,11 +157,16 @@ def main(argv: list[str] | None = None, command: "Command | None" = None) -> int
     configs = grid_configs(axes, given_options(options), settings)
     warn_of_idle_parameters(configs)
     from skinml.data.prepare import open_data
+    from skinml.data.protocols import own_parts_warning
     from skinml.run.tracked import check_settings
 
     check_settings()
     # Here, before any cell: side by side they would all prepare the images.
     data = open_data(configs[0].data, configs[0].data_dir, yes=options.yes)
+    if any(config.protocol == "paper" for config in configs):
+        # Here too: what a cell says goes into its own log.
+        for line in own_parts_warning(configs[0].data, data.official_parts):
+            print(f"skinml: {line}", file=sys.stderr)
     cells = make_cells(configs, data)
     if options.dry_run:
         from skinml.sweep.done import dry_run

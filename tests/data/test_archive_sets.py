@@ -225,6 +225,24 @@ def test_what_is_wrong_is_told(case: str, tmp_path: Path) -> None:
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [(-1, "images without a line in the metadata (1)"), (1, "empty tables (1)")],
+    ids=["a line is missing", "all are"],
+)
+def test_an_image_of_isic2019_without_its_metadata_is_told(
+    kept: int, told: str, tmp_path: Path
+) -> None:
+    """A table cut short would take the lesions of its images: these would stand in two parts."""
+    folder = tmp_path / "files"
+    isic2019(folder)
+    table = folder / "ISIC_2019_Training_Metadata.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(UserError) as caught:
+        open_data("isic2019", str(folder))
+    assert told in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["ham10000", "isic2019", "pad-ufes-20"])
 def test_where_to_get_a_set_that_is_not_there_is_said_in_one_line(
     name: str, tmp_path: Path

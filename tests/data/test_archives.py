@@ -154,6 +154,24 @@ def test_files_a_folder_further_in_are_named_not_downloaded(
         assert "GB" not in str(caught.value)
 
 
+def test_a_closed_folder_beside_the_files_is_passed_over(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every disk of its own has a lost+found that only root may look into."""
+    disk = tmp_path / "disk"
+    (disk / "lost+found").mkdir(parents=True)
+    official.rename(disk / "pictures")
+    ask = Path.is_dir
+
+    def closed(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return ask(path)
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    assert official_module.official_files_nearby(disk) == disk / "pictures"
+
+
 def damaged_image(path: Path) -> None:
     """A byte of an image, not of the central directory: only its CRC can tell."""
     content = bytearray(path.read_bytes())

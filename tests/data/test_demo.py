@@ -1,7 +1,9 @@
 """What the demo data set promises: the official layout, the same bytes again, a fair task."""
 
 import csv
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from skinml.base.errors import UserError
 from skinml.data import demo
 from skinml.data.isic2017 import CLASSES, CSV_COLUMNS, OFFICIAL_PARTS, OfficialPart
+from skinml.data.prepare import open_data
 
 COUNTS = {"train": 12, "validation": 6, "test": 6}
 SIZE = (96, 72)
@@ -91,6 +94,26 @@ def test_layout_is_the_official_one(made: Path) -> None:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", SIZE)
     # The range that the real data set leaves free.
     assert min(seen) == "ISIC_9000000"
+
+
+def test_of_two_first_commands_one_generates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newcomer's two terminals: the second ended with a folder that is not empty."""
+    generate = demo.generate
+    begun: list[Path] = []
+
+    def slowly(folder: Path) -> None:
+        begun.append(folder)
+        time.sleep(0.5)
+        generate(folder, counts={"train": 3, "validation": 3, "test": 3}, size=(32, 24))
+
+    monkeypatch.setattr(demo, "generate", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        sets = list(pool.map(open_data, ["demo", "demo"]))
+    assert len(begun) == 1
+    assert sets[0].digest == sets[1].digest and len(sets[0]) == 9
+    assert not list(begun[0].parent.glob(".demo-*"))
 
 
 def test_notice_says_that_nobody_is_pictured(made: Path) -> None:

@@ -2,8 +2,12 @@
 
 import csv
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +15,16 @@ import pytest
 from skinml.base.errors import UserError
 from skinml.base.files import read_table
 from skinml.data.datasets import find_dataset
+from skinml.data.layout import Source
 from skinml.data.prepare import describe, main, open_data, prepared_folder
 from skinml.data.prepared import (
     GROUP,
+    IMAGES,
     MANIFEST,
     SUBGROUP,
     PreparedSet,
     open_prepared,
+    write_about,
     write_manifest,
 )
 from skinml.data.protocols import assign_parts
@@ -144,6 +151,15 @@ def test_own_pictures_without_parts_have_no_official_ones(groups: Path) -> None:
         assign_parts(open_data(str(groups)), "challenge")
 
 
+def test_thumbnails_that_a_system_keeps_are_no_pictures(tmp_path: Path) -> None:
+    """Copies of pictures in hidden folders would be counted, and split, as further pictures."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    for hidden in ("a/.thumbnails", "a/deep/@eaDir/0.jpg", "@eaDir", "lost+found"):
+        (folder / hidden).mkdir(parents=True)
+        (folder / hidden / "9.jpg").write_bytes(picture(9))
+    assert len(open_data(str(folder))) == 6
+
+
 # What is wrong with a folder → what is done to a sound one, and what is told.
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a picture beside the classes": (
@@ -211,6 +227,43 @@ def test_what_is_wrong_with_a_table_is_told(case: str, tmp_path: Path) -> None:
     assert expected in str(caught.value)
 
 
+def test_a_cell_that_no_file_can_be_called_is_one_of_the_problems(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "t.csv", "image,label", ("a.jpg", "x"), ("b.jpg", "y"))
+    table.write_text(table.read_text() + f"{'long' * 99}.jpg,x\n")
+    with pytest.raises(UserError, match=r"cannot be looked for \(File name too long\) \(1\)"):
+        open_data(str(table))
+
+
+@pytest.mark.parametrize("asked", [["--dry-run"], []])
+@pytest.mark.parametrize("closed", ["set", "set/a", "set/a/deep"])
+def test_a_folder_that_is_closed_is_told_in_one_line(
+    closed: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback, and not a data set without the pictures in it."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    (folder / "a" / "deep").mkdir()
+    (folder / "a" / "deep" / "9.jpg").write_bytes(picture(9))
+    close(tmp_path / closed, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        main(["--data", str(folder), *asked])
+    told = str(caught.value)
+    assert f"{tmp_path / closed} cannot be opened (Permission denied)" in told
+    assert "\n" not in told
+
+
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says of a folder without rights: root, whom tests may run as, has them."""
+    scandir, listdir = os.scandir, os.listdir
+
+    def closed(ask: Callable[..., Any], path: Any = ".") -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return ask(path)
+
+    monkeypatch.setattr(os, "scandir", partial(closed, scandir))
+    monkeypatch.setattr(os, "listdir", partial(closed, listdir))
+
+
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "t.csv", "image,label", ("a.jpg", "x"), ("b.jpg", "x"))
     (tmp_path / "a.jpg").unlink()
@@ -240,41 +293,6 @@ def test_a_class_with_too_few_pictures_names_it(tmp_path: Path) -> None:
         assign_parts(open_data(str(folder)), "paper")
 
 
-def test_the_preview_counts_and_writes_nothing(
-    groups: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (groups.parent / "3.jpg").write_bytes((groups.parent / "2.jpg").read_bytes())
-    with groups.open("a") as file:
-        file.write("5.jpg,benign,L9,1\n")
-    before = sorted(groups.parent.rglob("*"))
-    with pytest.raises(UserError, match="one image twice"):
-        main(["--data", str(groups), "--dry-run"])
-    told = capsys.readouterr().out
-    assert "25 pictures of 2 classes" in told
-    assert "benign" in told and "13" in told
-    assert "9 groups of up to 3 pictures" in told
-    assert "smallest, median, largest 40×30, 40×30, 40×30" in told
-    assert sorted(groups.parent.rglob("*")) == before
-
-
-def test_the_preview_warns_of_groups_with_two_labels_and_of_near_duplicates(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = write_csv(
-        tmp_path / "t.csv",
-        "image,label,group,part",
-        *[("a.jpg", "x", "P1", "train"), ("b.jpg", "y", "P1", "train")],
-        *[("c.jpg", "x", "P2", "test"), ("d.jpg", "y", "P3", "validation")],
-    )
-    (tmp_path / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
-    assert main(["--data", str(table), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "1 group has pictures of several classes" in told and "P1: x, y" in told
-    assert "1 group of these in more than one part" in told
-    assert "a (train) = c (test)" in told
-    assert "the test part has no picture of y" in told
-
-
 def test_classes_travel_with_the_prepared_set(tmp_path: Path) -> None:
     """Moved to another machine it is opened by its own path, with its classes and groups."""
     data = open_data(str(write_folder(tmp_path / "set")))
@@ -285,12 +303,59 @@ def test_classes_travel_with_the_prepared_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.labels, data.labels)
 
 
-def test_a_manifest_of_100_000_pictures_with_facts_is_read_again(tmp_path: Path) -> None:
-    """What is prepared can be opened: the limits of tables leave room for it."""
-    facts = [f"{SUBGROUP}{number}" for number in range(6)]
-    row = ("label", "", "0" * 64, "0" * 64)
-    rows = [
-        (f"{n:07}", *row, f"{n:07}", f"L{n // 2}", *("1" for _ in facts)) for n in range(100_000)
-    ]
-    write_manifest(tmp_path, rows, [GROUP, *facts])
-    assert len(read_table(tmp_path / MANIFEST)) == 100_001
+def test_other_pictures_than_those_of_the_path_are_refused(tmp_path: Path) -> None:
+    """With data_dir the pictures of the path were left aside without a word, under its name."""
+    one, other = (write_folder(tmp_path / name, ("a", "b")) for name in ("one", "other"))
+    with pytest.raises(UserError, match="expected one of the two") as caught:
+        open_data(str(one), str(other))
+    assert "\n" not in str(caught.value)
+    assert open_data(str(one), str(one)).name == "own-one"
+
+
+def test_versions_of_a_folder_are_data_sets_of_their_own() -> None:
+    """They shared an experiment and a registered model, where each is a rival of the other."""
+    assert find_dataset("./clinic.v1").name == "own-clinic_v1"
+    assert find_dataset("./clinic.v2").name == "own-clinic_v2"
+    assert find_dataset("some/clinic.v1.CSV").name == "own-clinic_v1"
+
+
+def test_a_picture_replaced_by_another_of_its_size_is_noticed(tmp_path: Path) -> None:
+    """All BMPs of a camera have one size: the earlier picture would be trained on for ever."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        path.with_suffix(".bmp").write_bytes(picture(number, kind="BMP"))
+        path.unlink()
+    before = open_data(str(folder))
+    changed = folder / "a" / "1.bmp"
+    kept = changed.read_bytes()
+    changed.write_bytes(picture(99, kind="BMP"))
+    os.utime(changed, ns=(1, 1))
+    with pytest.raises(UserError, match=r"a/1.bmp is not the picture .*--force"):
+        open_data(str(folder))
+    changed.write_bytes(kept)
+    assert open_data(str(folder)).digest == before.digest, "brought back"
+
+
+def test_files_that_were_copied_are_compared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have other times; reading all of them at each start would take minutes."""
+    folder = write_folder(tmp_path / "set", ("a", "b"))
+    before = open_data(str(folder))
+    for path in folder.rglob("*.jpg"):
+        os.utime(path, ns=(1, 1))
+    assert open_data(str(folder)).digest == before.digest
+    monkeypatch.setattr(Source, "read", lambda source: pytest.fail("read again"))
+    assert open_data(str(folder)).digest == before.digest
+
+
+def test_a_manifest_larger_than_other_tables_may_be_is_read_again(tmp_path: Path) -> None:
+    """What is prepared can be opened: the limits of a table from elsewhere are not its own."""
+    facts = [f"{SUBGROUP}{number}" for number in range(330)]
+    row = ("a", "x", "", "0" * 64, "0" * 64, "a", "L1", *("1" * 120_000 for _ in facts))
+    write_manifest(tmp_path, [row], [GROUP, *facts])
+    write_about(tmp_path, "own-set", ("x", "y"))
+    np.save(tmp_path / IMAGES, np.zeros((1, 224, 224, 3), dtype=np.uint8))
+    with pytest.raises(OSError, match="expected at most 33554432"):
+        read_table(tmp_path / MANIFEST)
+    assert len(open_prepared(tmp_path).subgroups) == 330

@@ -425,6 +425,18 @@ def test_damaged_prepared_set_is_refused_with_the_remedy(
         assert str(out) in str(e.value)
 
 
+def test_a_mount_point_is_refused_before_an_image_is_read(
+    official: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's `-v disk:/out`: the last rename failed, after all the work."""
+    out.mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    monkeypatch.setattr(module, "_convert_all", lambda *given: pytest.fail("images were read"))
+    with pytest.raises(UserError, match=rf"a folder within it, such as {out}/prepared"):
+        prepare(official, out)
+    assert not list(out.iterdir()) and list(out.parent.iterdir()) == [out]
+
+
 @pytest.mark.parametrize("name", ["manifest.csv", "images.npy"])
 def test_half_a_prepared_set_is_none(name: str, official: Path, out: Path) -> None:
     prepare(official, out)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from skinml.base.errors import UserError
+from skinml.base.files import require_place
 from skinml.export import __main__ as export
 from skinml.export.made import Made
 from skinml.export.verify import Verification
@@ -40,12 +41,12 @@ def test_a_folder_may_be_new_or_empty(
     monkeypatch.chdir(here)
     folder = target.get(out, here / out)
     before = folder.stat().st_ino if folder.exists() else None
-    export._require_place(Path(out))
+    require_place(Path(out))
     path = export.write(made(), Path(out))
     assert path.read_bytes() == b"a network"
     assert [path.name for path in folder.iterdir()] == ["model.tflite"]
     assert before in (None, folder.stat().st_ino), "another folder stands in its place"
-    assert not list(tmp_path.rglob(".export-*"))
+    assert not list(tmp_path.rglob(".partial-*"))
 
 
 def test_a_page_is_there_when_all_that_it_needs_is(
