@@ -3,11 +3,12 @@
 import hashlib
 import io
 import struct
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 # The paper scales every image to 224×224×3 (section III); the backbones were pre-trained at it.
 IMAGE_SIZE = 224
@@ -22,8 +23,18 @@ _EXPECTED = "a JPEG or PNG picture, nor AVIF, TIFF, BMP, HEIC or DICOM"
 # What a HEIC file of a phone begins with, after four bytes of its length (ISO/IEC 23008-12).
 _HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypheif")
 
-# Where EXIF has which way up the camera was held.
+# Where EXIF has which way up the camera was held, and what brings each of these upright. Pillow's
+# own way to turn a picture writes its EXIF anew, which fails where another field is mistyped.
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, in a third of the time. The decoder's own
 # scaling averages blocks; with twice the target left, what decides the result is still the filter
@@ -75,6 +86,7 @@ def decode_image(file: BinaryIO | bytes, as_stored: bool = False) -> np.ndarray:
             if not is_jpeg and getattr(image, "n_frames", 1) > 1:
                 raise ImageProblem(f"{image.n_frames} pages or frames, expected one")  # type: ignore[attr-defined]
             orientation = 1 if as_stored else _orientation(image)
+            _let_nothing_turn(image)
             profile = None if as_stored else _profile(image)
             if is_jpeg and image.mode in ("RGB", "L") and _can_be_reduced(content):
                 image.draft(image.mode, _DRAFT_SIZE)
@@ -86,15 +98,14 @@ def decode_image(file: BinaryIO | bytes, as_stored: bool = False) -> np.ndarray:
             if profile:
                 rgb = _in_srgb(rgb, profile)
             if orientation != 1:
-                rgb.getexif()[_ORIENTATION] = orientation
-                rgb = ImageOps.exif_transpose(rgb)
+                rgb = rgb.transpose(_UPRIGHT[orientation])
     except ImageProblem:
         raise
     except Image.UnidentifiedImageError:
         raise ImageProblem(f"not {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageProblem(f"more than the {MAX_PIXELS:,} pixels expected at most") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         # A broken file is reported with any of these, and with the reason as the text.
         raise ImageProblem(f"damaged or truncated: {_line(error)}") from None
     # Pillow widens its filters by the scale: no pixel is passed over, nothing aliases.
@@ -162,12 +173,46 @@ def _line(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Which way up EXIF has a picture, from 1 (as it is) to 8; damaged EXIF says nothing."""
+    """Which way up EXIF has a picture, from 1 (as it is) to 8; damaged EXIF says nothing.
+
+    EXIF alone, as browsers have it, of a TIFF its own tag: Pillow would believe XMP, and a text of
+    ImageMagick's, too, and the exported page would show what was judged another way up.
+    """
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        if image.format == "PNG" and "exif" not in image.info:
+            image.load()  # It may stand behind the pixels.
+        if image.format == "TIFF":
+            found = image.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+        else:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            found = exif.get(_ORIENTATION, 1)
+    except _DAMAGED_EXIF:
         return 1
     return found if found in range(1, 9) else 1
+
+
+def _let_nothing_turn(image: Image.Image) -> None:
+    """Take from a TIFF what Pillow turns it by as it reads it: it would be turned twice."""
+    if image.format != "TIFF":
+        return
+    # What it cannot read it does not turn by.
+    with suppress(*_DAMAGED_EXIF):
+        exif = image.getexif()
+        if _ORIENTATION in exif:
+            del exif[_ORIENTATION]
+
+
+# What Pillow raises for EXIF that is damaged, or has fields of another type than theirs.
+_DAMAGED_EXIF = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
 
 
 _SRGB = ImageCms.createProfile("sRGB")
