@@ -140,13 +140,60 @@ def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
     except ValueError as error:
         if not str(error).startswith(_HARMLESS):
             raise
-        pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width, strict=False)
+        # Not with strict=False: it would pass over damage too, and not over all of these.
+        mended = _with_usual_headers(content)
+        pixels = simplejpeg.decode_jpeg(mended, min_height=height, min_width=width)
     return Image.fromarray(pixels)
 
+
+def _with_usual_headers(content: bytes) -> bytes:
+    """A JPEG whose headers say what libjpeg takes them for with a warning: the same pixels.
+
+    A version of JFIF that is not 1 is taken for 1, a transform of Adobe's that is none of three
+    channels for YCbCr, and a scan of a sequential JPEG for one of all coefficients. The exported
+    page does the same (`readSegments`, skinml/export/web/formats.js).
+    """
+    usual = bytearray(content)
+    place, channels, transform, sequential = 2, 0, 0, False
+    while place + 4 <= len(usual):
+        marker = usual[place + 1]
+        start, end = place + 4, place + 2 + int.from_bytes(usual[place + 2 : place + 4])
+        # Another picture may follow behind the end; of damage the decoder tells.
+        if usual[place] != 0xFF or marker == 0xD9 or end > len(usual):
+            break
+        if marker == 0xE0 and end - start >= 14 and usual[start : start + 5] == b"JFIF\0":
+            usual[start + 5] = 1
+        elif marker == 0xEE and end - start >= 12 and usual[start : start + 5] == b"Adobe":
+            transform = start + 11
+        elif marker in _OF_FREQUENCIES:
+            channels, sequential = usual[start + 5], marker in _SEQUENTIAL
+        elif marker == 0xDA:
+            if sequential:
+                usual[end - 3 : end] = b"\x00\x3f\x00"
+            end = _next_header(usual, end)
+        place = end
+    if transform and channels == 3 and usual[transform] > 1:
+        usual[transform] = 1
+    return bytes(usual)
+
+
+def _next_header(content: bytearray, place: int) -> int:
+    """Where the data of a JPEG's scan ends: at a marker that is neither a byte nor a restart."""
+    while (place := content.find(b"\xff", place)) >= 0:
+        if content[place + 1 : place + 2] not in _WITHIN_DATA:
+            return place
+        place += 2
+    return len(content)
+
+
+_WITHIN_DATA = (b"\x00", *(bytes([0xD0 + number]) for number in range(8)))
 
 # The JPEGs whose blocks are of frequencies, by the marker that their frame begins with: baseline,
 # extended and progressive, the last two with arithmetic coding too (ITU-T T.81, table B.1).
 _OF_FREQUENCIES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+
+# Those of them whose scans hold all coefficients of a block.
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 
 
 def _can_be_reduced(content: bytes) -> bool:

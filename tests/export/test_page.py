@@ -24,6 +24,7 @@ from skinml.export.__main__ import main
 from skinml.models.exported import open_exported
 from tests.conftest import surroundings
 from tests.data.profiles import FORMULA, TABLE, display_p3
+from tests.data.test_images import adobe_without_jfif, another_jfif, scan_of_its_own
 from tests.service.conftest import browsing, needs_chromium
 from tests.waiting import PATIENCE
 
@@ -112,13 +113,6 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def with_own_scan(content: bytes) -> bytes:
-    """As some cameras write the head of a JPEG's scan, with what is meant for progressive ones."""
-    start = content.index(b"\xff\xda") + 2
-    end = start + int.from_bytes(content[start : start + 2])
-    return content[: end - 3] + b"\0\x3f\1" + content[end:]
-
-
 PLAIN = Image.open(io.BytesIO(jpeg((480, 360))))
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -142,7 +136,9 @@ SOUND: dict[str, Callable[[], bytes]] = {
     "profile.png": partial(encoded, PLAIN, "PNG", icc_profile=display_p3(FORMULA)),
     "damaged profile.jpg": partial(jpeg, (500, 400), icc_profile=b"damaged"),
     "gray.jpg": partial(encoded, PLAIN.convert("L"), "JPEG", icc_profile=display_p3()),
-    "a scan of its own.jpg": lambda: with_own_scan(jpeg((500, 400))),
+    "a scan of its own.jpg": lambda: scan_of_its_own(jpeg((500, 400))),
+    "another JFIF.jpg": lambda: another_jfif(jpeg((500, 400))),
+    "a transform of its own.jpg": lambda: adobe_without_jfif(jpeg((500, 400))),
     "plain.png": partial(encoded, PLAIN, "PNG"),
     "palette.png": partial(encoded, PLAIN.convert("P"), "PNG"),
     "opaque.png": partial(encoded, PLAIN.convert("RGBA"), "PNG"),
