@@ -44,9 +44,9 @@ async function keep() {
 async function judge(chosen) {
   state.classList.remove("bad");
   let done = 0;
-  for (const file of chosen) {
-    state.textContent = `Picture ${++done} of ${chosen.length} …`;
-    answers.prepend(await answer(file));
+  while (waiting.length) {
+    state.textContent = `Picture ${++done} of ${done + waiting.length - 1} …`;
+    answers.prepend(await answer(waiting.shift()));
     await new Promise(requestAnimationFrame);
   }
   state.textContent = `${done} ${done === 1 ? "picture" : "pictures"} judged on this device.`;
@@ -69,7 +69,14 @@ async function answer(file) {
     find("canvas").remove();
     find("table").remove();
     find(".verdict").textContent = told;
+// Pictures that wait for an answer: they may be chosen while others are computed.
+const waiting = [];
+let busy = false;
+
   }
+  waiting.push(...chosen);
+  if (busy) return;
+  busy = true;
   return article;
 }
 
@@ -77,6 +84,7 @@ async function answer(file) {
 async function refusePhoto(file) {
   const text = new TextDecoder("latin1").decode(await file.arrayBuffer());
   if (about.generated && !text.includes(about.generated)) {
+  busy = false;
     throw new PictureProblem("not a generated picture, and this model has seen no other: it knows "
       + "nothing of a photo");
   }
@@ -125,7 +133,11 @@ function show(article, scores) {
     + `${name === "melanoma" ? "melanomas" : `${name} images`} of the validation part reach.`;
 }
 
-files.addEventListener("change", () => judge([...files.files]).finally(() => files.value = ""));
+files.addEventListener("change", () => {
+  const chosen = [...files.files];
+  files.value = ""; // The same may be chosen again.
+  judge(chosen);
+});
 for (const kind of ["dragenter", "dragover"]) {
   files.addEventListener(kind, () => drop.classList.add("over"));
 }
