@@ -15,6 +15,8 @@ async function start() {
   byId("model").textContent = `${about.network} · ${about.model} · ${about.precision}`;
   byId("notice").textContent = about.notice;
   byId("measured").textContent = measured();
+  byId("warning").textContent = about.warning ?? "";
+  byId("warning").hidden = !about.warning;
   [ask] = await Promise.all([loadNetwork(), loadDecoder()]);
   files.disabled = false;
   state.textContent = "Ready.";
