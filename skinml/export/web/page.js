@@ -21,7 +21,11 @@ async function start() {
   files.disabled = false;
   state.textContent = "Ready.";
   document.documentElement.dataset.ready = "true";
-  await keep();
+  // A page that cannot be kept answers all the same.
+  await keep().catch((error) => {
+    byId("offline").textContent = `Not kept for use without a connection (${error.message}).`;
+    document.documentElement.dataset.unkept = "true";
+  });
 }
 
 function measured() {
@@ -31,19 +35,48 @@ function measured() {
     + `(${keras.toFixed(3)} before the export), the same answer to ${percent(same)} of them.`;
 }
 
-/** Keep all that the page has loaded, so that it opens without a connection. */
+/** Have all that the page consists of kept, so that it opens without a connection. */
 async function keep() {
   if (!("serviceWorker" in navigator)) return;
-  await navigator.serviceWorker.register("./sw.js");
-  const cache = await caches.open(about.cache);
+  const {serviceWorker} = navigator;
+  const scope = new URL("./", location).href;
+  const failed = new Promise((_, fail) => {
+    serviceWorker.addEventListener("message", ({data}) => {
+      if (data.scope === scope) fail(new Error(data.failed));
+    });
+  });
   const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-  const own = loaded.filter((url) => url.startsWith(location.origin));
-  await cache.addAll([...new Set([location.pathname, "./index.html", ...own])]);
+  const compat = loaded.some((url) => url.includes("litert_wasm_compat"));
+  const without = compat ? "litert_wasm_internal" : "litert_wasm_compat";
+  const registration = await serviceWorker.register(`./sw.js?without=${without}`);
+  await Promise.race([serviceWorker.ready, failed]);
   byId("offline").textContent = "From now on it opens without a connection, too.";
   document.documentElement.dataset.kept = "true";
+  tellOfNewer(registration);
 }
 
+/** A newer export at the same address is kept beside this one, and waits until this is closed. */
+function tellOfNewer(registration) {
+  const tell = () => {
+    if (!registration.waiting) return;
+    byId("offline").textContent = "It opens without a connection, too. A newer version is here: "
+      + "close this page, wherever it is open, and open it again.";
+    document.documentElement.dataset.newer = "true";
+  };
+  const watch = () => registration.installing?.addEventListener("statechange", tell);
+  registration.addEventListener("updatefound", watch);
+  watch();
+  tell();
+}
+
+// Pictures that wait for an answer: they may be chosen while others are computed.
+const waiting = [];
+let busy = false;
+
 async function judge(chosen) {
+  waiting.push(...chosen);
+  if (busy) return;
+  busy = true;
   state.classList.remove("bad");
   let done = 0;
   while (waiting.length) {
@@ -51,6 +84,7 @@ async function judge(chosen) {
     answers.prepend(await answer(waiting.shift()));
     await new Promise(requestAnimationFrame);
   }
+  busy = false;
   state.textContent = `${done} ${done === 1 ? "picture" : "pictures"} judged on this device.`;
 }
 
@@ -71,14 +105,7 @@ async function answer(file) {
     find("canvas").remove();
     find("table").remove();
     find(".verdict").textContent = told;
-// Pictures that wait for an answer: they may be chosen while others are computed.
-const waiting = [];
-let busy = false;
-
   }
-  waiting.push(...chosen);
-  if (busy) return;
-  busy = true;
   return article;
 }
 
@@ -86,7 +113,6 @@ let busy = false;
 async function refusePhoto(file) {
   const text = new TextDecoder("latin1").decode(await file.arrayBuffer());
   if (about.generated && !text.includes(about.generated)) {
-  busy = false;
     throw new PictureProblem("not a generated picture, and this model has seen no other: it knows "
       + "nothing of a photo");
   }
