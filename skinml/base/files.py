@@ -174,6 +174,20 @@ def write_out(out: Path, text: str) -> None:
         ) from None
 
 
+def why_no_place(path: Path) -> str:
+    """Why nobody may look at a place: a name that is too long, a folder that is closed; else empty.
+
+    A place where nothing is is one.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def is_stream(path: Path) -> bool:
     """Whether a path leads to a pipe or a device: what is written there is no file's content."""
     try:
