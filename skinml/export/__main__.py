@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from skinml.base.errors import UserError, run_command
+from skinml.base.files import why_no_place
 from skinml.config import AUTO, Parser
 from skinml.data.isic2017 import NOTICE
 from skinml.evaluation.statistics import LEAST_OF_A_CLASS
@@ -118,6 +119,8 @@ def _refusal(made: Made) -> str:
 
 def _require_place(out: Path) -> None:
     """Refuse a place where something lies: an export makes its folder, whole or not at all."""
+    if reason := why_no_place(out):
+        raise UserError(f"--out {out}: {reason}; expected a new folder where one may be made")
     place = _place(out)
     if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"--out {out}: is there already; expected a new folder, or an empty one")
