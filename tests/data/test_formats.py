@@ -122,6 +122,17 @@ def test_of_exif_nothing_but_the_way_up_is_looked_at(pixels: np.ndarray, kind: s
     np.testing.assert_array_equal(decode_image(content), expected)
 
 
+# The same of one field, of four bytes, the first of them first; and of one that is a byte.
+LONG = b"MM\0*" + struct.pack(">IHHHIII", 8, 1, 0x0112, 4, 1, 6, 0)
+A_BYTE = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0112, 1, 1, 6, 0)
+
+
+def test_the_way_up_is_a_number_of_two_or_four_bytes(pixels: np.ndarray) -> None:
+    long, byte = (saved(pixels, "PNG", exif=exif) for exif in (LONG, A_BYTE))
+    np.testing.assert_array_equal(decode_image(long), UPRIGHT[6](pixels))
+    np.testing.assert_array_equal(decode_image(byte), pixels)
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     """A chunk of a PNG (ISO/IEC 15948, 5.3)."""
     checksum = struct.pack(">I", zlib.crc32(name + content))

@@ -33,8 +33,12 @@ function orientationOf(exif) {
     const little = ascii(exif, 0, 2) === "II";
     const tags = view.getUint32(4, little), count = view.getUint16(tags, little);
     for (let at = tags + 2; at < tags + 2 + 12 * count; at += 12) {
-      const found = view.getUint16(at + 8, little);
-      if (view.getUint16(at, little) === 0x0112) return found >= 1 && found <= 8 ? found : 1;
+      if (view.getUint16(at, little) !== 0x0112) continue;
+      const type = view.getUint16(at + 2, little);
+      // Two bytes, as EXIF has it, or four, as some write it; what else it is says nothing.
+      const found = type === 3 ? view.getUint16(at + 8, little)
+        : type === 4 ? view.getUint32(at + 8, little) : 1;
+      return found >= 1 && found <= 8 ? found : 1;
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
