@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 import numpy as np
 
 from skinml.base.errors import UserError, run_command
-from skinml.base.files import is_stream, read_file, write_out
+from skinml.base.files import is_stream, read_file, why_no_place, write_out
 from skinml.base.processes import usable_cores
 from skinml.base.progress import make_console, progress_bar, status_line
 from skinml.base.text import csv_cell
@@ -127,11 +127,15 @@ def load(uri: str, runtime: str = AUTO, callers: int = 1, asked: Asked = NOTHING
 def find_pictures(given: list[Path]) -> list[Path]:
     """The files that are given and, of each folder, its pictures by name.
 
-    A folder without any stands for itself, so that it is told with the files that are missing.
+    A folder without any, or that nobody may look into, stands for itself, so that it is told with
+    the files that are missing.
     """
     paths: list[Path] = []
     for path in given:
-        inside = sorted(p for p in path.iterdir() if is_picture(p)) if path.is_dir() else []
+        try:
+            inside = sorted(p for p in path.iterdir() if is_picture(p)) if path.is_dir() else []
+        except OSError:
+            inside = []
         paths += inside or [path]
     return paths
 
@@ -141,9 +145,10 @@ def read_picture(path: Path, of_the_demo: bool = False) -> np.ndarray:
 
     For a model `of_the_demo` any picture that was not generated is one.
     """
-    if path.is_dir():
-        raise ImageProblem(f"a folder without pictures; expected {_PICTURES}")
     try:
+        if path.is_dir():
+            next(path.iterdir(), None)  # One that nobody may look into says so.
+            raise ImageProblem(f"a folder without pictures; expected {_PICTURES}")
         content = read_file(path, MAX_ENTRY_BYTES)
     except OSError as error:
         raise ImageProblem(error.strerror or str(error)) from None
@@ -286,30 +291,48 @@ def write_answers(
     make_console(out).print(_table(answered, classes, uri, notice, way))
 
 
+# So many classes have a column each in a table; the scores of more stand in one: 80 columns of a
+# terminal would leave each a digit or two.
+_MOST_COLUMNS = 4
+
+
 def _table(
     answered: list[dict[str, Any]], classes: tuple[str, ...], uri: str, notice: str, way: Way
 ) -> "Table":
+    """The answers as a table. Where it is narrow names fold, and no number is cut off."""
     from rich.table import Table
     from rich.text import Text
 
     caption = Text("\n".join(filter(None, (str(way), notice))))
     table = Table(title=Text(uri), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("file", overflow="fold")
-    table.add_column("class", no_wrap=True)
-    for name in classes:
-        table.add_column(Text(name.replace("_", "\n")), justify="right")
+    table.add_column("class", overflow="fold")
+    together = len(classes) > _MOST_COLUMNS
+    if together:
+        table.add_column("scores", overflow="fold")
+    for name in () if together else classes:
+        heading = Text(name.replace("_", "\n"))
+        table.add_column(heading, justify="right", overflow="fold", min_width=len("0.000"))
     if way.point:
-        table.add_column("score −\nthreshold", justify="right")
+        width = len("near +0.000")
+        table.add_column("score −\nthreshold", justify="right", no_wrap=True, min_width=width)
     for answer in answered:
+        in_order = sorted(classes, key=lambda name: -answer[name]) if together else classes
         scores = [
-            f"[bold]{answer[name]:.3f}[/]" if name == answer["label"] else f"{answer[name]:.3f}"
-            for name in classes
+            Text(
+                f"{name.replace('_', ' ')} {answer[name]:.3f}"
+                if together
+                else f"{answer[name]:.3f}",
+                style="bold" if name == answer["label"] else "",
+            )
+            for name in in_order
         ]
-        file = Text(Path(answer["file"]).name)
+        cells = [Text(", ").join(scores)] if together else scores
         if way.point:
             near = "near " if answer["near"] else ""
-            scores.append(f"{near}{answer['margin']:+.3f}")
-        table.add_row(file, Text(answer["label"].replace("_", " ")), *scores)
+            cells.append(Text(f"{near}{answer['margin']:+.3f}"))
+        file = Text(Path(answer["file"]).name)
+        table.add_row(file, Text(answer["label"].replace("_", " ")), *cells)
     return table
 
 
@@ -324,6 +347,8 @@ def _refuse_serving(uri: str) -> None:
 
 def _require_writable(out: Path) -> None:
     # Of a file its folder: it is replaced. Of a link both are those of its target.
+    if reason := why_no_place(out):
+        raise UserError(f"--out {out}: {reason}; expected a file in a folder that may be written")
     place = out if is_stream(out) else Path(os.path.realpath(out)).parent
     if out.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"--out {out}: expected a file in a folder that exists and may be written")
@@ -336,6 +361,8 @@ def _check_explain(folder: Path, model: str, runtime: str) -> None:
             f"--explain: an exported file has no gradient to draw maps from ({model}, --runtime "
             f"{runtime}); expected a model's URI, and --runtime keras or {AUTO}"
         )
+    if reason := why_no_place(folder):
+        raise UserError(f"--explain {folder}: {reason}; expected a folder that may be written")
     place = folder if folder.exists() else folder.absolute().parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"--explain {folder}: expected a folder to write to, or a place for one")

@@ -17,7 +17,7 @@ from PIL import Image
 from skinml import predict
 from skinml.base.errors import UserError
 from skinml.config import Config
-from skinml.data.images import decode_image
+from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation.answering import Asked, Point, Way
 from skinml.models.classifier import build_classifier
@@ -293,6 +293,74 @@ def test_the_table_shows_scores_and_says_what_they_are(
     for answer in answers:
         assert Path(answer["file"]).stem in re.sub(r"[^\w.]", "", text)
         assert f"{answer['melanoma']:.3f}" in text
+
+
+def answer_of(scores: dict[str, float], way: Way) -> dict[str, Any]:
+    classes = tuple(scores)
+    file = {"file": f"{'a_name_without_any_place_to_break_it_' * 3}.jpg"}
+    return file | way.answer(np.array(list(scores.values())), classes)
+
+
+@pytest.mark.parametrize("by_point", [False, True], ids=["highest", "point"])
+@pytest.mark.parametrize("count", [2, 4, 5, 8])
+def test_in_80_columns_no_number_and_no_name_is_cut_off(
+    count: int, by_point: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The width of a terminal, and of a pipe; up to eight classes, as ISIC 2019 has."""
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("actinic_keratosis", "basal_cell_carcinoma", "dermatofibroma", "melanoma", "nevus",
+             "seborrheic_keratosis", "squamous_cell_carcinoma", "vascular_lesion")  # fmt: skip
+    classes = (*names[: count - 1], "melanoma") if count < 5 else names[:count]
+    scores = {name: (n + 1) / sum(range(1, count + 1)) for n, name in enumerate(classes)}
+    way = BY_POINT if by_point else Way()
+    answer = answer_of(scores, way)
+    out = io.StringIO()
+    write_answers([answer], classes, "table", URI, out, way=way)
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    for score in scores.values():
+        assert f"{score:.3f}" in text
+    if by_point:
+        assert f"{answer['margin']:+.3f}" in text
+    # What folds is read cell by cell, from above.
+    cells = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
+    file, label = ("".join(row[n].strip() for row in cells) for n in (0, 1))
+    assert file == answer["file"]
+    assert label.replace(" ", "") == answer["label"].replace("_", "")
+    if count > 4:
+        told = " ".join(row[2].strip() for row in cells).split(", ")
+        assert [entry.split()[-1] for entry in told] == [
+            f"{score:.3f}" for score in sorted(scores.values(), reverse=True)
+        ]
+
+
+@pytest.mark.parametrize("option", ["", "--out", "--explain"])
+def test_a_name_that_is_too_long_is_one_line(
+    option: str, pictures: list[Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As is a place that one may not look into: the same calls fail."""
+    monkeypatch.setattr(predict, "load", lambda *given: pytest.fail("the model is loaded"))
+    long = "a" * 300
+    given = [str(pictures[0]), option, long] if option else [long]
+    with pytest.raises(UserError) as caught:
+        predict.main([URI, *given])
+    told = f"{caught.value}\n{capsys.readouterr().err}"
+    assert f"{long}: File name too long" in told
+
+
+def test_a_folder_that_nobody_may_look_into_is_told_as_such(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not one without pictures."""
+
+    def closed(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert predict.find_pictures([tmp_path, pictures[0]]) == [tmp_path, pictures[0]]
+    with pytest.raises(ImageProblem, match=r"^Permission denied$"):
+        predict.read_picture(tmp_path)
 
 
 def test_a_model_of_the_demo_answers_about_generated_pictures_alone(

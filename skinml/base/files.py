@@ -184,6 +184,8 @@ def require_place(out: Path) -> None:
 
     Asked before anything is done: an empty folder is welcome, as it may be mounted.
     """
+    if reason := why_no_place(out):
+        raise UserError(f"--out {out}: {reason}; expected a new folder where one may be made")
     place = _place(out)
     if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"--out {out}: is there already; expected a new folder, or an empty one")
@@ -230,6 +232,20 @@ def _move_into(ready: Path, place: Path, last: str) -> None:
 def _place(out: Path) -> Path:
     """Where a folder goes: a link means what it leads to, a dot the folder itself."""
     return Path(os.path.realpath(out))
+
+
+def why_no_place(path: Path) -> str:
+    """Why nobody may look at a place: a name that is too long, a folder that is closed; else empty.
+
+    A place where nothing is is one.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def is_stream(path: Path) -> bool:

@@ -3,11 +3,12 @@
 import hashlib
 import io
 import struct
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 # The paper scales every image to 224×224×3 (section III); the backbones were pre-trained at it.
 IMAGE_SIZE = 224
@@ -22,8 +23,18 @@ _EXPECTED = "a JPEG or PNG picture, nor AVIF, TIFF, BMP, HEIC or DICOM"
 # What a HEIC file of a phone begins with, after four bytes of its length (ISO/IEC 23008-12).
 _HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypheif")
 
-# Where EXIF has which way up the camera was held.
+# Where EXIF has which way up the camera was held, and what brings each of these upright. Pillow's
+# own way to turn a picture writes its EXIF anew, which fails where another field is mistyped.
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, in a third of the time. The decoder's own
 # scaling averages blocks; with twice the target left, what decides the result is still the filter
@@ -75,6 +86,7 @@ def decode_image(file: BinaryIO | bytes, as_stored: bool = False) -> np.ndarray:
             if not is_jpeg and getattr(image, "n_frames", 1) > 1:
                 raise ImageProblem(f"{image.n_frames} pages or frames, expected one")  # type: ignore[attr-defined]
             orientation = 1 if as_stored else _orientation(image)
+            _let_nothing_turn(image)
             profile = None if as_stored else _profile(image)
             if is_jpeg and image.mode in ("RGB", "L") and _can_be_reduced(content):
                 image.draft(image.mode, _DRAFT_SIZE)
@@ -86,15 +98,14 @@ def decode_image(file: BinaryIO | bytes, as_stored: bool = False) -> np.ndarray:
             if profile:
                 rgb = _in_srgb(rgb, profile)
             if orientation != 1:
-                rgb.getexif()[_ORIENTATION] = orientation
-                rgb = ImageOps.exif_transpose(rgb)
+                rgb = rgb.transpose(_UPRIGHT[orientation])
     except ImageProblem:
         raise
     except Image.UnidentifiedImageError:
         raise ImageProblem(f"not {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageProblem(f"more than the {MAX_PIXELS:,} pixels expected at most") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         # A broken file is reported with any of these, and with the reason as the text.
         raise ImageProblem(f"damaged or truncated: {_line(error)}") from None
     # Pillow widens its filters by the scale: no pixel is passed over, nothing aliases.
@@ -129,13 +140,60 @@ def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
     except ValueError as error:
         if not str(error).startswith(_HARMLESS):
             raise
-        pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width, strict=False)
+        # Not with strict=False: it would pass over damage too, and not over all of these.
+        mended = _with_usual_headers(content)
+        pixels = simplejpeg.decode_jpeg(mended, min_height=height, min_width=width)
     return Image.fromarray(pixels)
 
+
+def _with_usual_headers(content: bytes) -> bytes:
+    """A JPEG whose headers say what libjpeg takes them for with a warning: the same pixels.
+
+    A version of JFIF that is not 1 is taken for 1, a transform of Adobe's that is none of three
+    channels for YCbCr, and a scan of a sequential JPEG for one of all coefficients. The exported
+    page does the same (`readSegments`, skinml/export/web/formats.js).
+    """
+    usual = bytearray(content)
+    place, channels, transform, sequential = 2, 0, 0, False
+    while place + 4 <= len(usual):
+        marker = usual[place + 1]
+        start, end = place + 4, place + 2 + int.from_bytes(usual[place + 2 : place + 4])
+        # Another picture may follow behind the end; of damage the decoder tells.
+        if usual[place] != 0xFF or marker == 0xD9 or end > len(usual):
+            break
+        if marker == 0xE0 and end - start >= 14 and usual[start : start + 5] == b"JFIF\0":
+            usual[start + 5] = 1
+        elif marker == 0xEE and end - start >= 12 and usual[start : start + 5] == b"Adobe":
+            transform = start + 11
+        elif marker in _OF_FREQUENCIES:
+            channels, sequential = usual[start + 5], marker in _SEQUENTIAL
+        elif marker == 0xDA:
+            if sequential:
+                usual[end - 3 : end] = b"\x00\x3f\x00"
+            end = _next_header(usual, end)
+        place = end
+    if transform and channels == 3 and usual[transform] > 1:
+        usual[transform] = 1
+    return bytes(usual)
+
+
+def _next_header(content: bytearray, place: int) -> int:
+    """Where the data of a JPEG's scan ends: at a marker that is neither a byte nor a restart."""
+    while (place := content.find(b"\xff", place)) >= 0:
+        if content[place + 1 : place + 2] not in _WITHIN_DATA:
+            return place
+        place += 2
+    return len(content)
+
+
+_WITHIN_DATA = (b"\x00", *(bytes([0xD0 + number]) for number in range(8)))
 
 # The JPEGs whose blocks are of frequencies, by the marker that their frame begins with: baseline,
 # extended and progressive, the last two with arithmetic coding too (ITU-T T.81, table B.1).
 _OF_FREQUENCIES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+
+# Those of them whose scans hold all coefficients of a block.
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 
 
 def _can_be_reduced(content: bytes) -> bool:
@@ -162,12 +220,46 @@ def _line(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Which way up EXIF has a picture, from 1 (as it is) to 8; damaged EXIF says nothing."""
+    """Which way up EXIF has a picture, from 1 (as it is) to 8; damaged EXIF says nothing.
+
+    EXIF alone, as browsers have it, of a TIFF its own tag: Pillow would believe XMP, and a text of
+    ImageMagick's, too, and the exported page would show what was judged another way up.
+    """
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        if image.format == "PNG" and "exif" not in image.info:
+            image.load()  # It may stand behind the pixels.
+        if image.format == "TIFF":
+            found = image.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+        else:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            found = exif.get(_ORIENTATION, 1)
+    except _DAMAGED_EXIF:
         return 1
     return found if found in range(1, 9) else 1
+
+
+def _let_nothing_turn(image: Image.Image) -> None:
+    """Take from a TIFF what Pillow turns it by as it reads it: it would be turned twice."""
+    if image.format != "TIFF":
+        return
+    # What it cannot read it does not turn by.
+    with suppress(*_DAMAGED_EXIF):
+        exif = image.getexif()
+        if _ORIENTATION in exif:
+            del exif[_ORIENTATION]
+
+
+# What Pillow raises for EXIF that is damaged, or has fields of another type than theirs.
+_DAMAGED_EXIF = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
 
 
 _SRGB = ImageCms.createProfile("sRGB")

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from skinml.base.errors import UserError, run_command
-from skinml.base.files import write_whole
+from skinml.base.files import why_no_place, write_whole
 from skinml.base.progress import progress_bar, status_line
 from skinml.config import AUTO, Parser
 from skinml.data.isic2017 import NOTICE
@@ -38,9 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.out is None and options.page is None:
         raise UserError("nothing asked for: expected --out FOLDER, --page FILE, or both")
-    for place in (options.out, options.page):
-        if place is not None and not place.absolute().parent.is_dir():
-            raise UserError(f"{place}: expected a place in a folder that exists")
+    # Before minutes of computation.
+    if options.out is not None:
+        _require_place("--out", options.out, folder=True)
+    if options.page is not None:
+        _require_place("--page", options.page, folder=False)
     with open_source(options.model) as source:
         pictures = open_pictures(source, options.data_dir)
         with status_line(f"loading {source.uri}"):
@@ -52,6 +55,23 @@ def main(argv: list[str] | None = None) -> int:
             told = check(options.out, source, pictures, explainer, options.count, options.seed)
             print(told, end="")
     return 0
+
+
+def _require_place(option: str, place: Path, folder: bool) -> None:
+    """Refuse where no folder, else no file, can be written; of a link what it leads to counts."""
+    if reason := why_no_place(place):
+        raise UserError(f"{option} {place}: {reason}; expected a place that may be written")
+    found = Path(os.path.realpath(place))
+    if found.exists() and found.is_dir() != folder:
+        expected, is_there = ("folder", "file") if folder else ("file", "folder")
+        raise UserError(f"{option} {place}: is a {is_there}; expected a {expected}, or a new name")
+    # A file is replaced by a new one of its folder.
+    written = found if folder and found.exists() else found.parent
+    if not written.is_dir() or not os.access(written, os.W_OK):
+        raise UserError(
+            f"{option} {place}: cannot be written in {written}; expected a place in a folder that "
+            "exists and may be written"
+        )
 
 
 def check(

@@ -78,12 +78,21 @@ def write_page(network: Path, out: Path) -> None:
     for name, write in (("litert", _write_runtime), ("jpeg", _write_decoder)):
         (out / name).mkdir()
         write(out / name)
-    about["cache"] = f"skinml-{_digest(out)}"
     if about["data"] == "demo":
         about["generated"] = demo.COMMENT.decode()  # what its pictures hold, and no photo
     (out / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    worker = out / "sw.js"
-    worker.write_text(worker.read_text().replace("skinml-VERSION", about["cache"]))
+    _write_worker(out / "sw.js")
+
+
+def _write_worker(worker: Path) -> None:
+    """Tell the page's worker what it keeps in the browser: all files but itself and licences."""
+    folder = worker.parent
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [p.relative_to(folder).as_posix() for p in found if p.name not in ("sw.js", "LICENSE")]
+    # The address of the folder is that of the page, too.
+    listed = json.dumps(["./", *files], indent=2)
+    code = worker.read_text(encoding="utf-8").replace('["FILES"]', listed)
+    worker.write_text(code.replace('"VERSION"', f'"{_digest(folder)}"'), encoding="utf-8")
 
 
 def _write_runtime(folder: Path) -> None:
@@ -162,7 +171,7 @@ def _sha512(path: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """A digest of all that a page consists of: each page has its own cache in the browser."""
+    """A digest of all that a page consists of: each version has its own cache in the browser."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())

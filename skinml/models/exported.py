@@ -185,6 +185,11 @@ def read_about(path: Path) -> dict[str, Any]:
         if problems := class_problems(about["classes"]):
             raise ValueError("; ".join(problems))
         return dict(about)
+    except ImportError as error:
+        raise UserError(
+            f"{path}: {error.name or error} is not installed, which reads what an ONNX file is; "
+            "expected `pip install 'skinml[export]'`, or the address of its Keras model"
+        ) from None
     except Exception as error:  # A file of anybody's: protobuf, ZIP and JSON each have their own.
         raise UserError(
             f"{path}: does not say what it is ({first_line(error)[:200]}); expected a file that "

@@ -98,12 +98,69 @@ UPRIGHT = {
 def test_a_picture_is_turned_the_way_up_that_exif_says(
     pixels: np.ndarray, orientation: int, kind: str
 ) -> None:
+    """Once: Pillow turns TIFFs by itself."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    stored = decode_image(saved(pixels, kind, **options))
     content = saved(pixels, kind, exif=exif, **options)
-    expected = UPRIGHT[orientation](decode_image(content, as_stored=True))
+    np.testing.assert_array_equal(decode_image(content, as_stored=True), stored)
+    np.testing.assert_array_equal(decode_image(content), UPRIGHT[orientation](stored))
+
+
+# An EXIF of two fields (TIFF 6.0, section 2): turned to the right; a resolution that is a text.
+MISTYPED = b"II*\0" + struct.pack(
+    "<IHHHIHHHHI4sI", 8, 2, 0x0112, 3, 1, 6, 0, 0x011A, 2, 4, b"abc\0", 0
+)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_of_exif_nothing_but_the_way_up_is_looked_at(pixels: np.ndarray, kind: str) -> None:
+    """Pillow, turning a picture, writes its EXIF anew, and fails where a field is mistyped."""
+    content = saved(pixels, kind, exif=b"Exif\0\0" + MISTYPED)
+    expected = UPRIGHT[6](decode_image(content, as_stored=True))
     np.testing.assert_array_equal(decode_image(content), expected)
+
+
+# The same of one field, of four bytes, the first of them first; and of one that is a byte.
+LONG = b"MM\0*" + struct.pack(">IHHHIII", 8, 1, 0x0112, 4, 1, 6, 0)
+A_BYTE = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0112, 1, 1, 6, 0)
+
+
+def test_the_way_up_is_a_number_of_two_or_four_bytes(pixels: np.ndarray) -> None:
+    long, byte = (saved(pixels, "PNG", exif=exif) for exif in (LONG, A_BYTE))
+    np.testing.assert_array_equal(decode_image(long), UPRIGHT[6](pixels))
+    np.testing.assert_array_equal(decode_image(byte), pixels)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG (ISO/IEC 15948, 5.3)."""
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+# What says a way up, and is no EXIF: XMP, and ImageMagick's text of EXIF.
+NOT_EXIF = {
+    "XMP": chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'),
+    "a text": chunk(
+        b"tEXt",
+        b"Raw profile type exif\0\nexif\n%8d\n%s" % (len(MISTYPED), MISTYPED.hex().encode()),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NOT_EXIF)
+def test_nothing_but_exif_turns_a_picture(pixels: np.ndarray, what: str) -> None:
+    """Browsers, and so the exported page, believe nothing else."""
+    plain = saved(pixels, "PNG")
+    content = plain[:33] + NOT_EXIF[what] + plain[33:]
+    np.testing.assert_array_equal(decode_image(content), pixels)
+
+
+def test_exif_behind_the_pixels_turns_a_picture_too(pixels: np.ndarray) -> None:
+    plain = saved(pixels, "PNG")
+    content = plain[:-12] + chunk(b"eXIf", MISTYPED) + plain[-12:]
+    np.testing.assert_array_equal(decode_image(content), UPRIGHT[6](pixels))
 
 
 def test_exif_that_says_nonsense_turns_nothing(pixels: np.ndarray) -> None:

@@ -291,13 +291,44 @@ def test_a_marker_that_damage_has_made_is_refused() -> None:
         decode_image(content[:middle] + b"\xff\xa3" + content[middle:])
 
 
-def test_a_header_of_a_kind_of_its_own_is_no_damage() -> None:
-    """Libjpeg warns of a scan that is not said to be sequential, as some cameras write it."""
-    content = bytearray(encoded(photograph((300, 200)), "JPEG"))
-    scan = content.index(b"\xff\xda")
-    expected = decode_image(bytes(content))
-    content[scan + 4 + content[scan + 4] * 2 + 2] = 62  # Se, the last coefficient: 63
-    np.testing.assert_array_equal(decode_image(bytes(content)), expected)
+def scan_of_its_own(content: bytes) -> bytes:
+    """Not said to be sequential: Se, the last coefficient, is not 63."""
+    end = content.index(b"\xff\xda") + 2
+    end += int.from_bytes(content[end : end + 2])
+    return content[: end - 2] + b"\x3e" + content[end - 1 :]
+
+
+def another_jfif(content: bytes) -> bytes:
+    """Version 2.01, which there never was."""
+    return content.replace(b"JFIF\0\1\1", b"JFIF\0\2\1", 1)
+
+
+def adobe_without_jfif(content: bytes) -> bytes:
+    """Adobe's marker with a transform that is not one of three channels, in the place of JFIF's."""
+    end = 4 + int.from_bytes(content[4:6])
+    return content[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x02" + content[end:]
+
+
+OWN_HEADERS = [scan_of_its_own, another_jfif, adobe_without_jfif]
+
+
+@pytest.mark.parametrize("size", [(300, 200), (1800, 1200)], ids=str)
+@pytest.mark.parametrize("change", OWN_HEADERS)
+def test_a_header_of_a_kind_of_its_own_is_no_damage(
+    change: Callable[[bytes], bytes], size: tuple[int, int]
+) -> None:
+    """Libjpeg warns of these, as some cameras and programs write them, and knows what they mean."""
+    content = encoded(photograph(size), "JPEG")
+    changed = change(content)
+    assert changed != content
+    np.testing.assert_array_equal(decode_image(changed), decode_image(content))
+
+
+@pytest.mark.parametrize("change", OWN_HEADERS)
+def test_damage_behind_such_a_header_is_still_refused(change: Callable[[bytes], bytes]) -> None:
+    content = change(encoded(photograph((300, 200)), "JPEG"))
+    with pytest.raises(ImageProblem, match=r"damaged or truncated: Corrupt JPEG data: \w+"):
+        decode_image(damaged(content, "100 bytes lost", len(content) // 2))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -158,6 +158,44 @@ class TestInABrowser:
         focused = page.evaluate("document.activeElement.textContent")
         assert order[2] in focused
 
+    def test_the_keys_go_on_beyond_the_first_and_the_last_picture(self, page: Any) -> None:
+        """A button that becomes disabled would take the focus, and the keys, with it."""
+        order = names(page)
+        title, before, after = page.locator("#name"), page.locator("#before"), page.locator("#next")
+        page.locator("main button").nth(1).click()
+        before.click()
+        assert title.inner_text().startswith(order[0])
+        assert before.get_attribute("aria-disabled") == "true"
+        page.keyboard.press("ArrowLeft")
+        assert title.inner_text().startswith(order[0])
+        page.keyboard.press("ArrowRight")
+        assert title.inner_text().startswith(order[1])
+        page.keyboard.press("Escape")
+        page.locator("main button").nth(len(order) - 2).click()
+        after.click()
+        assert after.get_attribute("aria-disabled") == "true"
+        page.keyboard.press("ArrowLeft")
+        assert title.inner_text().startswith(order[-2])
+
+    def test_a_link_holds_all_filters_and_is_followed_in_the_open_page(self, page: Any) -> None:
+        every = names(page)
+        field(page, "maps").uncheck()
+        field(page, "true").select_option("nevus")
+        nevi, address = names(page), page.url
+        assert 0 < len(nevi) < len(every)
+        page.get_by_role("button", name="show all").click()
+        page.locator("main button").nth(len(every) - 1).wait_for()
+        # In the page that is open: only what stands behind # changes.
+        page.evaluate("(address) => { location.href = address; }", address)
+        page.locator("body:not(.maps)").wait_for()
+        assert names(page) == nevi and not field(page, "maps").is_checked()
+        page.go_back()
+        page.locator("body.maps").wait_for()
+        assert names(page) == every
+        page.goto("about:blank")
+        page.goto(address)
+        assert names(page) == nevi and not field(page, "maps").is_checked()
+
     def test_the_map_is_the_network_s(self, page: Any, judged: Judged) -> None:
         """What the canvas shows in the middle of each cell is the cell's value."""
         table = judged.table

@@ -12,6 +12,7 @@ from skinml.base.errors import UserError
 from skinml.data.images import IMAGE_SIZE
 from skinml.data.isic2017 import CLASSES
 from skinml.data.prepared import PreparedSet
+from skinml.export import __main__ as command
 from skinml.export import made
 from skinml.export.__main__ import main
 from skinml.export.convert import convert
@@ -139,6 +140,14 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_done(
     with pytest.raises(UserError, match="expected a new folder, or an empty one"):
         main([str(run_folder), "--out", str(tmp_path / "out")])
     assert (tmp_path / "out" / "mine").read_text() == "kept"
+
+
+def test_a_place_that_cannot_be_looked_at_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "open_source", lambda uri: pytest.fail("the model is fetched"))
+    with pytest.raises(UserError, match="File name too long; expected a new folder"):
+        main(["models:/tiny/1", "--out", "a" * 300])
 
 
 def test_other_pictures_than_the_run_s_are_refused(run_folder: Path, tmp_path: Path) -> None:

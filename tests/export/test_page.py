@@ -5,8 +5,11 @@ import functools
 import http.server
 import io
 import json
+import re
 import shutil
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,11 +24,14 @@ from skinml.data import demo
 from skinml.data.images import ImageProblem, decode_image
 from skinml.data.isic2017 import CLASSES
 from skinml.export.__main__ import main
-from skinml.models.exported import open_exported
+from skinml.export.page import write_page
+from skinml.models.exported import FILES, open_exported, read_about, with_about
 from tests.conftest import surroundings
 from tests.data.profiles import FORMULA, TABLE, display_p3
+from tests.data.test_formats import A_BYTE, LONG, MISTYPED, NOT_EXIF
+from tests.data.test_images import adobe_without_jfif, another_jfif, scan_of_its_own
 from tests.service.conftest import browsing, needs_chromium
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,14 +86,16 @@ def opened(browser: Any, page_folder: Path) -> Iterator[tuple[Any, list[str]]]:
         page.close()
 
 
-def open_page(browser: Any, address: str, **options: Any) -> tuple[Any, list[str]]:
+def open_page(
+    browser: Any, address: str, until: str = "kept", **options: Any
+) -> tuple[Any, list[str]]:
     asked: list[str] = []
     page = browser.new_page(**options)
     page.set_default_timeout(1000 * PATIENCE)
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: print("browser:", message.text))
     page.goto(address)
-    page.wait_for_selector("html[data-kept]")
+    page.wait_for_selector(f"html[data-{until}]")
     return page, asked
 
 
@@ -112,11 +120,9 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def with_own_scan(content: bytes) -> bytes:
-    """As some cameras write the head of a JPEG's scan, with what is meant for progressive ones."""
-    start = content.index(b"\xff\xda") + 2
-    end = start + int.from_bytes(content[start : start + 2])
-    return content[: end - 3] + b"\0\x3f\1" + content[end:]
+def with_chunk(png: bytes, chunk: bytes) -> bytes:
+    """A PNG with one chunk more, behind its header."""
+    return png[:33] + chunk + png[33:]
 
 
 PLAIN = Image.open(io.BytesIO(jpeg((480, 360))))
@@ -136,13 +142,23 @@ SOUND: dict[str, Callable[[], bytes]] = {
         for number in range(2, 9)
     },
     "turned by its EXIF.png": partial(encoded, PLAIN, "PNG", exif=turned(6)),
+    **{
+        f"EXIF that is {name}.png": partial(encoded, PLAIN, "PNG", exif=exif)
+        for name, exif in {"mistyped": MISTYPED, "long": LONG, "a byte": A_BYTE}.items()
+    },
+    **{
+        f"turned by {name}.png": partial(with_chunk, encoded(PLAIN, "PNG"), chunk)
+        for name, chunk in NOT_EXIF.items()
+    },
     "profile of sRGB.jpg": partial(jpeg, (500, 400), icc_profile=PROFILE),
     "profile.jpg": partial(jpeg, (1505, 1129), icc_profile=display_p3()),
     "profile of a table.jpg": partial(jpeg, (500, 400), icc_profile=display_p3(TABLE)),
     "profile.png": partial(encoded, PLAIN, "PNG", icc_profile=display_p3(FORMULA)),
     "damaged profile.jpg": partial(jpeg, (500, 400), icc_profile=b"damaged"),
     "gray.jpg": partial(encoded, PLAIN.convert("L"), "JPEG", icc_profile=display_p3()),
-    "a scan of its own.jpg": lambda: with_own_scan(jpeg((500, 400))),
+    "a scan of its own.jpg": lambda: scan_of_its_own(jpeg((500, 400))),
+    "another JFIF.jpg": lambda: another_jfif(jpeg((500, 400))),
+    "a transform of its own.jpg": lambda: adobe_without_jfif(jpeg((500, 400))),
     "plain.png": partial(encoded, PLAIN, "PNG"),
     "palette.png": partial(encoded, PLAIN.convert("P"), "PNG"),
     "opaque.png": partial(encoded, PLAIN.convert("RGBA"), "PNG"),
@@ -245,16 +261,148 @@ def test_nothing_comes_from_elsewhere_and_nothing_goes_there(
         assert reached == []
 
 
-def test_it_opens_without_a_connection(browser: Any, page_folder: Path) -> None:
-    context = browser.new_context()
-    with served(page_folder) as (address, _):
-        page, _ = open_page(context, address)
-    # Its server is gone.
-    page.reload()
+def export_of(page_folder: Path, out: Path, **about: Any) -> Path:
+    """The page of the same network, which says something else of itself, in a new folder."""
+    out.mkdir(parents=True)
+    network = page_folder / FILES["litert"]
+    said = read_about(network)
+    with zipfile.ZipFile(network) as archive:
+        end = min(member.header_offset for member in archive.infolist())
+    content = network.read_bytes()[:end]
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name, FILES["litert"])
+        file.write_bytes(with_about(content, "litert", said | about))
+        write_page(file, out)
+    return out
+
+
+def check_that_it_answers(page: Any) -> None:
     page.wait_for_selector("html[data-ready]")
     page.set_input_files("#files", {"name": "a", "mimeType": "", "buffer": sound("small.jpg")})
     page.wait_for_selector("article[data-scores]")
+
+
+@pytest.mark.parametrize("path", ["", "index.html", "?a=question"])
+def test_it_opens_without_a_connection(browser: Any, page_folder: Path, path: str) -> None:
+    """By whatever address: that of a page on a home screen is index.html."""
+    context = browser.new_context()
+    with served(page_folder) as (address, _):
+        page, _ = open_page(context, address + path)
+        assert page.get_by_role("status").inner_text() == "Ready."
+    # Its server is gone.
+    page.reload()
+    check_that_it_answers(page)
     context.close()
+
+
+def test_two_pages_on_one_host_are_both_kept(
+    browser: Any, page_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        export_of(page_folder, tmp_path / name, network=f"network {name}")
+    context = browser.new_context()
+    with served(tmp_path) as (address, _):
+        pages = [open_page(context, f"{address}{name}/")[0] for name in ("a", "b")]
+    for name, page in zip(("a", "b"), pages, strict=True):
+        page.reload()
+        check_that_it_answers(page)
+        assert page.locator("#model").inner_text().startswith(f"network {name} ")
+    context.close()
+
+
+def test_a_new_export_at_the_same_address_is_kept_in_the_place_of_the_old(
+    browser: Any, page_folder: Path, tmp_path: Path
+) -> None:
+    """Whole: what is open stays as it is, and no page has files of both."""
+    place = export_of(page_folder, tmp_path / "page", network="the old")
+    newer = export_of(page_folder, tmp_path / "newer", network="the new")
+    context = browser.new_context()
+    with served(place) as (address, _):
+        page, _ = open_page(context, address)
+        place.rename(tmp_path / "older")
+        newer.rename(place)
+        page.reload()
+        page.wait_for_selector("html[data-newer]")
+        assert page.locator("#model").inner_text().startswith("the old ")
+        check_that_it_answers(page)
+    page.close()
+
+    def opened() -> bool:
+        """Whether the new one opens, without a connection; the old one does until it is."""
+        page = context.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(address)
+        check_that_it_answers(page)
+        found = page.locator("#model").inner_text()
+        kept = page.evaluate("caches.keys()")
+        page.close()
+        return bool(found.startswith("the new ")) and len(kept) == 1
+
+    wait_for(opened)
+    context.close()
+
+
+def test_what_cannot_be_kept_is_said_and_hinders_nothing(
+    browser: Any, page_folder: Path, tmp_path: Path
+) -> None:
+    place = export_of(page_folder, tmp_path / "page")
+    (place / "page.webmanifest").unlink()
+    context = browser.new_context()
+    with served(place) as (address, _):
+        page, _ = open_page(context, address, "unkept")
+        assert page.get_by_role("status").inner_text() == "Ready."
+        told = page.locator("#offline").inner_text()
+        assert re.fullmatch(r"Not kept for use without a connection \(.+\)\.", told)
+        check_that_it_answers(page)
+    context.close()
+
+
+def test_opened_as_a_file_it_says_what_it_needs(browser: Any, page_folder: Path) -> None:
+    page = browser.new_page()
+    page.goto((page_folder / "index.html").as_uri())
+    assert "it needs a web server" in page.get_by_role("status").inner_text()
+    page.close()
+
+
+def test_pictures_chosen_while_others_are_computed_wait_for_their_turn(opened: Any) -> None:
+    page, _ = opened
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    names = [f"{number}.jpg" for number in range(9)]
+    # Watched from the beginning: what the page says of its progress.
+    page.evaluate("""() => {
+      window.said = [];
+      const state = document.getElementById("state");
+      new MutationObserver(() => window.said.push(state.textContent)).observe(
+        state, {childList: true});
+    }""")
+    for part in (names[:4], names[4:5], names[5:]):
+        page.set_input_files("#files", [
+            {"name": name, "mimeType": "", "buffer": sound("usual.jpg")} for name in part
+        ])  # fmt: skip
+    page.wait_for_function("() => document.querySelectorAll('article').length === 9")
+    # The last one is said after its answer is there.
+    page.wait_for_function("() => document.getElementById('state').textContent.includes('judged')")
+    assert page.locator("article h2").all_inner_texts() == names[::-1]
+    said = page.evaluate("window.said")
+    finished = [text for text in said if text.endswith("judged on this device.")]
+    counted = [int(text.split()[1]) for text in said if text.startswith("Picture")]
+    # However they fell together: all are counted, none twice, and nothing is finished in between.
+    assert sum(int(text.split()[0]) for text in finished) == len(counted) == 9
+    assert counted.count(1) == len(finished)
+
+
+def test_a_page_written_in_spite_of_a_loss_says_so(
+    browser: Any, page_folder: Path, tmp_path: Path
+) -> None:
+    place = export_of(page_folder, tmp_path / "page", warning="exported with --allow-loss: x")
+    for folder, warning in ((place, "exported with --allow-loss: x"), (page_folder, "")):
+        with served(folder) as (address, _):
+            page, _ = open_page(browser, address)
+            notice = page.get_by_role("complementary").inner_text()
+            assert ("--allow-loss" in notice) == bool(warning)
+            assert warning in notice
+            page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,6 +1,7 @@
 """Exported files: how they are asked, and those that say they are some and are not."""
 
 import json
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,6 +27,16 @@ def test_a_file_that_is_no_network_is_refused_in_one_line(name: str, tmp_path: P
             what(tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
         assert "\n" not in str(caught.value)
+
+
+def test_without_what_reads_onnx_a_file_is_not_called_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (tmp_path / "model.onnx").write_bytes(b"a network")
+    with pytest.raises(UserError, match=r"onnx is not installed.* expected `pip install") as caught:
+        read_about(tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
 
 
 def test_other_endings_are_no_exported_files(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ function apply() {
     `${shown.length} of ${pictures.length} pictures, ${wrong} of them answered wrongly`;
   document.body.classList.toggle("maps", field("maps").checked);
   const said = new URLSearchParams(new FormData(form));
+  // A form says nothing of a box that is not ticked.
+  if (!field("maps").checked) said.set("maps", "off");
   history.replaceState(null, "", `#${said}`);
 }
 
@@ -135,8 +137,9 @@ function look(picture, label = picture.answer) {
   part("facts").textContent = Object.entries(data.subgroups).map(([name, values]) =>
     `${name.replaceAll("_", " ")}: ${values[picture.subgroups[name]] || "not known"}`).join(" · ");
   const place = shown.indexOf(picture);
-  part("before").disabled = place <= 0;
-  part("next").disabled = place === shown.length - 1;
+  // Not `disabled`: a button would lose the focus by it, and the dialog the keys.
+  part("before").setAttribute("aria-disabled", place <= 0);
+  part("next").setAttribute("aria-disabled", place === shown.length - 1);
   show(label);
   if (!dialog.open) dialog.showModal();
 }
@@ -167,10 +170,21 @@ dialog.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") go(-1);
 });
 
-for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
-  const found = field(name);
-  if (found && found.type !== "checkbox") found.value = value;
+/** The filters that the address holds; those that it does not are as they were at first. */
+function readAddress() {
+  form.reset();
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+    const found = field(name);
+    if (found?.type === "checkbox") found.checked = value !== "off";
+    else if (found) found.value = value;
+  }
 }
+readAddress();
+// A link to other filters of the page that is open already.
+addEventListener("hashchange", () => {
+  readAddress();
+  apply();
+});
 form.addEventListener("input", apply);
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(apply));

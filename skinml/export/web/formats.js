@@ -33,8 +33,12 @@ function orientationOf(exif) {
     const little = ascii(exif, 0, 2) === "II";
     const tags = view.getUint32(4, little), count = view.getUint16(tags, little);
     for (let at = tags + 2; at < tags + 2 + 12 * count; at += 12) {
-      const found = view.getUint16(at + 8, little);
-      if (view.getUint16(at, little) === 0x0112) return found >= 1 && found <= 8 ? found : 1;
+      if (view.getUint16(at, little) !== 0x0112) continue;
+      const type = view.getUint16(at + 2, little);
+      // Two bytes, as EXIF has it, or four, as some write it; what else it is says nothing.
+      const found = type === 3 ? view.getUint16(at + 8, little)
+        : type === 4 ? view.getUint32(at + 8, little) : 1;
+      return found >= 1 && found <= 8 ? found : 1;
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
@@ -65,40 +69,62 @@ async function readJpeg(given, check, reduction) {
   };
 }
 
-/** What stands before a JPEG's image. */
+/**
+ * What a JPEG's headers say. They are rewritten where the decoder would warn of them, as it does of
+ * damage, and what it then takes them for is known (_with_usual_headers, skinml/data/images.py).
+ */
 function readSegments(bytes) {
   const found = {channels: 0, exif: null, profile: null}, parts = [];
-  let sequential = false;
+  let sequential = false, transform = 0, image = false;
   for (let at = 2; at + 4 <= bytes.length && bytes[at] === 0xff;) {
     const marker = bytes[at + 1];
     if (marker === 0xff) { // a byte to fill up
       at += 1;
       continue;
     }
-    const start = at + 4, end = at + 2 + bytes[at + 2] * 256 + bytes[at + 3];
+    const start = at + 4;
+    let end = at + 2 + bytes[at + 2] * 256 + bytes[at + 3];
+    if (marker === 0xd9 || end > bytes.length) break; // another picture may follow behind the end
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
       found.channels = bytes[start + 5];
-      sequential = marker <= 0xc1;
+      sequential = [0xc0, 0xc1, 0xc9].includes(marker);
     }
-    if (marker === 0xe1 && ascii(bytes, start, 6) === "Exif\0\0") {
+    if (marker === 0xe0 && end - start >= 14 && ascii(bytes, start, 5) === "JFIF\0") {
+      bytes[start + 5] = 1; // the version of JFIF
+    }
+    if (marker === 0xee && end - start >= 12 && ascii(bytes, start, 5) === "Adobe") {
+      transform = start + 11;
+    }
+    if (!image && marker === 0xe1 && ascii(bytes, start, 6) === "Exif\0\0") {
       found.exif ??= bytes.subarray(start + 6, end);
     }
-    if (marker === 0xe2 && ascii(bytes, start, 12) === "ICC_PROFILE\0") {
+    if (!image && marker === 0xe2 && ascii(bytes, start, 12) === "ICC_PROFILE\0") {
       parts.push({number: bytes[start + 12], of: bytes[start + 13], at: start + 14, end});
     }
-    if (marker === 0xda) { // the image itself
-      // Some cameras write here what is meant for progressive ones: the decoder would warn of it, as
-      // it does of damage.
+    if (marker === 0xda) { // a scan of the image itself
+      image = true;
+      // Some cameras write here what is meant for progressive ones.
       if (sequential) bytes.set([0, 63, 0], end - 3);
-      break;
+      end = nextHeader(bytes, end);
     }
     at = end;
   }
+  if (transform && found.channels === 3 && bytes[transform] > 1) bytes[transform] = 1; // YCbCr
   parts.sort((a, b) => a.number - b.number);
   if (parts.length && parts[0].of === parts.length) {
     found.profile = concatenated(parts.map((part) => bytes.subarray(part.at, part.end)));
   }
   return found;
+}
+
+/** Where the data of a scan ends: at a marker that is neither a byte of it nor a restart. */
+function nextHeader(bytes, at) {
+  while ((at = bytes.indexOf(0xff, at)) >= 0) {
+    const marker = bytes[at + 1];
+    if (marker !== 0 && !(marker >= 0xd0 && marker <= 0xd7)) return at;
+    at += 2;
+  }
+  return bytes.length;
 }
 
 async function decodeJpeg(bytes, check, reduction) {

@@ -15,11 +15,17 @@ async function start() {
   byId("model").textContent = `${about.network} · ${about.model} · ${about.precision}`;
   byId("notice").textContent = about.notice;
   byId("measured").textContent = measured();
+  byId("warning").textContent = about.warning ?? "";
+  byId("warning").hidden = !about.warning;
   [ask] = await Promise.all([loadNetwork(), loadDecoder()]);
   files.disabled = false;
   state.textContent = "Ready.";
   document.documentElement.dataset.ready = "true";
-  await keep();
+  // A page that cannot be kept answers all the same.
+  await keep().catch((error) => {
+    byId("offline").textContent = `Not kept for use without a connection (${error.message}).`;
+    document.documentElement.dataset.unkept = "true";
+  });
 }
 
 function measured() {
@@ -29,26 +35,56 @@ function measured() {
     + `(${keras.toFixed(3)} before the export), the same answer to ${percent(same)} of them.`;
 }
 
-/** Keep all that the page has loaded, so that it opens without a connection. */
+/** Have all that the page consists of kept, so that it opens without a connection. */
 async function keep() {
   if (!("serviceWorker" in navigator)) return;
-  await navigator.serviceWorker.register("./sw.js");
-  const cache = await caches.open(about.cache);
+  const {serviceWorker} = navigator;
+  const scope = new URL("./", location).href;
+  const failed = new Promise((_, fail) => {
+    serviceWorker.addEventListener("message", ({data}) => {
+      if (data.scope === scope) fail(new Error(data.failed));
+    });
+  });
   const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-  const own = loaded.filter((url) => url.startsWith(location.origin));
-  await cache.addAll([...new Set([location.pathname, "./index.html", ...own])]);
+  const compat = loaded.some((url) => url.includes("litert_wasm_compat"));
+  const without = compat ? "litert_wasm_internal" : "litert_wasm_compat";
+  const registration = await serviceWorker.register(`./sw.js?without=${without}`);
+  await Promise.race([serviceWorker.ready, failed]);
   byId("offline").textContent = "From now on it opens without a connection, too.";
   document.documentElement.dataset.kept = "true";
+  tellOfNewer(registration);
 }
 
+/** A newer export at the same address is kept beside this one, and waits until this is closed. */
+function tellOfNewer(registration) {
+  const tell = () => {
+    if (!registration.waiting) return;
+    byId("offline").textContent = "It opens without a connection, too. A newer version is here: "
+      + "close this page, wherever it is open, and open it again.";
+    document.documentElement.dataset.newer = "true";
+  };
+  const watch = () => registration.installing?.addEventListener("statechange", tell);
+  registration.addEventListener("updatefound", watch);
+  watch();
+  tell();
+}
+
+// Pictures that wait for an answer: they may be chosen while others are computed.
+const waiting = [];
+let busy = false;
+
 async function judge(chosen) {
+  waiting.push(...chosen);
+  if (busy) return;
+  busy = true;
   state.classList.remove("bad");
   let done = 0;
-  for (const file of chosen) {
-    state.textContent = `Picture ${++done} of ${chosen.length} …`;
-    answers.prepend(await answer(file));
+  while (waiting.length) {
+    state.textContent = `Picture ${++done} of ${done + waiting.length - 1} …`;
+    answers.prepend(await answer(waiting.shift()));
     await new Promise(requestAnimationFrame);
   }
+  busy = false;
   state.textContent = `${done} ${done === 1 ? "picture" : "pictures"} judged on this device.`;
 }
 
@@ -125,7 +161,11 @@ function show(article, scores) {
     + `${name === "melanoma" ? "melanomas" : `${name} images`} of the validation part reach.`;
 }
 
-files.addEventListener("change", () => judge([...files.files]).finally(() => files.value = ""));
+files.addEventListener("change", () => {
+  const chosen = [...files.files];
+  files.value = ""; // The same may be chosen again.
+  judge(chosen);
+});
 for (const kind of ["dragenter", "dragover"]) {
   files.addEventListener(kind, () => drop.classList.add("over"));
 }
