@@ -409,7 +409,7 @@ def test_a_page_written_in_spite_of_a_loss_says_so(
 def test_a_phone_does_not_scroll_sideways_and_keys_suffice(
     browser: Any, page_folder: Path, scheme: str
 ) -> None:
-    options = {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme}
+    options: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme}
     with served(page_folder) as (address, _):
         page, _ = open_page(browser, address, **options)
         page.keyboard.press("Tab")
