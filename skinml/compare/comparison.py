@@ -90,7 +90,7 @@ class Row:
     @property
     def from_random(self) -> bool:
         """Whether its trainings began with random weights."""
-        return all(run.weights_kind == "none" for run in self.runs)
+        return all(run.weights_kind == "random" for run in self.runs)
 
     @property
     def one_answer(self) -> str:

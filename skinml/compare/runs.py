@@ -84,7 +84,7 @@ class RunRecord:
 
     @property
     def weights_kind(self) -> str:
-        """What its training began with: none (random weights), imagenet or file."""
+        """What its training began with: random, imagenet or file."""
         return self.tags.get("weights_kind", "?")
 
     @property

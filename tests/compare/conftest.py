@@ -12,6 +12,7 @@ import pytest
 from skinml.config import Config
 from skinml.data.isic2017 import CLASSES
 from skinml.evaluation.predictions import Predictions, write_predictions
+from skinml.models.weights import weights_kind
 
 MODELS = ("mobilenet", "mobilenetv2", "nasnetmobile")
 COUNTS = (40, 90, 35)
@@ -51,7 +52,7 @@ def write_run(folder: Path, table: Predictions, started: int = 0, **options: Any
         "data": config.data,
         "protocol": config.protocol,
         "split": split,
-        "weights_kind": config.weights,
+        "weights_kind": weights_kind(config.weights),
         "data_digest": "0123456789abcdef",
         "training_digest": "fedcba9876543210",
     }

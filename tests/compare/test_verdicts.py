@@ -69,7 +69,7 @@ def record(cell: CellName, seed: int, table: Predictions, epochs: int = 40) -> R
     tags = {
         "model": cell.model, "batch_size": str(cell.batch_size), "seed": str(seed),
         "data": "isic2017", "protocol": config.protocol, "split": "seed=0",
-        "weights_kind": "none", "data_digest": "0" * 16, "training_digest": "1" * 16,
+        "weights_kind": "random", "data_digest": "0" * 16, "training_digest": "1" * 16,
     }  # fmt: skip
     params = {name: str(value) for name, value in config.as_dict().items()}
     return RunRecord(f"{cell}-s{seed}", seed, params, tags, {"best_epoch": 1.0}, lambda: table)
