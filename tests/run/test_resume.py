@@ -322,13 +322,13 @@ def test_a_run_that_is_stopped_says_why_and_how_to_go_on(
     assert (end.kind, end.fields["status"], end.fields["reason"]) == ("end", "KILLED", reason)
     assert "Traceback" not in driver.text
     [command] = re.findall("go on with: python -m skinml.run (.*)", driver.text)
-    assert command == f"--resume {name}/{path.name}"
+    assert command == f"--resume {name}/{path.name} --offline", "as it was begun"
     if signum == signal.SIGINT:
         _, _, after = driver.text.partition("skinml: stopped by Ctrl-C\n")
         assert "go on with" in after and "stopped by" not in after
     checkpoint = load_checkpoint(folder.path)
     assert checkpoint and checkpoint.epoch == 2, "the last epoch's checkpoint stands"
-    assert driver.run("--offline", *command.split()) == 0, driver.text
+    assert driver.run(*command.split()) == 0, driver.text
     assert_same_result(folder, undisturbed, tmp_path)
     assert_told_once(folder)
 
