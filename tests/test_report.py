@@ -243,10 +243,10 @@ def test_its_command_and_settings_are_those_of_the_run() -> None:
     assert "auto" not in told.values() and "mixup" not in told
 
 
-@pytest.mark.parametrize("data", ["/home/ann/clinic", "./clinic", "C:\\ann\\clinic.csv", "ann.csv"])
+@pytest.mark.parametrize("data", ["/srv/ann/clinic", "./clinic", "C:\\ann\\clinic.csv", "ann.csv"])
 def test_it_tells_no_path_of_somebody_s_machine(folder: Path, data: str) -> None:
     """docs/data.md: the path is a parameter of the run in the store, and nowhere else."""
-    paths = {"data": data, "weights": "/home/ann/w.weights.h5", "data_dir": "/home/ann/data"}
+    paths = {"data": data, "weights": "/srv/ann/w.weights.h5", "data_dir": "/srv/ann/data"}
     description, tables = described(folder, **paths)
     metrics = evaluate_tables(tables)
     text = text_of(to_html(make_report(description, metrics, tables)))

@@ -98,7 +98,7 @@ def test_kill_while_a_set_is_replaced_loses_neither(
     prepare(official, out)
     (official / TRAIN.image_folder / "ISIC_0000000.jpg").write_bytes(picture(44))
     expected = contents(prepare(official, out.with_name("whole")).folder)
-    killed(official, out, "Path.replace", 3)  # Manifest, old set, new set.
+    killed(official, out, "Path.replace", 4)  # Source, manifest, old set, new set.
     assert not out.exists()
     decoded.clear()
     assert contents(prepare(official, out).folder) == expected

@@ -135,11 +135,16 @@ def test_a_forwarder_clears_what_any_server_has_refused(
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_run_that_is_refused_says_what_is_left_of_it(
-    folder: RunFolder, start: Start, capsys: pytest.CaptureFixture[str], trained: bool
+    folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained: bool,
 ) -> None:
     """It ended in silence. Of one that did not train the error says all."""
     (folder.path / "forward.json").unlink()
-    start("")  # Puts the stand-in in the place of forwarders.
+    # One that touches nothing: what it was told is written below.
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(ForwarderProcess, "_start", lambda _: subprocess.Popen(sleeps))
 
     def train() -> None:
         with track(folder, folder.read_description(), load=False, drain_limit=0):
