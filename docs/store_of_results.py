@@ -10,11 +10,8 @@ import tempfile
 from pathlib import Path
 
 from skinml.config import config_from_params
-from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
-from skinml.evaluation.operating_point import rule_of
-from skinml.evaluation.predictions import read_predictions
+from skinml.report import draw_from_tables, read_tables
 from skinml.run.note import make_note
-from skinml.run.report import figures_title
 from skinml.run.results import write_report
 from skinml.sync import sync
 from skinml.tracking.folder import NOTE, RunFolder
@@ -25,21 +22,8 @@ def complete(folder: RunFolder) -> None:
     description, metrics = folder.read_description(), folder.read_metrics()
     description.dataset.setdefault("source", "")  # It is a path, which nobody publishes.
     folder.write_description(description)
-    tables = {part: read_predictions(folder.predictions(part)) for part in ("validation", "test")}
-
-    def no_pictures(_: object) -> None:
-        raise LookupError("the pictures are not published")
-
-    data = FigureData(
-        figures_title(description),
-        tables["test"],
-        folder.read_history(),
-        int(metrics["best_epoch"]),
-        no_pictures,  # type: ignore[arg-type]
-        tables["validation"],
-        rule_of(description.params),
-    )
-    draw_figures(data, folder.figures, FIGURES.keys() - {"mistakes"})
+    tables = read_tables(folder)
+    draw_from_tables(folder, tables, folder.figures)
     write_report(folder, description, metrics, tables)
     config = config_from_params(description.params)
     folder.write_text(NOTE, make_note(config, description, metrics, tables["test"]))

@@ -6,6 +6,7 @@ version, of results/, or for another prevalence. The run's own is not written ov
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,17 +31,41 @@ def report_html(folder: Path, prevalence: float | None = None) -> str:
     The images of the mistakes are in the one that the run itself wrote: a folder has none.
     """
     from skinml.compare.formats.html import to_html
-    from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
     from skinml.evaluation.operating_point import rule_of
     from skinml.evaluation.results import evaluate_tables
-    from skinml.run.report import figures_title, make_report
-    from skinml.tracking.folder import METRICS, PICTURES, RunFolder
+    from skinml.run.report import make_report
+    from skinml.tracking.folder import PICTURES, RunFolder
 
     run = RunFolder.open(folder)
     description = run.read_description()
-    tables = _tables(run)
+    tables = read_tables(run)
     metrics = evaluate_tables(tables, rule_of(description.params))
-    best = run.read_metrics().get("best_epoch", 0) if (folder / METRICS).is_file() else 0
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = draw_from_tables(run, tables, Path(scratch), prevalence)
+        document = make_report(
+            description, metrics, tables, figures, prevalence, (folder / PICTURES).is_file()
+        )
+        return to_html(document, Path(scratch))
+
+
+def draw_from_tables(
+    run: "RunFolder",
+    tables: "Mapping[str, Predictions]",
+    folder: Path,
+    prevalence: float | None = None,
+) -> frozenset[str]:
+    """Draw a run's figures from its tables and history alone; the names of those drawn.
+
+    All but that of the mistakes, whose images no run's folder has. `prevalence` is that of the
+    decision curve, None for the test part's.
+    """
+    from skinml.evaluation.figures import FIGURES, FigureData, draw_figures
+    from skinml.evaluation.operating_point import rule_of
+    from skinml.run.report import figures_title
+    from skinml.tracking.folder import METRICS
+
+    description = run.read_description()
+    best = run.read_metrics().get("best_epoch", 0) if (run.path / METRICS).is_file() else 0
     history = run.read_history()
 
     def no_images(rows: "np.ndarray") -> "np.ndarray":
@@ -53,16 +78,12 @@ def report_html(folder: Path, prevalence: float | None = None) -> str:
         prevalence=prevalence,
     )  # fmt: skip
     names = [name for name in FIGURES if name != "mistakes"]
-    with tempfile.TemporaryDirectory() as scratch:
-        draw_figures(data, Path(scratch), names)
-        figures = frozenset(names)
-        document = make_report(
-            description, metrics, tables, figures, prevalence, (folder / PICTURES).is_file()
-        )
-        return to_html(document, Path(scratch))
+    draw_figures(data, folder, names)
+    return frozenset(names)
 
 
-def _tables(run: "RunFolder") -> "dict[str, Predictions]":
+def read_tables(run: "RunFolder") -> "dict[str, Predictions]":
+    """The predictions tables of a run by part: the test part's, and validation's if it is there."""
     from skinml.evaluation.predictions import read_predictions
     from skinml.evaluation.results import PREFIXES
 

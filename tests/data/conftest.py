@@ -59,3 +59,23 @@ def out(tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_csv(path: Path, header: str, *rows: tuple[str, ...]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
+    for number, row in enumerate(rows):
+        if row and row[0] and not (path.parent / row[0]).exists():
+            (path.parent / row[0]).write_bytes(picture(number))
+    return path
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> Path:
+    """A table of 24 pictures of two classes: eight lesions of three pictures each."""
+    rows = [
+        (f"{number}.jpg", "benign" if number < 12 else "malignant", f"L{number // 3}", f"{number}")
+        for number in range(24)
+    ]
+    return write_csv(tmp_path / "table.csv", "image,label,group,age", *rows)

@@ -1,6 +1,5 @@
 """A person's own pictures: what is read of a folder or a table, and all that is wrong with them."""
 
-import csv
 import dataclasses
 import errno
 import os
@@ -28,7 +27,7 @@ from skinml.data.prepared import (
     write_manifest,
 )
 from skinml.data.protocols import assign_parts
-from tests.data.conftest import picture
+from tests.data.conftest import picture, write_csv
 
 # Letters of other scripts, signs of CSV, Markdown, LaTeX and formulas; a word like a formula's.
 CLASSES = ("Basalzellkarzinom, groß", 'nævus "atypical" & 100 %', "νευρίνωμα_$x$", "μ|melanoma")
@@ -41,26 +40,6 @@ def write_folder(folder: Path, names: tuple[str, ...] = CLASSES, each: int = 3) 
         for number in range(each):
             (folder / name / f"{number}.jpg").write_bytes(picture(100 * index + number))
     return folder
-
-
-def write_csv(path: Path, header: str, *rows: tuple[str, ...]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header.split(","), *rows])
-    for number, row in enumerate(rows):
-        if row and row[0] and not (path.parent / row[0]).exists():
-            (path.parent / row[0]).write_bytes(picture(number))
-    return path
-
-
-@pytest.fixture
-def groups(tmp_path: Path) -> Path:
-    """A table of 24 pictures of two classes: eight lesions of three pictures each."""
-    rows = [
-        (f"{number}.jpg", "benign" if number < 12 else "malignant", f"L{number // 3}", f"{number}")
-        for number in range(24)
-    ]
-    return write_csv(tmp_path / "table.csv", "image,label,group,age", *rows)
 
 
 def test_a_folder_of_classes_is_a_data_set(tmp_path: Path) -> None:

@@ -12,18 +12,8 @@ from skinml.data.images import decode_image
 from skinml.data.prepare import main, open_data
 from skinml.data.protocols import assign_parts, own_parts_warning
 from skinml.evaluation.classes import sought
-from tests.data.conftest import picture
-from tests.data.test_own import write_csv, write_folder
-
-
-@pytest.fixture
-def groups(tmp_path: Path) -> Path:
-    """A table of 24 pictures of two classes: eight lesions of three pictures each."""
-    rows = [
-        (f"{number}.jpg", "benign" if number < 12 else "malignant", f"L{number // 3}", f"{number}")
-        for number in range(24)
-    ]
-    return write_csv(tmp_path / "table.csv", "image,label,group,age", *rows)
+from tests.data.conftest import picture, write_csv
+from tests.data.test_own import write_folder
 
 
 @pytest.mark.parametrize("asked", [["--dry-run"], []])
