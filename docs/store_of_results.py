@@ -14,7 +14,7 @@ from skinml.report import draw_from_tables, read_tables
 from skinml.run.note import make_note
 from skinml.run.results import write_report
 from skinml.sync import sync
-from skinml.tracking.folder import NOTE, RunFolder
+from skinml.tracking.folder import NOTE, RUN, RunFolder
 
 
 def complete(folder: RunFolder) -> None:
@@ -32,7 +32,10 @@ def complete(folder: RunFolder) -> None:
 
 def main(results: str) -> None:
     """Complete the runs of a results folder in a copy, and send them to MLflow."""
-    for run in sorted(Path(results, "runs").iterdir()):
+    found = sorted(path.parent for path in Path(results).rglob(RUN))
+    if not found:
+        raise SystemExit(f"{results}: no run in it; expected a folder of results/ that has runs")
+    for run in found:
         with tempfile.TemporaryDirectory() as temporary:
             folder = RunFolder.open(shutil.copytree(run, Path(temporary) / run.name))
             complete(folder)
